@@ -1,0 +1,213 @@
+// Package api holds the nouns, the errors and the two ports of the futureserver: the verbs it offers
+// (FutureInternalAPI) and what it needs of the room (Room). It knows neither HTTP, nor NATS, nor SQL,
+// and imports nothing of ours, so that every other package can speak its words.
+//
+// A future is an event that a client hands to the server now and that enters the room later or never
+// (MSC4140, generation 0). Futures with one group ID exclude each other: at most one event of a group
+// ever reaches a room.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+)
+
+// NID numbers a future inside one database. It never leaves the server.
+type NID int64
+
+// A StateKeyTuple names one piece of room state.
+type StateKeyTuple struct {
+	Type, StateKey string
+}
+
+// Policy says how a future behaves where the dialects of MSC4140 differ. It is set by the dialect that
+// made the future and stored with it.
+type Policy uint8
+
+const (
+	// CancelOnNewerState closes a state future when somebody else's or the user's own newer state event
+	// becomes current for its room, type and state key (generation 0, 5.7).
+	CancelOnNewerState Policy = 1 << iota
+)
+
+// Has reports whether p contains all of q.
+func (p Policy) Has(q Policy) bool { return p&q == q }
+
+// State is where a future is in its life. Scheduled and Sending are live; the others are final and are
+// never left again.
+type State uint8
+
+const (
+	Scheduled   State = iota + 1 // waiting for its deadline or for a token
+	Sending                      // claimed: its PDU is stored and will be submitted until it is proved or refused
+	Sent                         // its event is in the room
+	Failed                       // the room refused it
+	Cancelled                    // by its cancel token, an administrator, or the end of its account or room
+	Invalidated                  // by a newer state event
+	Discarded                    // another future of its group won, or its group has no timeout future left
+)
+
+// String returns the state's name as documentation, metrics and the admin API spell it.
+func (s State) String() string {
+	switch s {
+	case Scheduled:
+		return "scheduled"
+	case Sending:
+		return "sending"
+	case Sent:
+		return "sent"
+	case Failed:
+		return "failed"
+	case Cancelled:
+		return "cancelled"
+	case Invalidated:
+		return "invalidated"
+	case Discarded:
+		return "discarded"
+	}
+	return "unknown"
+}
+
+// Live reports whether the future can still put an event into the room.
+func (s State) Live() bool { return s == Scheduled || s == Sending }
+
+// Future is one future, whole: what was asked for, and what became of it.
+type Future struct {
+	NID    NID
+	Secret Secret // all its tokens are derived from it
+	State  State
+	Policy Policy
+
+	UserID   string
+	RoomID   string
+	Type     string
+	StateKey *string         // nil for a message event
+	Content  json.RawMessage // as submitted, a JSON object
+	GroupID  string          // as the client knows it
+	Timeout  time.Duration   // 0: an action future, sent only by its send token
+	Deadline int64           // Unix ms; 0 for an action future
+	Created  int64           // Unix ms
+	Base     string          // event ID that was current for the state key at creation; "" for none or a message
+
+	// Where the request came from: a repeat of the same transaction is answered with the same future,
+	// and the device that scheduled the event gets its local echo.
+	DeviceID  string
+	SessionID int64
+	TxnID     string // "" where the endpoint has none
+	TxnKey    []byte // digest that identifies the transaction; nil where there is none
+
+	// The outcome; zero while the future is scheduled.
+	Event    *Event   // from the claim on
+	Finished int64    // Unix ms
+	Failure  *Refusal // of a failed future
+}
+
+// Token returns the future's token of that kind.
+func (f *Future) Token(k TokenKind) Token { return f.Secret.Token(k) }
+
+// Tuple returns the piece of state that f would set; ok is false for a message future.
+func (f *Future) Tuple() (t StateKeyTuple, ok bool) {
+	if f.StateKey == nil {
+		return StateKeyTuple{}, false
+	}
+	return StateKeyTuple{f.Type, *f.StateKey}, true
+}
+
+// Event is a built and signed PDU. Its ID is fixed, so submitting it twice puts it into the room once.
+type Event struct {
+	ID  string
+	PDU json.RawMessage // in Dendrite's headered form, which survives a round trip byte for byte
+}
+
+// FutureInternalAPI is the futureserver as the rest of the server sees it. All methods are safe for
+// concurrent use; after Stop they return ErrStopping.
+type FutureInternalAPI interface {
+	// PerformFutureCreation stores a future and arms its timer. The request is durable when it returns.
+	// It fills in NID, Secret, State, Deadline, Created, Base and, if empty, GroupID, and returns the
+	// completed future. A repeat of a known transaction returns the first future instead, whatever else
+	// the repeat holds and whatever limits have been reached meanwhile.
+	// Errors: ErrUnknownGroup, *LimitError, *TimeoutError, *Refusal, ErrStopping.
+	PerformFutureCreation(ctx context.Context, f *Future) (*Future, error)
+
+	// QueryFutureByTransaction finds the future that a transaction made, live or finished; nil, nil if
+	// there is none. It is for requests whose body can no longer be read.
+	QueryFutureByTransaction(ctx context.Context, txnKey []byte) (*Future, error)
+
+	// PerformTokenAction does what the token stands for. Refreshing and cancelling are durable when it
+	// returns; sending has put the event into the room. Errors: ErrGone for a token that stands for
+	// nothing (made up, spent, or of a finished group), *Refusal if the room refuses the event now, in
+	// which case the future and its group are as they were.
+	PerformTokenAction(ctx context.Context, token Token) error
+
+	// QueryFuturesByUser returns the user's scheduled futures: by deadline, action futures last.
+	QueryFuturesByUser(ctx context.Context, userID string) ([]*Future, error)
+
+	// QueryFutures is the administrator's view: live futures that match the filter, by NID.
+	QueryFutures(ctx context.Context, filter Filter) ([]*Future, error)
+
+	// QueryFutureCounts returns how many futures are live, by state.
+	QueryFutureCounts(ctx context.Context) Counts
+
+	// PerformAdminCancellation cancels the scheduled futures that match the filter, which must name a
+	// user, a room or a future, and returns how many there were.
+	PerformAdminCancellation(ctx context.Context, filter Filter) (int, error)
+
+	// PerformUserRemoval cancels all scheduled futures of a deactivated account.
+	PerformUserRemoval(ctx context.Context, userID string) error
+
+	// PerformRoomPurge cancels all scheduled futures of a room that is gone.
+	PerformRoomPurge(ctx context.Context, roomID string) error
+
+	// PerformStateChange looks at the pending state futures of a room for these pieces of state (nil: for
+	// all of them) and closes those whose piece of state is no longer what it was when they were made. It
+	// compares with the room itself, so calling it too often, too late or out of order does no harm. The
+	// closing is durable when it returns nil.
+	PerformStateChange(ctx context.Context, roomID string, changed []StateKeyTuple) error
+}
+
+// Filter selects live futures; the zero value selects all. Limit 0 means no limit.
+type Filter struct {
+	UserID, RoomID string
+	NID            NID
+	Limit          int
+}
+
+// Counts says how many futures are live.
+type Counts struct {
+	Scheduled, Sending, Users, Rooms int
+}
+
+// Room is the south port: what the core needs of the rooms. roomserver.Room is the real one. An error
+// that is neither *Refusal nor ErrNewerState is taken for a passing fault and tried again.
+type Room interface {
+	// Admit checks, when a future is scheduled, what cannot change until it fires or would be an error of
+	// /send and /state at once: that the room is known, the user is in it, the event can be sent by this
+	// road at all. It does not look at power levels (generation 0, 3.8 and 5.1). It returns the ID of the
+	// event that is current for the future's state key, "" if there is none or f is a message.
+	Admit(ctx context.Context, f *Future) (base string, err error)
+
+	// Current returns, for each piece of state, the ID of the event that sets it now, "" if none does.
+	Current(ctx context.Context, roomID string, keys []StateKeyTuple) ([]string, error)
+
+	// Build makes the event that f stands for, as if its user had sent it now, and checks it against the
+	// room's current state. Errors: ErrNewerState if f cancels on newer state and its piece of state is
+	// no longer f.Base; *Refusal if the room would not accept the event.
+	Build(ctx context.Context, f *Future) (*Event, error)
+
+	// Submit hands f.Event to the room. Its result is a hint at most: nil is no proof that the event is in
+	// the room, and an error none that it is not. Submitting the same event again is harmless.
+	Submit(ctx context.Context, f *Future) error
+
+	// Verdict says what became of a submitted event.
+	Verdict(ctx context.Context, f *Future) (Verdict, error)
+}
+
+// Verdict is what is known of a submitted event.
+type Verdict uint8
+
+const (
+	Unknown Verdict = iota // not there yet, or not there any more: submit it again
+	Proved                 // it is in the room's timeline
+	Refused                // the room has taken it in and keeps it out of the timeline
+)

@@ -1,0 +1,61 @@
+package api
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+)
+
+// Token is a bearer credential of 128 bits. On the wire it is 22 characters of unpadded base64url
+// (generation 0, 2.4.4); nothing in it tells what it stands for.
+type Token [16]byte
+
+// String returns the token as it stands on the wire. It must never reach a log.
+func (t Token) String() string { return base64.RawURLEncoding.EncodeToString(t[:]) }
+
+// ParseToken reads a token from the wire. It accepts exactly what String returns and does not allocate.
+func ParseToken(s string) (t Token, ok bool) {
+	if len(s) != 22 {
+		return t, false
+	}
+	var buf [18]byte // the decoder wants room for whole groups
+	var src [22]byte
+	copy(src[:], s)
+	n, err := strictBase64.Decode(buf[:], src[:])
+	if err != nil || n != len(t) {
+		return t, false
+	}
+	return Token(buf[:len(t)]), true
+}
+
+var strictBase64 = base64.RawURLEncoding.Strict()
+
+// TokenKind is what a token stands for.
+type TokenKind uint8
+
+const (
+	SendToken TokenKind = iota
+	CancelToken
+	RefreshToken
+	GroupToken // not a credential: the group ID of a future that named none
+)
+
+// Secret is the one random value of a future. Its tokens are SHA-256(secret ‖ kind), cut to 128 bits:
+// without the secret no token can be guessed or computed from another, and one value in memory and on
+// disk stands for all of them.
+type Secret [16]byte
+
+// NewSecret returns a fresh secret from the operating system's generator.
+func NewSecret() (s Secret) {
+	rand.Read(s[:]) // never fails: crypto/rand aborts the program instead
+	return s
+}
+
+// Token derives the token of that kind.
+func (s Secret) Token(k TokenKind) Token {
+	var in [len(s) + 1]byte
+	copy(in[:], s[:])
+	in[len(s)] = byte(k)
+	sum := sha256.Sum256(in[:])
+	return Token(sum[:len(Token{})])
+}

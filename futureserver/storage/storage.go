@@ -1,0 +1,129 @@
+// Package storage keeps futures on disk.
+//
+// There are two tables. futureserver_timers is narrow and holds one row for each live future: all that
+// recovery needs, and the only rows that change often. futureserver_events holds what each future is
+// about, written once, and what became of it; its rows outlive the future by the retention time, so that
+// a repeated transaction finds its first answer. There is no index on deadlines: memory holds the order.
+package storage
+
+import (
+	"context"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+)
+
+// Database is the promise both databases keep; test/storagetest holds them to it.
+//
+// Commit is the only way to change anything; it is called by one goroutine at a time. The reads may run
+// beside it.
+type Database interface {
+	// Commit applies the batch in one durable transaction: first inserts, then extensions, claims and ends,
+	// which is the order of a future's life. On an error nothing is applied, unless the error came from the
+	// commit itself, when nobody can know.
+	Commit(ctx context.Context, b *Batch) (Result, error)
+
+	// Scan calls each for every live future, in order of NID, and returns the highest NID ever stored that is
+	// still on disk. It reads the narrow table only. The *Timer is reused between calls.
+	Scan(ctx context.Context, each func(*Timer) error) (api.NID, error)
+
+	// Load returns one future whole, nil if it is not on disk.
+	Load(ctx context.Context, nid api.NID) (*api.Future, error)
+
+	// LoadBase returns what a state future would set and the event it was made against; ok is false if the
+	// future is not on disk or is a message.
+	LoadBase(ctx context.Context, nid api.NID) (b Base, ok bool, err error)
+
+	// LoadByTransaction returns the future that a transaction made, live or finished, nil if there is none.
+	LoadByTransaction(ctx context.Context, txnKey []byte) (*api.Future, error)
+
+	// Select returns the live futures that match, whole, in order of NID.
+	Select(ctx context.Context, f api.Filter) ([]*api.Future, error)
+
+	// Close releases the database and its lock.
+	Close() error
+}
+
+// Batch is what one transaction changes.
+type Batch struct {
+	Inserts []*api.Future
+	Extends []Extend
+	Claims  []Claim
+	Ends    []End
+	// ForgetBefore, if not 0, deletes a bounded number of futures that finished before that Unix ms.
+	ForgetBefore int64
+}
+
+// Rows returns how many futures the batch touches.
+func (b *Batch) Rows() int {
+	n := len(b.Inserts) + len(b.Extends) + len(b.Claims) + len(b.Ends)
+	for i := range b.Claims {
+		n += len(b.Claims[i].Discards)
+	}
+	return n
+}
+
+// Result says which parts of a batch did not apply, though the batch did.
+type Result struct {
+	Duplicate []bool // Inserts[i] repeats a transaction that is stored already; it was not stored again
+	Lost      []bool // Claims[i] found its future no longer scheduled; neither it nor its discards were applied
+	Forgotten int    // how many finished futures were deleted
+}
+
+// Extend raises a scheduled future's stored deadline. It never lowers one and touches no other state.
+type Extend struct {
+	NID      api.NID
+	Deadline int64 // Unix ms
+	// Exact sets the deadline even if it is lower: a clean stop stores the true deadline.
+	Exact bool
+}
+
+// Claim makes a scheduled future the one of its group: it stores the PDU and closes the others, or, if the
+// future is no longer scheduled, does nothing.
+type Claim struct {
+	NID      api.NID
+	Event    *api.Event
+	At       int64 // Unix ms
+	Discards []api.NID
+}
+
+// End gives a live future its final state. Ending one that is not live, or is unknown, does nothing.
+type End struct {
+	NID     api.NID
+	State   api.State
+	At      int64 // Unix ms
+	Failure *api.Refusal
+}
+
+// Timer is the narrow row of a live future: what the table in memory is rebuilt from.
+type Timer struct {
+	NID      api.NID
+	State    api.State // Scheduled or Sending
+	Policy   api.Policy
+	Secret   api.Secret
+	Deadline int64         // Unix ms, the stored high-water mark
+	Timeout  time.Duration // 0: an action future
+	KeyHash  uint32        // KeyHash(type, state key); 0 for a message
+	UserID   []byte        // valid until each returns
+	RoomID   []byte        // likewise
+	GroupID  []byte        // likewise; empty if the group ID is the secret's group token
+}
+
+// Base is the piece of state a future would set, and the event that set it when the future was made.
+type Base struct {
+	api.StateKeyTuple
+	EventID string
+}
+
+// KeyHash is a stable 32-bit digest of a piece of state, never 0. It finds candidates; LoadBase tells.
+func KeyHash(eventType, stateKey string) uint32 {
+	h := uint32(2166136261) // FNV-1a
+	for i := range len(eventType) {
+		h = (h ^ uint32(eventType[i])) * 16777619
+	}
+	h *= 16777619 // a zero byte between the two
+	for i := range len(stateKey) {
+		h = (h ^ uint32(stateKey[i])) * 16777619
+	}
+	return max(h, 1)
+}
