@@ -4,13 +4,26 @@
 // recovery needs, and the only rows that change often. futureserver_events holds what each future is
 // about, written once, and what became of it; its rows outlive the future by the retention time, so that
 // a repeated transaction finds its first answer. There is no index on deadlines: memory holds the order.
+//
+// This package holds the nouns. The subpackages sqlite3 and postgres open a database and write to it, each
+// in its own dialect; the subpackage shared is what they have in common: the order inside a transaction,
+// and the reads.
 package storage
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
+)
+
+var (
+	// ErrLocked: another server has the database open. Two would each believe to know every timer.
+	ErrLocked = errors.New("another server is using this futures database")
+	// ErrLockLost: this server has lost its lock, and another one has it or had it since. What memory holds
+	// may be stale; nothing can be written any more. Only a restart helps, once the other one is gone.
+	ErrLockLost = errors.New("another server has taken over this futures database")
 )
 
 // Database is the promise both databases keep; test/storagetest holds them to it.
@@ -21,13 +34,18 @@ type Database interface {
 	// Commit applies the batch in one durable transaction: first inserts, then extensions, claims and ends,
 	// which is the order of a future's life. On an error nothing is applied, unless the error came from the
 	// commit itself, when nobody can know.
+	//
+	// Committing a batch a second time changes nothing more and gives the same result, if it does not both
+	// claim and end one future: whoever cannot know repeats it.
+	//
+	// The errors wrap ErrLockLost if the database is another server's now. Others may pass by themselves.
 	Commit(ctx context.Context, b *Batch) (Result, error)
 
 	// Scan calls each for every live future, in order of NID, and returns the highest NID ever stored that is
 	// still on disk. It reads the narrow table only. The *Timer is reused between calls.
 	Scan(ctx context.Context, each func(*Timer) error) (api.NID, error)
 
-	// Load returns one future whole, nil if it is not on disk.
+	// Load returns one future whole, nil if it is not on disk. The deadline of a finished one is 0.
 	Load(ctx context.Context, nid api.NID) (*api.Future, error)
 
 	// LoadBase returns what a state future would set and the event it was made against; ok is false if the
@@ -37,20 +55,25 @@ type Database interface {
 	// LoadByTransaction returns the future that a transaction made, live or finished, nil if there is none.
 	LoadByTransaction(ctx context.Context, txnKey []byte) (*api.Future, error)
 
+	// GroupUsed reports whether any future of that user that is still on disk, live or finished, is or was in the
+	// group of that ID, be the ID the client's or a group token.
+	GroupUsed(ctx context.Context, userID, groupID string) (bool, error)
+
 	// Select returns the live futures that match, whole, in order of NID.
 	Select(ctx context.Context, f api.Filter) ([]*api.Future, error)
 
-	// Close releases the database and its lock.
+	// Close releases the database and its lock. No other method may be running.
 	Close() error
 }
 
-// Batch is what one transaction changes.
+// Batch is what one transaction changes. It may hold the whole life of one future, and the same future
+// several times, but inserted only once: parts apply in their order, and what no longer fits does nothing.
 type Batch struct {
 	Inserts []*api.Future
 	Extends []Extend
 	Claims  []Claim
 	Ends    []End
-	// ForgetBefore, if not 0, deletes a bounded number of futures that finished before that Unix ms.
+	// ForgetBefore, if not 0, deletes up to 1,000 futures that finished before that Unix ms.
 	ForgetBefore int64
 }
 
@@ -79,7 +102,7 @@ type Extend struct {
 }
 
 // Claim makes a scheduled future the one of its group: it stores the PDU and closes the others, or, if the
-// future is no longer scheduled, does nothing.
+// future is no longer scheduled, does nothing. Claiming again with the same event ID is not lost.
 type Claim struct {
 	NID      api.NID
 	Event    *api.Event

@@ -1,0 +1,43 @@
+package api
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestTokens(t *testing.T) {
+	s := NewSecret()
+	seen := map[string]bool{}
+	for k := range GroupToken + 1 {
+		text := s.Token(k).String()
+		if len(text) != 22 || strings.ContainsAny(text, "+/=") {
+			t.Errorf("kind %d: %q is not 128 bits of unpadded base64url", k, text)
+		}
+		back, ok := ParseToken(text)
+		if !ok || back != s.Token(k) {
+			t.Errorf("kind %d does not survive the wire", k)
+		}
+		seen[text] = true
+	}
+	if len(seen) != 4 {
+		t.Errorf("%d different tokens, want 4", len(seen))
+	}
+	if NewSecret() == s {
+		t.Error("two futures have the same secret")
+	}
+}
+
+func TestParseTokenRefuses(t *testing.T) {
+	good := Token{1, 2, 3}.String()
+	for _, bad := range []string{
+		"", "x", good + "A", good[:21], good[:21] + "=", good[:21] + "!", strings.Repeat("é", 11),
+		good[:21] + "B", // not canonical: the last character carries four unused bits
+	} {
+		if _, ok := ParseToken(bad); ok {
+			t.Errorf("%q was taken for a token", bad)
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { ParseToken(good) }); n != 0 {
+		t.Errorf("parsing allocates %v times", n)
+	}
+}

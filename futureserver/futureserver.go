@@ -1,0 +1,49 @@
+// Package futureserver is the component that keeps events for later. Its door is NewInternalAPI.
+package futureserver
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/internal"
+	"github.com/matrix-org/dendrite/futures/setup/config"
+)
+
+// Server is the running component: api.FutureInternalAPI, and what its owner needs besides.
+type Server interface {
+	api.FutureInternalAPI
+
+	// HasStateFutures reports whether newer state in that room could concern any future. It costs no I/O.
+	HasStateFutures(roomID string) bool
+
+	// Stop accepts nothing more, lets what is in flight finish (until ctx is done), writes what a clean restart
+	// needs and closes the database. It may be called more than once.
+	Stop(ctx context.Context) error
+}
+
+// Options are what differs between processes, not between operators.
+type Options struct {
+	// Registerer takes the metrics; nil for none.
+	Registerer prometheus.Registerer
+	// Step is told of each step of a future's life. Tests stop the process there; nil otherwise.
+	Step func(string)
+}
+
+// NewInternalAPI opens the database, recovers the futures in it and starts. Timers run when it returns; what
+// became due while the server was down is sent at once, in order of the deadlines.
+// It fails if another server uses the same database.
+func NewInternalAPI(ctx context.Context, cfg *config.FutureServer, room api.Room, o Options) (Server, error) {
+	db, err := openDatabase(ctx, &cfg.Database)
+	if err != nil {
+		return nil, err
+	}
+	return internal.New(ctx, internal.Config{
+		MaxTimeout:    cfg.MaxTimeout,
+		MaxPerUser:    cfg.MaxFuturesPerUser,
+		Slack:         cfg.HighWaterSlack,
+		RoomsInFlight: cfg.RoomsInFlight,
+		Retention:     cfg.Retention,
+	}, db, room, internal.NewMetrics(o.Registerer), o.Step)
+}

@@ -1,0 +1,264 @@
+package internal
+
+import (
+	"context"
+	"slices"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+)
+
+// What is done to a scheduled future from outside: tokens, newer state, and the end of its account or room.
+
+// PerformTokenAction implements api.FutureInternalAPI.
+func (s *Server) PerformTokenAction(ctx context.Context, token api.Token) error {
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
+		return api.ErrStopping
+	}
+	slot, kind, ok := s.table.tokens.find(token, s.table.secretOf)
+	if !ok {
+		s.mu.Unlock()
+		return api.ErrGone
+	}
+	switch r := s.table.at(slot); kind {
+	case api.RefreshToken:
+		return s.refresh(ctx, slot, r)
+	case api.CancelToken:
+		b := s.batch()
+		s.end(b, slot, r, api.Cancelled, nil)
+		s.mu.Unlock()
+		return b.wait(ctx)
+	default:
+		request := &sendRequest{ctx: ctx, done: make(chan error, 1)}
+		s.enqueue(s.table.rooms.at(r.room), job{slot: slot, nid: r.nid, at: s.clock.now(), send: request})
+		s.mu.Unlock()
+		select {
+		case err := <-request.done:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// refresh restarts a timer; it is called with the lock and gives it back. Each future has its true deadline
+// in memory and a stored bound that no acknowledged deadline ever exceeds (design, "stored high-water
+// deadline"). Below the bound a refresh is durable as it stands and costs no I/O; near it the next batch
+// raises the bound and nobody waits; beyond it the answer waits for the commit that raises it.
+func (s *Server) refresh(ctx context.Context, slot uint32, r *record) error {
+	deadline := s.clock.ceil() + int64(r.timeout)
+	slack := s.cfg.Slack.Milliseconds()
+	if deadline <= r.high() {
+		r.move(deadline)
+		if r.high()-deadline < slack/2 && r.flags&dirty == 0 {
+			r.flags |= dirty
+			s.dirty = append(s.dirty, slot)
+			if len(s.dirty) == 1 {
+				s.kickLater()
+			}
+		}
+		s.mu.Unlock()
+		s.metrics.refreshed.Inc()
+		return nil
+	}
+
+	b, nid := s.batch(), r.nid
+	s.extend(b, slot, r, deadline+slack)
+	s.mu.Unlock()
+	if err := b.wait(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r = s.table.live(slot, nid); r == nil || r.state != api.Scheduled {
+		return api.ErrGone // it fired while the commit was under way
+	}
+	r.move(max(r.deadline, deadline))
+	s.metrics.refreshed.Inc()
+	return nil
+}
+
+// end closes a scheduled future, and with it its group if that has no timeout future left; b makes it
+// durable. Under the lock.
+func (s *Server) end(b *batch, slot uint32, r *record, state api.State, failure *api.Refusal) {
+	if r.flags&creating != 0 {
+		r.flags |= doomed // its insert is on the way; it is ended when it arrives
+		return
+	}
+	var rest []uint32
+	if r.group != 0 {
+		rest = s.table.siblings(slot, r)
+	}
+	g := r.group
+	s.close(b, slot, r, state, failure)
+	if len(rest) == 0 || s.hasTimeout(s.table.groups.at(g), false) {
+		return
+	}
+	for _, slot := range rest {
+		s.close(b, slot, s.table.at(slot), api.Discarded, nil)
+	}
+}
+
+// close gives one future its final state. Under the lock.
+func (s *Server) close(b *batch, slot uint32, r *record, state api.State, failure *api.Refusal) {
+	if r.flags&creating != 0 {
+		r.flags |= doomed
+		return
+	}
+	b.Ends = append(b.Ends, storage.End{NID: r.nid, State: state, At: s.clock.wall(s.clock.now()), Failure: failure})
+	s.metrics.ended(state, failure)
+	s.leave(slot, r)
+}
+
+// leave takes a future out of memory: its tokens stop working, its timer stops. Under the lock.
+func (s *Server) leave(slot uint32, r *record) {
+	if r.state == api.Scheduled && r.flags&creating == 0 {
+		s.table.removeTokens(slot, r)
+		s.wheel.Remove(slot)
+	}
+	s.table.drop(slot)
+}
+
+// PerformStateChange implements api.FutureInternalAPI.
+func (s *Server) PerformStateChange(ctx context.Context, roomID string, changed []api.StateKeyTuple) error {
+	var hashes map[uint32]bool // nil: all
+	if changed != nil {
+		hashes = make(map[uint32]bool, len(changed))
+		for _, t := range changed {
+			hashes[storage.KeyHash(t.Type, t.StateKey)] = true
+		}
+	}
+	candidates := s.watchers(roomID, hashes)
+	if len(candidates) == 0 {
+		return nil
+	}
+	var nids []api.NID
+	var keys []api.StateKeyTuple
+	var bases []string
+	for _, nid := range candidates {
+		base, ok, err := s.db.LoadBase(ctx, nid)
+		if err != nil {
+			return err
+		}
+		if ok {
+			nids, keys, bases = append(nids, nid), append(keys, base.StateKeyTuple), append(bases, base.EventID)
+		}
+	}
+	current, err := s.room.Current(ctx, roomID, keys)
+	if err != nil {
+		return err
+	}
+	var stale []api.NID
+	for i, nid := range nids {
+		if current[i] != bases[i] {
+			stale = append(stale, nid)
+		}
+	}
+	return s.endAll(ctx, stale, api.Invalidated, func(nid api.NID) (uint32, *record) { return s.watcher(roomID, nid) })
+}
+
+// watchers returns the stored futures that newer state of those hashes would close. One whose insert is under
+// way is marked instead: its creator looks again when it is stored.
+func (s *Server) watchers(roomID string, hashes map[uint32]bool) (nids []api.NID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := s.table.rooms.numbers[roomID]
+	if !ok {
+		return nil
+	}
+	for _, slot := range s.table.rooms.at(n).watched {
+		r := s.table.at(slot)
+		switch {
+		case hashes != nil && !hashes[r.key], r.state != api.Scheduled:
+		case r.flags&creating != 0:
+			r.flags |= lookAgain
+		default:
+			nids = append(nids, r.nid)
+		}
+	}
+	return nids
+}
+
+func (s *Server) watcher(roomID string, nid api.NID) (uint32, *record) {
+	n, ok := s.table.rooms.numbers[roomID]
+	if !ok {
+		return 0, nil
+	}
+	for _, slot := range s.table.rooms.at(n).watched {
+		if r := s.table.at(slot); r.nid == nid {
+			return slot, r
+		}
+	}
+	return 0, nil
+}
+
+// endAll closes the futures that are still scheduled and returns when that is durable.
+func (s *Server) endAll(ctx context.Context, nids []api.NID, state api.State, find func(api.NID) (uint32, *record)) error {
+	if len(nids) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
+		return api.ErrStopping
+	}
+	b := s.batch()
+	for _, nid := range nids {
+		if slot, r := find(nid); r != nil && r.state == api.Scheduled {
+			s.end(b, slot, r, state, nil)
+		}
+	}
+	s.mu.Unlock()
+	return b.wait(ctx)
+}
+
+// PerformAdminCancellation implements api.FutureInternalAPI.
+func (s *Server) PerformAdminCancellation(ctx context.Context, filter api.Filter) (int, error) {
+	if filter.UserID == "" && filter.RoomID == "" && filter.NID == 0 {
+		return 0, &api.Refusal{Kind: api.BadEvent, Message: "Name a user, a room or a future to cancel."}
+	}
+	fs, err := s.QueryFutures(ctx, filter)
+	if err != nil {
+		return 0, err
+	}
+	byNID := make(map[api.NID]*api.Future, len(fs))
+	var nids []api.NID
+	for _, f := range fs {
+		if f.State == api.Scheduled {
+			byNID[f.NID] = f
+			nids = append(nids, f.NID)
+		}
+	}
+	err = s.endAll(ctx, nids, api.Cancelled, func(nid api.NID) (uint32, *record) { return s.lookUp(byNID[nid]) })
+	return len(nids), err
+}
+
+// PerformRoomPurge implements api.FutureInternalAPI.
+func (s *Server) PerformRoomPurge(ctx context.Context, roomID string) error {
+	_, err := s.PerformAdminCancellation(ctx, api.Filter{RoomID: roomID})
+	return err
+}
+
+// PerformUserRemoval implements api.FutureInternalAPI.
+func (s *Server) PerformUserRemoval(ctx context.Context, userID string) error {
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
+		return api.ErrStopping
+	}
+	b := s.batch()
+	if u, ok := s.table.users.numbers[userID]; ok {
+		for _, slot := range slices.Clone(s.table.users.at(u).slots) {
+			// Closing one may close others of its group, and their slots are empty then.
+			if r := s.table.at(slot); r.state == api.Scheduled {
+				s.end(b, slot, r, api.Cancelled, nil)
+			}
+		}
+	}
+	s.mu.Unlock()
+	return b.wait(ctx)
+}
+
+func fnv(s string) uint32 { return storage.KeyHash(s, "") }

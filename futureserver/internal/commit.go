@@ -1,0 +1,285 @@
+package internal
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+)
+
+// Group commit: while one transaction is being written, the next one gathers. A decision joins the batch
+// under the same lock that made it, so the disk sees decisions in their order; whoever needs durability
+// waits for the batch.
+
+const (
+	maxBatch   = 10_000                 // inserts and raised deadlines in one transaction
+	dirtyDelay = 500 * time.Millisecond // how long raised deadlines gather before they are written
+	patience   = 30 * time.Second       // how long a request waits for the database
+	sweepEvery = time.Minute            // how often finished futures are forgotten
+)
+
+// batch is one transaction and those who wait for it.
+type batch struct {
+	storage.Batch
+	slots   []uint32 // of Inserts
+	again   []bool   // of Inserts: state changed while it was being stored
+	failed  []error  // of Inserts, nil if all went well
+	raises  []raise  // of Extends
+	result  storage.Result
+	err     error // of everything but the inserts
+	done    chan struct{}
+}
+
+// raise is what memory learns when Extends[i] is durable.
+type raise struct {
+	slot uint32
+	high int64 // the new stored deadline on this server's clock
+}
+
+func newBatch() *batch { return &batch{done: make(chan struct{})} }
+
+// batch returns the batch that is gathering and makes sure that it is written soon. Under the lock.
+func (s *Server) batch() *batch {
+	notify(s.kick)
+	return s.next
+}
+
+// wait returns when the batch is durable, or after a while that nobody would want to wait longer. What the
+// batch holds has been decided and will be written all the same.
+func (b *batch) wait(ctx context.Context) error {
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	select {
+	case <-b.done:
+		return b.err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timeout.C:
+		return api.ErrOverloaded
+	}
+}
+
+func (b *batch) insertErr(i int) error {
+	if b.failed != nil {
+		return b.failed[i]
+	}
+	return nil
+}
+
+// extend asks for a higher stored deadline. Under the lock.
+func (s *Server) extend(b *batch, slot uint32, r *record, high int64) {
+	b.Extends = append(b.Extends, storage.Extend{NID: r.nid, Deadline: s.clock.wall(high)})
+	b.raises = append(b.raises, raise{slot, high})
+}
+
+// kickLater has the writer look at the dirty list soon.
+func (s *Server) kickLater() {
+	time.AfterFunc(dirtyDelay, func() { notify(s.kick) })
+}
+
+// write is the writer: the only goroutine that changes the database.
+func (s *Server) write() {
+	defer s.loops.Done()
+	defer close(s.stopped)
+	sweep := time.NewTicker(sweepEvery)
+	defer sweep.Stop()
+	for {
+		var forget int64
+		select {
+		case <-s.kick:
+		case <-sweep.C:
+			forget = s.clock.wall(s.clock.now()) - s.cfg.Retention.Milliseconds()
+			s.noticeClockStep()
+		case <-s.ctx.Done():
+			s.abort()
+			return
+		}
+		b := s.take(forget)
+		if b.Rows() > 0 || b.ForgetBefore != 0 {
+			s.commit(b)
+		}
+		s.settle(b)
+		if forget != 0 { // a batch forgets a bounded number; the rest follows soon
+			if b.result.Forgotten > 0 {
+				sweep.Reset(time.Second)
+			} else {
+				sweep.Reset(sweepEvery)
+			}
+		}
+	}
+}
+
+// take closes the gathering batch and opens the next one.
+func (s *Server) take(forget int64) *batch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.next
+	s.next = newBatch()
+	b.ForgetBefore = forget
+	slack := s.cfg.Slack.Milliseconds()
+	n := min(len(s.dirty), maxBatch)
+	for _, slot := range s.dirty[:n] {
+		if r := s.table.at(slot); r.flags&dirty != 0 && r.state == api.Scheduled {
+			r.flags &^= dirty
+			s.extend(b, slot, r, r.deadline+slack)
+		}
+	}
+	s.dirty = append(s.dirty[:0], s.dirty[n:]...)
+	if len(s.dirty) > 0 {
+		notify(s.kick)
+	}
+	return b
+}
+
+// commit writes the batch, until it is written or the server stops: what has been decided is never undone.
+// Only an insert may fail, for nobody has been told of it yet.
+func (s *Server) commit(b *batch) {
+	s.step("commit")
+	defer s.step("committed")
+	if len(b.Ends) > 0 {
+		defer s.step("finalised")
+	}
+	err := s.transact(b)
+	if err == nil {
+		return
+	}
+	logrus.WithError(err).Error("futureserver: the database refused a transaction; trying again")
+	inserts := b.Inserts
+	b.Inserts = nil
+	for attempt := 0; b.Rows() > 0; attempt++ {
+		if err = s.transact(b); err == nil {
+			break
+		}
+		if !s.sleep(backoff(attempt)) {
+			b.err = api.ErrStopping
+			break
+		}
+	}
+	b.Inserts = inserts
+	s.insertSingly(b, err)
+}
+
+// insertSingly writes a failed batch's inserts one by one, so that a bad one does not take others with it.
+func (s *Server) insertSingly(b *batch, err error) {
+	b.failed = make([]error, len(b.Inserts))
+	b.result.Duplicate = make([]bool, len(b.Inserts))
+	hopeless := 0
+	for i, f := range b.Inserts {
+		if hopeless < 3 && b.err == nil {
+			var result storage.Result
+			result, err = s.db.Commit(s.ctx, &storage.Batch{Inserts: []*api.Future{f}})
+			if err == nil {
+				b.result.Duplicate[i] = result.Duplicate[0]
+				hopeless = 0
+				continue
+			}
+			hopeless++
+		}
+		b.failed[i] = errors.Join(errNotStored, err)
+	}
+}
+
+var errNotStored = errors.New("the future could not be stored")
+
+func (s *Server) transact(b *batch) error {
+	started := time.Now()
+	result, err := s.db.Commit(s.ctx, &b.Batch)
+	if err != nil {
+		return err
+	}
+	b.result = result
+	s.metrics.committed(b.Rows(), time.Since(started))
+	return nil
+}
+
+// settle tells memory and those who wait what the database has said.
+func (s *Server) settle(b *batch) {
+	s.mu.Lock()
+	b.again = make([]bool, len(b.Inserts))
+	for i, f := range b.Inserts {
+		slot := b.slots[i]
+		r := s.table.at(slot)
+		switch {
+		case b.insertErr(i) != nil:
+			// Nobody can know whether a failed commit was applied. If it was, this undoes it.
+			next := s.batch()
+			next.Ends = append(next.Ends, storage.End{NID: f.NID, State: api.Discarded, At: f.Created})
+			s.leave(slot, r)
+		case b.result.Duplicate[i]:
+			s.leave(slot, r)
+		case r.flags&doomed != 0:
+			r.flags &^= creating | doomed
+			s.arm(slot, r)
+			s.end(s.batch(), slot, r, api.Discarded, nil)
+		default:
+			b.again[i] = r.flags&lookAgain != 0
+			s.arm(slot, r)
+		}
+	}
+	if b.err == nil {
+		for i, x := range b.raises {
+			if r := s.table.live(x.slot, b.Extends[i].NID); r != nil {
+				r.raise(x.high)
+			}
+		}
+	}
+	s.mu.Unlock()
+	close(b.done)
+}
+
+// abort tells those who wait, and whoever will, that the server has stopped without writing.
+func (s *Server) abort() {
+	b := s.take(0)
+	s.mu.Lock()
+	s.next.err = api.ErrStopping
+	close(s.next.done)
+	s.mu.Unlock()
+	b.err = api.ErrStopping
+	b.failed = make([]error, len(b.Inserts))
+	b.result.Duplicate = make([]bool, len(b.Inserts))
+	b.result.Lost = make([]bool, len(b.Claims))
+	for i := range b.failed {
+		b.failed[i] = api.ErrStopping
+	}
+	s.settle(b)
+}
+
+// noticeClockStep writes all deadlines anew when the wall clock was set: those on disk were counted by the old
+// one, and would be early after a crash if it was set forward.
+func (s *Server) noticeClockStep() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	offset := s.clock.wall(0)
+	step := offset - s.offset
+	if max(step, -step) < time.Second.Milliseconds() {
+		return
+	}
+	s.offset = offset
+	logrus.Warnf("futureserver: the system clock was set by %d ms; timers are not affected", step)
+	for slot := uint32(1); slot <= s.table.last; slot++ {
+		if r := s.table.at(slot); r.state == api.Scheduled && r.timeout != 0 && r.flags&(creating|dirty) == 0 {
+			r.flags |= dirty
+			s.dirty = append(s.dirty, slot)
+		}
+	}
+	notify(s.kick)
+}
+
+// sleep waits, and reports false if the server stops first.
+func (s *Server) sleep(d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
+// backoff is how long to wait after the n-th failure in a row (counted from 0): 100 ms, doubling to 30 s.
+func backoff(n int) time.Duration {
+	return min(100*time.Millisecond<<min(n, 10), 30*time.Second)
+}

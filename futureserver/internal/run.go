@@ -1,0 +1,192 @@
+package internal
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"math"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+)
+
+// From the wheel to the rooms. What is due waits in its room's queue, ordered by deadline; rooms with work
+// wait in the ready heap, ordered by their first job. One job is in flight in a room, because more would
+// fork its history and make Dendrite slower, and at most Config.RoomsInFlight rooms at a time. What waits
+// costs a few bytes and no goroutine.
+
+// room is a room with live futures.
+type room struct {
+	id      string
+	live    int      // records that name it
+	watched []uint32 // its state futures that newer state closes
+	queue   jobHeap
+	busy    bool // a job is in flight, or the room is backing off after a failure
+	place   int  // in the ready heap, from 1; 0 if it is not there
+}
+
+// job is a future on its way into the room.
+type job struct {
+	slot    uint32
+	nid     api.NID
+	at      int64        // what it is ordered by: the deadline, or the time a send token came; 0 if claimed already
+	send    *sendRequest // nil if its timer ran out
+	claimed bool         // its claim is durable
+	future  *api.Future  // whole, from the claim on; nil if it was claimed before a restart and not read yet
+	attempt int          // failures in a row
+	since   int64        // when the first attempt began
+}
+
+// sendRequest is somebody waiting for a send token to do its work.
+type sendRequest struct {
+	ctx  context.Context
+	done chan error // buffered: the answer never waits for the asker
+}
+
+// answer tells the asker, if there is one.
+func (j *job) answer(err error) {
+	if j.send != nil {
+		j.send.done <- err
+	}
+}
+
+type jobHeap []job
+
+func (h jobHeap) Len() int { return len(h) }
+func (h jobHeap) Less(i, k int) bool {
+	return cmp.Or(cmp.Compare(h[i].at, h[k].at), cmp.Compare(h[i].nid, h[k].nid)) < 0
+}
+func (h jobHeap) Swap(i, k int) { h[i], h[k] = h[k], h[i] }
+func (h *jobHeap) Push(x any)   { *h = append(*h, x.(job)) }
+func (h *jobHeap) Pop() any {
+	last := len(*h) - 1
+	j := (*h)[last]
+	(*h)[last] = job{}
+	*h = (*h)[:last]
+	return j
+}
+
+type readyHeap []*room
+
+func (h readyHeap) Len() int           { return len(h) }
+func (h readyHeap) Less(i, k int) bool { return h[i].queue[0].at < h[k].queue[0].at }
+func (h readyHeap) Swap(i, k int) {
+	h[i], h[k] = h[k], h[i]
+	h[i].place, h[k].place = i+1, k+1
+}
+func (h *readyHeap) Push(x any) {
+	rm := x.(*room)
+	*h = append(*h, rm)
+	rm.place = len(*h)
+}
+func (h *readyHeap) Pop() any {
+	last := len(*h) - 1
+	rm := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	rm.place = 0
+	return rm
+}
+
+// run turns the wheel: the only goroutine that does.
+func (s *Server) run() {
+	defer s.loops.Done()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-s.wake:
+		case <-s.stopRun:
+			return
+		}
+		for !s.turn() {
+		}
+		s.mu.Lock()
+		pause := min(s.wakeAt-s.clock.now(), time.Hour.Milliseconds())
+		s.mu.Unlock()
+		timer.Reset(max(0, time.Duration(pause)*time.Millisecond))
+	}
+}
+
+// atOnce is how many entries of the wheel are looked at while the lock is held.
+const atOnce = 128
+
+// turn advances the wheel a little and reports whether it is up to date.
+func (s *Server) turn() (done bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		s.wakeAt = math.MaxInt64
+		return true
+	}
+	now := s.clock.now()
+	done = s.wheel.Advance(now, atOnce, func(slot uint32) (later int64) {
+		r := s.table.at(slot)
+		if r.deadline > now {
+			return r.deadline // refreshed since
+		}
+		s.enqueue(s.table.rooms.at(r.room), job{slot: slot, nid: r.nid, at: r.deadline})
+		return 0
+	})
+	s.wakeAt = s.wheel.Next()
+	return done
+}
+
+// enqueue gives a room one more job. Under the lock.
+func (s *Server) enqueue(rm *room, j job) {
+	heap.Push(&rm.queue, j)
+	s.offer(rm)
+	s.dispatch()
+}
+
+// offer puts a room where dispatch finds it, if it has work and is free. Under the lock.
+func (s *Server) offer(rm *room) {
+	switch {
+	case rm.busy || len(rm.queue) == 0:
+	case rm.place != 0:
+		heap.Fix(&s.ready, rm.place-1)
+	default:
+		heap.Push(&s.ready, rm)
+	}
+}
+
+// dispatch starts as many rooms as may be in flight. Under the lock.
+func (s *Server) dispatch() {
+	for s.inFlight < s.cfg.RoomsInFlight && len(s.ready) > 0 && !s.stopping {
+		rm := heap.Pop(&s.ready).(*room)
+		rm.busy = true
+		s.inFlight++
+		j := heap.Pop(&rm.queue).(job)
+		s.work.Go(func() { s.advance(rm, j) })
+	}
+	s.metrics.waiting(len(s.ready))
+}
+
+// advance takes one job as far as it goes now. A job that has to wait stays first in its room, and the room
+// waits with it, but nobody else does.
+func (s *Server) advance(rm *room, j job) {
+	pause := s.fire(&j)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inFlight--
+	if pause > 0 {
+		heap.Push(&rm.queue, j)
+		time.AfterFunc(pause, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.release(rm)
+		})
+	} else {
+		s.release(rm)
+	}
+	s.dispatch()
+}
+
+// release makes a room free for its next job. Under the lock.
+func (s *Server) release(rm *room) {
+	rm.busy = false
+	s.offer(rm)
+	s.table.tidyRoom(rm)
+	s.dispatch()
+}

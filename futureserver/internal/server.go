@@ -1,0 +1,368 @@
+// Package internal is the core of the futureserver: one future's life, from the request to its outcome. It
+// knows the rooms only through api.Room and the disk only through storage.Database.
+//
+// Every transition is decided under one lock in memory (table.go, act.go), made durable by one row change in
+// a group commit (commit.go), and never undone. What is due waits in its room's queue (run.go) until it is
+// built, claimed, submitted and proved (fire.go). recover.go starts and stops it all.
+package internal
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/internal/wheel"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+)
+
+// Config is what an operator can set. All fields are required.
+type Config struct {
+	MaxTimeout    time.Duration // at most 49 days
+	MaxPerUser    int
+	Slack         time.Duration // of the stored deadline; see refresh
+	RoomsInFlight int
+	Retention     time.Duration // of finished futures
+}
+
+// Server is the futureserver. It implements api.FutureInternalAPI.
+type Server struct {
+	cfg     Config
+	db      storage.Database
+	room    api.Room
+	metrics *Metrics
+	step    func(string) // told of each step of a future's life; tests stop the process there
+	clock   clock
+
+	naming [64]sync.Mutex // by user: held while a group name is looked up on disk
+
+	mu       sync.Mutex // guards everything below
+	table    *table
+	wheel    *wheel.Wheel
+	wakeAt   int64 // when the run loop will look at the wheel
+	wake     chan struct{}
+	ready    readyHeap // rooms with something to do
+	inFlight int
+	lastNID  api.NID
+	next     *batch // gathers what the next transaction writes
+	kick     chan struct{}
+	dirty    []uint32 // slots whose stored deadline is to be raised
+	offset   int64    // of the wall clock, when deadlines were last known to be right on disk
+	stopping bool
+
+	ctx     context.Context // of everything that is in flight
+	cancel  context.CancelFunc
+	work    sync.WaitGroup // futures on their way into a room
+	loops   sync.WaitGroup // the run loop and the writer
+	stopRun chan struct{}
+	stopped chan struct{} // closed when the writer has written its last batch
+}
+
+// clock counts Unix milliseconds by the monotonic clock: a step of the wall clock does not reach it.
+type clock struct{ start time.Time }
+
+// now never is ahead of the true time.
+func (c clock) now() int64 {
+	return c.start.UnixMilli() + time.Since(c.start).Milliseconds()
+}
+
+// ceil never is behind the clock's own true time, so that a deadline counted from it is never early.
+func (c clock) ceil() int64 {
+	return c.start.UnixMilli() + int64((time.Since(c.start)+time.Millisecond-1)/time.Millisecond)
+}
+
+// wall converts a time of this clock to the wall clock's, as it stands now: that is what goes to disk.
+func (c clock) wall(ms int64) int64 {
+	return ms + time.Now().UnixMilli() - c.now()
+}
+
+// PerformFutureCreation implements api.FutureInternalAPI.
+func (s *Server) PerformFutureCreation(ctx context.Context, f *api.Future) (*api.Future, error) {
+	made, err := s.create(ctx, f)
+	if err == nil || err == api.ErrStopping || f.TxnKey == nil {
+		return made, err
+	}
+	// A repeat gets its first answer even if it could not be accepted anew.
+	if first, lookErr := s.db.LoadByTransaction(ctx, f.TxnKey); lookErr == nil && first != nil {
+		return first, nil
+	}
+	return nil, err
+}
+
+func (s *Server) create(ctx context.Context, f *api.Future) (*api.Future, error) {
+	if f.Timeout > s.cfg.MaxTimeout {
+		return nil, &api.TimeoutError{Max: s.cfg.MaxTimeout}
+	}
+	slot, err := s.reserve(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	// Only now, with the slot registered, is the room asked: a change of state after the answer finds the
+	// future and marks it, one before is in the answer.
+	if f.Base, err = s.room.Admit(ctx, f); err != nil {
+		s.abandon(slot)
+		return nil, err
+	}
+	b, i, err := s.insert(slot, f)
+	if err != nil {
+		return nil, err
+	}
+	s.step("accepted")
+	if err := b.wait(ctx); err == api.ErrOverloaded {
+		s.withdraw(slot, f.NID)
+		return nil, err
+	} else if err != nil && ctx.Err() != nil {
+		return nil, err // as if the answer had been lost: the future may be stored
+	}
+	if err := b.insertErr(i); err != nil {
+		return nil, err
+	}
+	if b.result.Duplicate[i] {
+		return s.db.LoadByTransaction(ctx, f.TxnKey)
+	}
+	s.metrics.scheduled.Inc()
+	if b.again[i] {
+		tuple, _ := f.Tuple()
+		err = s.PerformStateChange(ctx, f.RoomID, []api.StateKeyTuple{tuple})
+	}
+	return f, err
+}
+
+// reserve checks the limits and the group, and takes a slot for the future.
+func (s *Server) reserve(ctx context.Context, f *api.Future) (uint32, error) {
+	f.Secret, f.State = api.NewSecret(), api.Scheduled
+	named := f.GroupID != ""
+	if !named && f.Timeout == 0 {
+		return 0, api.ErrUnknownGroup
+	}
+	used := false
+	if named {
+		lock := &s.naming[fnv(f.UserID)%uint32(len(s.naming))]
+		lock.Lock()
+		defer lock.Unlock()
+		s.mu.Lock()
+		open := s.table.openGroup(f.UserID, f.GroupID) != 0
+		s.mu.Unlock()
+		if !open {
+			var err error
+			if used, err = s.db.GroupUsed(ctx, f.UserID, f.GroupID); err != nil {
+				return 0, err
+			}
+		}
+	} else {
+		f.GroupID = f.Token(api.GroupToken).String()
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return 0, api.ErrStopping
+	}
+	if err := s.checkLimit(f.UserID); err != nil {
+		return 0, err
+	}
+	if named {
+		if err := s.checkGroup(f, used); err != nil {
+			return 0, err
+		}
+	}
+	r := record{secret: f.Secret, timeout: uint32(f.Timeout.Milliseconds()), state: api.Scheduled, flags: creating}
+	if t, ok := f.Tuple(); ok && f.Policy.Has(api.CancelOnNewerState) {
+		r.key = storage.KeyHash(t.Type, t.StateKey)
+	}
+	s.lastNID++
+	f.NID, r.nid = s.lastNID, s.lastNID
+	slot, rec := s.table.put(r, f.UserID, f.RoomID)
+	s.table.count(api.Scheduled, 1)
+	if named {
+		s.table.joinGroup(slot, rec, f.UserID, f.GroupID)
+	}
+	return slot, nil
+}
+
+func (s *Server) checkLimit(userID string) error {
+	u, ok := s.table.users.numbers[userID]
+	if !ok || len(s.table.users.at(u).slots) < s.cfg.MaxPerUser {
+		return nil
+	}
+	var first int64
+	for _, slot := range s.table.users.at(u).slots {
+		if d := s.table.at(slot).deadline; d != 0 && (first == 0 || d < first) {
+			first = d
+		}
+	}
+	e := &api.LimitError{Max: s.cfg.MaxPerUser}
+	if first != 0 {
+		e.RetryAfter = max(0, time.Duration(first-s.clock.now())*time.Millisecond)
+	}
+	return e
+}
+
+// checkGroup: a group takes members while it has a timeout future that can fire, and an action future needs
+// one that is running. A group that is over stays closed for ever, or two events of one name could reach the
+// room.
+func (s *Server) checkGroup(f *api.Future, used bool) error {
+	g := s.table.openGroup(f.UserID, f.GroupID)
+	action := f.Timeout == 0
+	if g == 0 && (used || action) || g != 0 && !s.hasTimeout(s.table.groups.at(g), action) {
+		return api.ErrUnknownGroup
+	}
+	return nil
+}
+
+// hasTimeout reports whether a group has a timeout future that can still fire; committedOnly leaves out those
+// whose insert is under way.
+func (s *Server) hasTimeout(g *group, committedOnly bool) bool {
+	not := doomed
+	if committedOnly {
+		not |= creating
+	}
+	return slices.ContainsFunc(g.slots, func(slot uint32) bool {
+		r := s.table.at(slot)
+		return r.timeout != 0 && r.state == api.Scheduled && r.flags&not == 0
+	})
+}
+
+// abandon takes back a reservation.
+func (s *Server) abandon(slot uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leave(slot, s.table.at(slot))
+}
+
+// withdraw has a future ended as soon as it is stored.
+func (s *Server) withdraw(slot uint32, nid api.NID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.table.live(slot, nid); r != nil {
+		s.end(s.batch(), slot, r, api.Discarded, nil)
+	}
+}
+
+// insert starts the clock and hands the future to the next transaction.
+func (s *Server) insert(slot uint32, f *api.Future) (*batch, int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.table.at(slot)
+	if s.stopping || r.flags&doomed != 0 {
+		s.leave(slot, r)
+		return nil, 0, api.ErrStopping
+	}
+	if len(s.next.Inserts) >= maxBatch {
+		s.leave(slot, r)
+		return nil, 0, api.ErrOverloaded
+	}
+	now := s.clock.ceil()
+	if r.timeout != 0 {
+		r.deadline = now + int64(r.timeout)
+		f.Deadline = s.clock.wall(r.deadline)
+	}
+	f.Created = s.clock.wall(now)
+	b := s.batch()
+	b.Inserts = append(b.Inserts, f)
+	b.slots = append(b.slots, slot)
+	return b, len(b.Inserts) - 1, nil
+}
+
+// arm makes a stored future live: its tokens work and its timer runs. Under the lock.
+func (s *Server) arm(slot uint32, r *record) {
+	r.flags &^= creating
+	s.table.addTokens(slot, r)
+	if r.timeout != 0 {
+		s.wheel.Add(slot, r.deadline)
+		if r.deadline < s.wakeAt {
+			notify(s.wake)
+		}
+	}
+}
+
+// QueryFutureByTransaction implements api.FutureInternalAPI.
+func (s *Server) QueryFutureByTransaction(ctx context.Context, txnKey []byte) (*api.Future, error) {
+	return s.db.LoadByTransaction(ctx, txnKey)
+}
+
+// QueryFuturesByUser implements api.FutureInternalAPI.
+func (s *Server) QueryFuturesByUser(ctx context.Context, userID string) ([]*api.Future, error) {
+	fs, err := s.QueryFutures(ctx, api.Filter{UserID: userID})
+	fs = slices.DeleteFunc(fs, func(f *api.Future) bool { return f.State != api.Scheduled })
+	slices.SortFunc(fs, func(a, b *api.Future) int {
+		return cmp.Or(
+			bytes.Compare([]byte{isZero(a.Timeout)}, []byte{isZero(b.Timeout)}), // action futures last
+			cmp.Compare(a.Deadline, b.Deadline), cmp.Compare(a.NID, b.NID))
+	})
+	return fs, err
+}
+
+func isZero(d time.Duration) byte {
+	if d == 0 {
+		return 1
+	}
+	return 0
+}
+
+// QueryFutures implements api.FutureInternalAPI. The disk says what the futures are about; memory, which is
+// ahead of it, whether they are still live and until when.
+func (s *Server) QueryFutures(ctx context.Context, filter api.Filter) ([]*api.Future, error) {
+	fs, err := s.db.Select(ctx, filter)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(fs, func(f *api.Future) bool {
+		_, r := s.lookUp(f)
+		if r == nil {
+			return true
+		}
+		f.State = r.state
+		if f.Timeout != 0 {
+			f.Deadline = s.clock.wall(r.deadline)
+		}
+		return false
+	}), nil
+}
+
+// lookUp finds the live record of a future read from disk, nil if it has ended meanwhile.
+func (s *Server) lookUp(f *api.Future) (uint32, *record) {
+	u, ok := s.table.users.numbers[f.UserID]
+	if !ok {
+		return 0, nil
+	}
+	for _, slot := range s.table.users.at(u).slots {
+		if r := s.table.at(slot); r.nid == f.NID && r.flags&creating == 0 {
+			return slot, r
+		}
+	}
+	return 0, nil
+}
+
+// QueryFutureCounts implements api.FutureInternalAPI.
+func (s *Server) QueryFutureCounts(context.Context) api.Counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return api.Counts{
+		Scheduled: s.table.scheduled,
+		Sending:   s.table.sending,
+		Users:     len(s.table.users.numbers),
+		Rooms:     len(s.table.rooms.numbers),
+	}
+}
+
+// HasStateFutures reports whether newer state in that room could concern any future, cheaply.
+func (s *Server) HasStateFutures(roomID string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := s.table.rooms.numbers[roomID]
+	return ok && len(s.table.rooms.at(n).watched) > 0
+}
+
+// notify wakes a loop that may be waking already.
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

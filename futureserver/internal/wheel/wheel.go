@@ -1,0 +1,203 @@
+// Package wheel answers one question in the life of a future: what is due at time t? It is a pure value,
+// without clock, lock or I/O; the run loop that owns it brings all three.
+//
+// # How it works
+//
+// A Wheel is a hierarchical timing wheel with ticks of one millisecond. Each level has 64 buckets, and a
+// bucket of one level is as wide as the whole level below it: 1 ms, 64 ms, 4.1 s, 4.4 min, 4.7 h, 12 days and
+// so on. Read a time as a number in base 64; the highest digit in which it differs from the present is its
+// level, and that digit is its bucket. Eleven digits hold any time, so there is no end of the world and no
+// second lap: an entry's bucket always lies ahead of the present on its level.
+//
+// Say it is now 1:10, a time with the digits 1 and 10 (that is 1·64 + 10 = 74 ms). Five entries come:
+//
+//	at 1:10  no digit differs          level 0, bucket 10: goes out with the next Advance
+//	at 1:12  the last digit differs    level 0, bucket 12: an exact tick
+//	at 2:05  the digit before differs  level 1, bucket  2: somewhere in 2:00 to 2:63
+//	at 2:40  the same                  level 1, bucket  2
+//	at 9:00  the same                  level 1, bucket  9
+//
+// Advance to 2:20 takes the buckets in the order of the times at which they begin. Bucket 10 and bucket 12 of
+// level 0 are handed out. Then bucket 2 of level 1 is opened: the present becomes 2:00, from where 2:05 and
+// 2:40 differ in the last digit alone, so both move down to level 0. Bucket 5 is handed out, bucket 40 lies
+// beyond 2:20 and stays, and so does 9:00, which nobody has touched since it came. An entry moves down once
+// for each level at the most. One 64-bit word for each level says which buckets are occupied, so a stretch
+// of time in which nothing happens costs nothing, be it years.
+//
+// # Laziness
+//
+// Most futures are refreshed again and again before they fire. A refresh does not touch the wheel: the
+// caller moves the deadline in its own table, the entry goes out at its old time, and the caller then says
+// when it wants it back. So a future with a timeout of 8 s is moved about once in 8 s, however often it is
+// refreshed.
+//
+// # Memory
+//
+// An entry is a slot number chosen by the caller, 12 bytes in a slab without pointers: two links that
+// chain the entries of one bucket, and the time's lower half. That half suffices for 49 days; the time of an
+// entry further ahead is kept aside, and the entry calls at a waypoint every 49 days.
+package wheel
+
+import (
+	"math"
+	"math/bits"
+)
+
+const (
+	digit  = 6                        // bits in a digit: 64 buckets to a level
+	levels = (63 + digit - 1) / digit // enough for any time
+	reach  = math.MaxUint32           // ms ahead that an entry can hold
+	slab   = 1 << 12                  // entries allocated at once
+	first  = 1 << 31                  // in prev: the rest is a bucket, not an entry
+)
+
+// Wheel holds slots, each registered for a time in Unix ms. It is not safe for concurrent use. Slots are
+// below 1<<31 - 1; memory is taken for slots up to the highest used.
+type Wheel struct {
+	now   int64                   // all before it has gone out
+	used  [levels]uint64          // which buckets of a level are occupied
+	heads [levels << digit]uint32 // first entry of each bucket
+	slabs []*[slab]entry          // by slot
+	far   map[uint32]int64        // true times of entries out of reach
+}
+
+// entry is what the wheel knows of a slot. A link is a slot + 1, so that zero means none.
+type entry struct {
+	next uint32
+	prev uint32 // 0: not in the wheel; first|bucket: the first of that bucket
+	at   uint32 // lower half of the registered time, which is never before now
+}
+
+// New returns an empty wheel whose present is now.
+func New(now int64) *Wheel {
+	return &Wheel{now: max(now, 0), far: make(map[uint32]int64)}
+}
+
+// Add registers the slot, which must not be in the wheel, for the time at. If that is over, the slot goes
+// out with the next Advance that does not go back in time.
+func (w *Wheel) Add(slot uint32, at int64) {
+	at = max(at, w.now)
+	if at-w.now > reach {
+		w.far[slot] = at
+		at = w.now + reach
+	}
+	w.link(slot, at)
+}
+
+// Remove takes the slot out of the wheel. It does nothing if the slot is not in it.
+func (w *Wheel) Remove(slot uint32) {
+	if int(slot/slab) >= len(w.slabs) || w.slabs[slot/slab] == nil || w.entry(slot).prev == 0 {
+		return
+	}
+	w.unlink(slot)
+	delete(w.far, slot)
+}
+
+// Advance makes now the present and calls due for every slot whose time has come, tick by tick, in no
+// order inside one tick. If due returns a time later than the slot's tick, the slot is registered for it
+// again; otherwise it is gone from the wheel. Due may use Add and Remove.
+//
+// One call hands out or moves at most budget entries; done is false if there is more to do for the same
+// now. If now lies before the present, nothing happens.
+func (w *Wheel) Advance(now int64, budget int, due func(slot uint32) (later int64)) (done bool) {
+	for {
+		bucket, start := w.earliest()
+		if bucket < 0 || start > now {
+			w.now = max(w.now, now)
+			return true
+		}
+		w.now = start
+		for w.heads[bucket] != 0 {
+			if budget <= 0 {
+				return false
+			}
+			budget--
+			slot := w.heads[bucket] - 1
+			if at := w.unlink(slot); at > start {
+				w.link(slot, at) // one level down at least
+			} else if at, far := w.far[slot]; far {
+				delete(w.far, slot) // this was only a waypoint
+				w.Add(slot, at)
+			} else if later := due(slot); later > start {
+				w.Add(slot, later)
+			}
+		}
+	}
+}
+
+// Next returns when Advance should be called again: never later than the earliest registered time, often
+// earlier, because a wide bucket is known by its beginning alone. Each Advance to Next, budget permitting,
+// hands something out or makes Next grow. It is math.MaxInt64 if the wheel is empty.
+func (w *Wheel) Next() int64 {
+	_, start := w.earliest()
+	return start
+}
+
+// earliest returns the bucket that begins first and when, -1 and math.MaxInt64 if all are empty. Two begin
+// together only when a wide one was left half open for want of budget; all that either holds for that very
+// tick goes out before the next tick, so their order does not matter.
+func (w *Wheel) earliest() (bucket int, start int64) {
+	bucket, start = -1, math.MaxInt64
+	for level, used := range w.used {
+		if used == 0 {
+			continue
+		}
+		shift := level * digit
+		i := bits.TrailingZeros64(used)
+		if t := w.now>>(shift+digit)<<(shift+digit) | int64(i)<<shift; t <= start {
+			bucket, start = level<<digit|i, t
+		}
+	}
+	return bucket, start
+}
+
+// link puts the slot into the bucket of the time at, which must lie in reach.
+func (w *Wheel) link(slot uint32, at int64) {
+	level := (bits.Len64(uint64(at^w.now)|1) - 1) / digit
+	i := int(at>>(level*digit)) & (1<<digit - 1)
+	bucket := level<<digit | i
+
+	e := w.grow(slot)
+	if e.prev != 0 {
+		panic("wheel: the slot is in the wheel already")
+	}
+	*e = entry{next: w.heads[bucket], prev: first | uint32(bucket), at: uint32(at)}
+	if e.next != 0 {
+		w.entry(e.next - 1).prev = slot + 1
+	}
+	w.heads[bucket] = slot + 1
+	w.used[level] |= 1 << i
+}
+
+// unlink takes the slot out of its bucket and returns the time it was registered for.
+func (w *Wheel) unlink(slot uint32) (at int64) {
+	e := w.entry(slot)
+	if e.next != 0 {
+		w.entry(e.next - 1).prev = e.prev
+	}
+	if e.prev&first == 0 {
+		w.entry(e.prev - 1).next = e.next
+	} else {
+		bucket := e.prev &^ first
+		w.heads[bucket] = e.next
+		if e.next == 0 {
+			w.used[bucket>>digit] &^= 1 << (bucket & (1<<digit - 1))
+		}
+	}
+	e.prev = 0
+	return w.now + int64(e.at-uint32(w.now))
+}
+
+func (w *Wheel) entry(slot uint32) *entry { return &w.slabs[slot/slab][slot%slab] }
+
+// grow returns the slot's entry and makes room for it if there is none.
+func (w *Wheel) grow(slot uint32) *entry {
+	n := int(slot / slab)
+	for len(w.slabs) <= n {
+		w.slabs = append(w.slabs, nil)
+	}
+	if w.slabs[n] == nil {
+		w.slabs[n] = new([slab]entry)
+	}
+	return &w.slabs[n][slot%slab]
+}

@@ -1,0 +1,342 @@
+package wheel_test
+
+import (
+	"cmp"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/internal/wheel"
+)
+
+const (
+	second = int64(1000)
+	day    = 24 * 3600 * second
+	year   = 365 * day
+)
+
+// model is a wheel as anybody would write it: a sorted slice. Beside it stands what a wheel does not know,
+// the caller's own table of deadlines, which refreshes move without telling.
+type model struct {
+	now      int64
+	entries  []entry
+	deadline map[uint32]int64
+}
+
+type entry struct {
+	at   int64
+	slot uint32
+}
+
+func (m *model) add(slot uint32, at int64) {
+	m.entries = append(m.entries, entry{max(at, m.now), slot})
+	slices.SortFunc(m.entries, func(a, b entry) int { return cmp.Compare(a.at, b.at) })
+}
+
+// remove returns the time for which the slot was registered, -1 if it was not.
+func (m *model) remove(slot uint32) int64 {
+	i := slices.IndexFunc(m.entries, func(e entry) bool { return e.slot == slot })
+	if i < 0 {
+		return -1
+	}
+	at := m.entries[i].at
+	m.entries = slices.Delete(m.entries, i, i+1)
+	return at
+}
+
+func (m *model) next() int64 {
+	if len(m.entries) == 0 {
+		return math.MaxInt64
+	}
+	return m.entries[0].at
+}
+
+// advance does one step of both and compares. Every entry that the wheel hands out must be one of those
+// that the model would hand out now.
+func (m *model) advance(t *rapid.T, w *wheel.Wheel, now int64, budget int) {
+	handed, rounds := 0, 0
+	for done := false; !done; rounds++ {
+		handed = 0
+		done = w.Advance(now, budget, func(slot uint32) int64 {
+			handed++
+			at := m.next()
+			if got := m.remove(slot); got != at || at > now || now < m.now {
+				t.Fatalf("at %d slot %d was handed out: registered for %d, the earliest is %d", now, slot, got, at)
+			}
+			m.now = max(m.now, at)
+			if later := m.deadline[slot]; later > at {
+				m.add(slot, later)
+				return later
+			}
+			return 0
+		})
+		if handed > budget {
+			t.Fatalf("%d entries were handed out on a budget of %d", handed, budget)
+		}
+		if rounds > 1_000_000 {
+			t.Fatal("the wheel never comes to an end")
+		}
+	}
+	if now >= m.now && m.next() <= now {
+		t.Fatalf("at %d the wheel is done, yet an entry registered for %d has not come", now, m.next())
+	}
+	m.now = max(m.now, now)
+}
+
+func (m *model) check(t *rapid.T, w *wheel.Wheel) {
+	next, want := w.Next(), m.next()
+	if next > want {
+		t.Fatalf("Next() = %d, later than the earliest entry, %d", next, want)
+	}
+	if (next == math.MaxInt64) != (want == math.MaxInt64) {
+		t.Fatalf("Next() = %d, the earliest entry is at %d", next, want)
+	}
+}
+
+// span draws a distance in time: every order of magnitude is as likely, and so are the edges of buckets.
+func span(t *rapid.T, label string) int64 {
+	if rapid.Bool().Draw(t, label+" at an edge") {
+		exponent := rapid.IntRange(0, 40).Draw(t, label+" exponent")
+		return max(0, 1<<exponent+rapid.Int64Range(-2, 2).Draw(t, label+" offset"))
+	}
+	limit := rapid.SampledFrom([]int64{1, 70, 5 * second, 300 * second, day, 30 * day, 3 * year, 40 * year}).Draw(t, label+" limit")
+	return rapid.Int64Range(0, limit).Draw(t, label)
+}
+
+func TestWheelBehavesLikeASortedSlice(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		now := rapid.SampledFrom([]int64{0, 1<<36 - 5, 1<<42 - 5, 1_795_000_000_000}).Draw(t, "start")
+		w, m := wheel.New(now), &model{now: now, deadline: map[uint32]int64{}}
+		slot := rapid.Custom(func(t *rapid.T) uint32 {
+			return rapid.SampledFrom([]uint32{0, 1, 2, 3, 5, 8, 4095, 4096, 70_000, 1<<24 + 1}).Draw(t, "slot")
+		})
+		t.Repeat(map[string]func(*rapid.T){
+			"": func(t *rapid.T) { m.check(t, w) },
+			"add": func(t *rapid.T) {
+				s := slot.Draw(t, "slot")
+				if m.remove(s) >= 0 {
+					w.Remove(s)
+				}
+				m.deadline[s] = now + span(t, "timeout") - rapid.Int64Range(0, 100).Draw(t, "overdue")
+				m.add(s, m.deadline[s])
+				w.Add(s, m.deadline[s])
+			},
+			"remove": func(t *rapid.T) {
+				s := slot.Draw(t, "slot")
+				m.remove(s)
+				w.Remove(s)
+			},
+			"refresh": func(t *rapid.T) {
+				s := slot.Draw(t, "slot")
+				m.deadline[s] = max(m.deadline[s], now+span(t, "timeout"))
+			},
+			"advance": func(t *rapid.T) {
+				now += span(t, "step")
+				m.advance(t, w, now, rapid.IntRange(1, 5).Draw(t, "budget"))
+			},
+			"go back": func(t *rapid.T) {
+				now = max(0, now-span(t, "back"))
+				m.advance(t, w, now, 3)
+			},
+			"advance to next": func(t *rapid.T) {
+				next := w.Next()
+				if next == math.MaxInt64 || next < now {
+					return
+				}
+				now = next
+				before := len(m.entries)
+				moved := m.next() <= now
+				m.advance(t, w, now, 100)
+				if !moved && w.Next() <= next {
+					t.Fatalf("no progress: Next() stays %d with %d entries", next, before)
+				}
+			},
+		})
+	})
+}
+
+// TestStopsAnywhere leaves a bucket half open and adds entries, earlier and later, before it goes on.
+func TestStopsAnywhere(t *testing.T) {
+	w := wheel.New(1)
+	for slot := range uint32(10) {
+		w.Add(slot, 64+int64(slot)%3)
+	}
+	var out []uint32
+	due := func(slot uint32) int64 { out = append(out, slot); return 0 }
+	if w.Advance(64, 4, due) {
+		t.Fatal("done, although more than four entries had to move")
+	}
+	w.Add(10, 64)
+	w.Add(11, 65)
+	w.Remove(1)
+	for !w.Advance(100, 1, due) {
+	}
+	ticks := make([]uint32, len(out))
+	for i, slot := range out {
+		ticks[i] = slot % 3
+		if slot >= 10 {
+			ticks[i] = slot - 10
+		}
+	}
+	if len(out) != 11 || !slices.IsSorted(ticks) {
+		t.Errorf("handed out %v, in ticks %v", out, ticks)
+	}
+}
+
+// TestLongerThanALap: elsewhere a timeout beyond one turn of the wheel came up to twice too late.
+func TestLongerThanALap(t *testing.T) {
+	for _, timeout := range []int64{64, 65, 4095, 4096, 4097, 1 << 18, 7 * day, 30 * day, 50 * day, 100 * day, 140 * year} {
+		const start = 1_795_000_000_123
+		w := wheel.New(start)
+		w.Add(0, start+timeout)
+		wakes, fired := 0, int64(0)
+		for now := w.Next(); now != math.MaxInt64; now = w.Next() {
+			w.Advance(now, 1, func(uint32) int64 { fired = now; return 0 })
+			if wakes++; wakes > 10_000 {
+				t.Fatalf("timeout %d: the wheel wakes its owner for ever", timeout)
+			}
+		}
+		if fired != start+timeout {
+			t.Errorf("timeout %d: fired %d ms late", timeout, fired-start-timeout)
+		}
+	}
+}
+
+// TestRearm: elsewhere an owner that sleeps until the earliest time missed what was added while it slept, or
+// put its alarm off with every refresh until nothing fired at all.
+func TestRearm(t *testing.T) {
+	w := wheel.New(0)
+	w.Add(0, 10*second)
+	w.Add(1, 5*second)
+	if next := w.Next(); next > 5*second {
+		t.Errorf("an earlier entry was added, yet Next() = %d", next)
+	}
+	deadline, asked := 8*second, 0
+	w.Remove(1)
+	for now := int64(0); now < 60*second; now += 100 {
+		deadline = now + 8*second // refreshed ten times a second
+		w.Advance(now, 10, func(uint32) int64 { asked++; return deadline })
+	}
+	if asked < 6 || asked > 7 {
+		t.Errorf("in a minute of refreshes the entry was looked at %d times", asked)
+	}
+}
+
+// TestRemoveFromWithin: a future that fires takes its whole group out of the wheel.
+func TestRemoveFromWithin(t *testing.T) {
+	w := wheel.New(0)
+	for slot := range uint32(100) {
+		w.Add(slot, 500)
+	}
+	calls := 0
+	w.Advance(500, 1000, func(slot uint32) int64 {
+		calls++
+		for other := range uint32(100) {
+			w.Remove(other)
+		}
+		return 0
+	})
+	if calls != 1 || w.Next() != math.MaxInt64 {
+		t.Errorf("%d of a group fired, Next() = %d", calls, w.Next())
+	}
+}
+
+func TestAddTwicePanics(t *testing.T) {
+	w := wheel.New(0)
+	w.Add(7, 5)
+	defer func() {
+		if recover() == nil {
+			t.Error("a slot was put in twice")
+		}
+	}()
+	w.Add(7, 6)
+}
+
+// TestJumpOverYears: a quiet century must not be walked through tick by tick.
+func TestJumpOverYears(t *testing.T) {
+	w := wheel.New(0)
+	w.Add(1, 99*year)
+	n := 0
+	if !w.Advance(100*year, 10_000, func(uint32) int64 { n++; return 0 }) || n != 1 {
+		t.Errorf("%d entries came", n)
+	}
+}
+
+const million = 1 << 20
+
+// full returns a wheel with a million entries whose deadlines lie within a minute.
+func full() (*wheel.Wheel, []int64) {
+	w, deadlines := wheel.New(0), make([]int64, million)
+	random := rand.New(rand.NewPCG(1, 2))
+	for slot := range deadlines {
+		deadlines[slot] = random.Int64N(60 * second)
+		w.Add(uint32(slot), deadlines[slot])
+	}
+	return w, deadlines
+}
+
+func BenchmarkAdd(b *testing.B) {
+	_, deadlines := full()
+	for b.Loop() {
+		w := wheel.New(0)
+		for slot, at := range deadlines {
+			w.Add(uint32(slot), at)
+		}
+	}
+	perEntry(b)
+}
+
+func BenchmarkRemove(b *testing.B) {
+	order := rand.Perm(million)
+	for b.Loop() {
+		b.StopTimer()
+		w, _ := full()
+		b.StartTimer()
+		for _, slot := range order {
+			w.Remove(uint32(slot))
+		}
+	}
+	perEntry(b)
+}
+
+// BenchmarkFire hands everything out, in the steps that a run loop would take.
+func BenchmarkFire(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		w, _ := full()
+		b.StartTimer()
+		drain(w, 0, func(uint32) int64 { return 0 })
+	}
+	perEntry(b)
+}
+
+// BenchmarkRefresh is the wheel's whole share in a minute of heartbeats: each entry was refreshed often, and
+// is moved once.
+func BenchmarkRefresh(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		w, deadlines := full()
+		for slot := range deadlines {
+			deadlines[slot] += 60 * second
+		}
+		b.StartTimer()
+		for now := int64(0); now < 60*second; now++ {
+			w.Advance(now, million, func(slot uint32) int64 { return deadlines[slot] })
+		}
+	}
+	perEntry(b)
+}
+
+func drain(w *wheel.Wheel, now int64, due func(uint32) int64) {
+	for ; w.Next() != math.MaxInt64; now++ {
+		for !w.Advance(now, 256, due) {
+		}
+	}
+}
+
+func perEntry(b *testing.B) {
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/million, "ns/entry")
+}

@@ -1,0 +1,20 @@
+package futureserver
+
+import (
+	"context"
+
+	"github.com/matrix-org/dendrite/setup/config"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage/postgres"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage/sqlite3"
+)
+
+// openDatabase opens the storage that the connection string stands for: "file:" is SQLite, as everywhere in
+// Dendrite, anything else PostgreSQL.
+func openDatabase(ctx context.Context, opts *config.DatabaseOptions) (storage.Database, error) {
+	if opts.ConnectionString.IsSQLite() {
+		return sqlite3.Open(ctx, opts)
+	}
+	return postgres.Open(ctx, opts)
+}

@@ -1,0 +1,76 @@
+package postgres
+
+// schema is version 1. A change of it comes as a sqlutil.Migration with a version that begins with
+// "futureserver: ", applied in Open after these statements, which then create the newest form.
+//
+// A live future has a row in both tables, a finished one in futureserver_events only.
+const schema = `
+CREATE TABLE IF NOT EXISTS futureserver_timers (
+	nid BIGINT PRIMARY KEY,
+	-- 1 scheduled, 2 sending
+	state SMALLINT NOT NULL,
+	-- api.Policy
+	policy SMALLINT NOT NULL,
+	-- all tokens are derived from these 16 bytes
+	secret BYTEA NOT NULL,
+	-- Unix ms, never below the true deadline; 0 for an action future
+	deadline_ts BIGINT NOT NULL,
+	-- 0 for an action future
+	timeout_ms BIGINT NOT NULL,
+	-- storage.KeyHash; 0 for a message
+	key_hash BIGINT NOT NULL,
+	user_id BYTEA NOT NULL,
+	room_id BYTEA NOT NULL,
+	-- empty if it is derived from the secret
+	group_id BYTEA NOT NULL
+) WITH (fillfactor = 50); -- leaves each page room for the new versions of its rows: no index changes with them
+
+CREATE TABLE IF NOT EXISTS futureserver_events (
+	nid BIGINT PRIMARY KEY,
+	secret BYTEA NOT NULL,
+	policy SMALLINT NOT NULL,
+	timeout_ms BIGINT NOT NULL,
+	user_id BYTEA NOT NULL,
+	room_id BYTEA NOT NULL,
+	type BYTEA NOT NULL,
+	-- NULL for a message
+	state_key BYTEA,
+	content BYTEA NOT NULL,
+	-- as the client knows it
+	group_id BYTEA NOT NULL,
+	created_ts BIGINT NOT NULL,
+	-- event ID that was current for the state key at creation
+	base BYTEA NOT NULL,
+	device_id BYTEA NOT NULL,
+	session_id BIGINT NOT NULL,
+	txn_id BYTEA NOT NULL,
+	-- digest that identifies the transaction; NULL where there is none
+	txn_key BYTEA,
+	-- the claimed event; empty before
+	event_id BYTEA NOT NULL DEFAULT '',
+	pdu BYTEA NOT NULL DEFAULT '',
+	-- the final state and its time; 0 while the future is live
+	state SMALLINT NOT NULL DEFAULT 0,
+	finished_ts BIGINT NOT NULL DEFAULT 0,
+	-- api.RefusalKind, 0 for none
+	failure_kind SMALLINT NOT NULL DEFAULT 0,
+	failure_message BYTEA NOT NULL DEFAULT ''
+);
+
+-- Of a user's live futures there are few, so that the groups of finished ones alone are worth an index: to
+-- keep one costs as much as all the rest of storing a future, and this way nobody waits for it.
+CREATE UNIQUE INDEX IF NOT EXISTS futureserver_events_txn_key_idx
+	ON futureserver_events (txn_key) WHERE txn_key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS futureserver_events_user_id_idx
+	ON futureserver_events (user_id) WHERE finished_ts = 0;
+CREATE INDEX IF NOT EXISTS futureserver_events_group_id_idx
+	ON futureserver_events (user_id, group_id) WHERE finished_ts > 0;
+CREATE INDEX IF NOT EXISTS futureserver_events_finished_ts_idx
+	ON futureserver_events (finished_ts) WHERE finished_ts > 0;
+
+-- One row: how often the lock has been taken by a server that started.
+CREATE TABLE IF NOT EXISTS futureserver_owner (
+	one SMALLINT PRIMARY KEY CHECK (one = 1),
+	epoch BIGINT NOT NULL
+);
+`

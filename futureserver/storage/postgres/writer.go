@@ -1,0 +1,199 @@
+package postgres
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/lib/pq"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage/shared"
+)
+
+// Each statement takes whole columns as arrays, so that a batch costs a few round trips however long it is.
+const (
+	insertFutures = `
+WITH given AS (
+	SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bytea[], $7::bytea[],
+		$8::boolean[], $9::bytea[], $10::bytea[], $11::bytea[], $12::bigint[], $13::bytea[], $14::bytea[],
+		$15::bigint[], $16::bytea[], $17::bytea[], $18::bytea[], $19::bigint[], $20::bigint[])
+	AS g (nid, secret, policy, timeout_ms, user_id, room_id, type,
+		is_state, state_key, content, group_id, created_ts, base, device_id,
+		session_id, txn_id, txn_key, timer_group_id, deadline_ts, key_hash)
+), stored AS (
+	INSERT INTO futureserver_events (nid, secret, policy, timeout_ms, user_id, room_id, type, state_key, content,
+		group_id, created_ts, base, device_id, session_id, txn_id, txn_key)
+	SELECT nid, secret, policy, timeout_ms, user_id, room_id, type, CASE WHEN is_state THEN state_key END, content,
+		group_id, created_ts, base, device_id, session_id, txn_id, NULLIF(txn_key, '')
+	FROM given ON CONFLICT DO NOTHING RETURNING nid, secret
+), armed AS (
+	INSERT INTO futureserver_timers (nid, state, policy, secret, deadline_ts, timeout_ms, key_hash, user_id, room_id, group_id)
+	SELECT nid, 1, policy, secret, deadline_ts, timeout_ms, key_hash, user_id, room_id, timer_group_id
+	FROM given JOIN stored USING (nid, secret)
+)
+SELECT nid FROM stored`
+
+	extendTimers = `
+UPDATE futureserver_timers t SET deadline_ts = g.deadline_ts
+FROM unnest($1::bigint[], $2::bigint[], $3::boolean[]) AS g (nid, deadline_ts, exact)
+WHERE t.nid = g.nid AND t.state = 1 AND (g.exact OR t.deadline_ts < g.deadline_ts)`
+
+	claimTimers = `
+WITH given AS (
+	SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) AS g (nid, event_id, pdu)
+), won AS (
+	UPDATE futureserver_timers t SET state = 2 FROM given g
+	WHERE t.nid = g.nid AND (t.state = 1
+		OR EXISTS (SELECT 1 FROM futureserver_events e WHERE e.nid = g.nid AND e.event_id = g.event_id))
+	RETURNING g.*
+), stored AS (
+	UPDATE futureserver_events e SET event_id = w.event_id, pdu = w.pdu FROM won w WHERE e.nid = w.nid
+)
+SELECT nid FROM won`
+
+	endFutures = `
+WITH disarmed AS (
+	DELETE FROM futureserver_timers WHERE nid = ANY($1::bigint[]) RETURNING nid
+)
+UPDATE futureserver_events e SET state = g.state, finished_ts = g.finished_ts,
+	failure_kind = g.failure_kind, failure_message = g.failure_message
+FROM disarmed d JOIN unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[])
+	AS g (nid, state, finished_ts, failure_kind, failure_message) ON g.nid = d.nid
+WHERE e.nid = d.nid`
+)
+
+// writer is the connection that writes and holds the lock, and the pool it came from.
+type writer struct {
+	db    *sql.DB
+	conn  *sql.Conn // nil if the session is over
+	epoch int64
+
+	insert, extend, claim, end *sql.Stmt
+}
+
+var _ shared.Writer = (*writer)(nil)
+
+// prepare readies the statements; database/sql does it anew for each session that needs them.
+func (w *writer) prepare(ctx context.Context) (err error) {
+	for _, s := range []struct {
+		stmt **sql.Stmt
+		text string
+	}{{&w.insert, insertFutures}, {&w.extend, extendTimers}, {&w.claim, claimTimers}, {&w.end, endFutures}} {
+		if err == nil {
+			*s.stmt, err = w.db.PrepareContext(ctx, s.text)
+		}
+	}
+	return err
+}
+
+// Close implements shared.Writer.
+func (w *writer) Close() error {
+	w.release()
+	return w.db.Close()
+}
+
+// Insert implements shared.Writer.
+func (w *writer) Insert(ctx context.Context, tx *sql.Tx, futures []*api.Future) ([]bool, error) {
+	isState := make(pq.BoolArray, len(futures))
+	for i, f := range futures {
+		isState[i] = f.StateKey != nil
+	}
+	nids := ints(futures, func(f *api.Future) int64 { return int64(f.NID) })
+	rows, err := tx.StmtContext(ctx, w.insert).QueryContext(ctx,
+		nids,
+		bytes(futures, func(f *api.Future) []byte { return f.Secret[:] }),
+		ints(futures, func(f *api.Future) int64 { return int64(f.Policy) }),
+		ints(futures, func(f *api.Future) int64 { return f.Timeout.Milliseconds() }),
+		bytes(futures, func(f *api.Future) string { return f.UserID }),
+		bytes(futures, func(f *api.Future) string { return f.RoomID }),
+		bytes(futures, func(f *api.Future) string { return f.Type }),
+		isState,
+		bytes(futures, func(f *api.Future) string { t, _ := f.Tuple(); return t.StateKey }),
+		bytes(futures, func(f *api.Future) []byte { return f.Content }),
+		bytes(futures, func(f *api.Future) string { return f.GroupID }),
+		ints(futures, func(f *api.Future) int64 { return f.Created }),
+		bytes(futures, func(f *api.Future) string { return f.Base }),
+		bytes(futures, func(f *api.Future) string { return f.DeviceID }),
+		ints(futures, func(f *api.Future) int64 { return f.SessionID }),
+		bytes(futures, func(f *api.Future) string { return f.TxnID }),
+		bytes(futures, func(f *api.Future) []byte { return f.TxnKey }),
+		bytes(futures, shared.TimerGroupID),
+		ints(futures, func(f *api.Future) int64 { return f.Deadline }),
+		ints(futures, func(f *api.Future) int64 { return int64(shared.KeyHash(f)) }))
+	return found(nids, rows, err)
+}
+
+// Extend implements shared.Writer.
+func (w *writer) Extend(ctx context.Context, tx *sql.Tx, extends []storage.Extend) error {
+	exact := make(pq.BoolArray, len(extends))
+	for i, e := range extends {
+		exact[i] = e.Exact
+	}
+	_, err := tx.StmtContext(ctx, w.extend).ExecContext(ctx,
+		ints(extends, func(e storage.Extend) int64 { return int64(e.NID) }),
+		ints(extends, func(e storage.Extend) int64 { return e.Deadline }),
+		exact)
+	return err
+}
+
+// Claim implements shared.Writer.
+func (w *writer) Claim(ctx context.Context, tx *sql.Tx, claims []storage.Claim) ([]bool, error) {
+	nids := ints(claims, func(c storage.Claim) int64 { return int64(c.NID) })
+	rows, err := tx.StmtContext(ctx, w.claim).QueryContext(ctx,
+		nids,
+		bytes(claims, func(c storage.Claim) string { return c.Event.ID }),
+		bytes(claims, func(c storage.Claim) []byte { return c.Event.PDU }))
+	return found(nids, rows, err)
+}
+
+// End implements shared.Writer.
+func (w *writer) End(ctx context.Context, tx *sql.Tx, ends []storage.End) error {
+	_, err := tx.StmtContext(ctx, w.end).ExecContext(ctx,
+		ints(ends, func(e storage.End) int64 { return int64(e.NID) }),
+		ints(ends, func(e storage.End) int64 { return int64(e.State) }),
+		ints(ends, func(e storage.End) int64 { return e.At }),
+		ints(ends, func(e storage.End) int64 { kind, _ := shared.Failure(e.Failure); return int64(kind) }),
+		bytes(ends, func(e storage.End) string { _, message := shared.Failure(e.Failure); return message }))
+	return err
+}
+
+// ints is one column of a batch.
+func ints[T any](batch []T, column func(T) int64) pq.Int64Array {
+	a := make(pq.Int64Array, len(batch))
+	for i, row := range batch {
+		a[i] = column(row)
+	}
+	return a
+}
+
+// bytes is one column of a batch.
+func bytes[T any, B string | []byte](batch []T, column func(T) B) pq.ByteaArray {
+	a := make(pq.ByteaArray, len(batch))
+	for i, row := range batch {
+		a[i] = []byte(column(row))
+	}
+	return a
+}
+
+// found reports which of the numbers the rows hold; each row counts for the first that is left.
+func found(nids pq.Int64Array, rows *sql.Rows, err error) ([]bool, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	left := make(map[int64]int, len(nids))
+	for rows.Next() {
+		var nid int64
+		if err = rows.Scan(&nid); err != nil {
+			return nil, err
+		}
+		left[nid]++
+	}
+	is := make([]bool, len(nids))
+	for i, nid := range nids {
+		is[i] = left[nid] > 0
+		left[nid]--
+	}
+	return is, rows.Err()
+}

@@ -1,0 +1,179 @@
+package shared
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+)
+
+// forgetAtOnce bounds how long one batch may be busy with the past.
+const forgetAtOnce = 1000
+
+const forget = `
+DELETE FROM futureserver_events WHERE nid IN (
+	SELECT nid FROM futureserver_events WHERE finished_ts > 0 AND finished_ts < $1
+	ORDER BY finished_ts LIMIT $2
+)`
+
+// Commit implements storage.Database.
+func (d *Database) Commit(ctx context.Context, b *storage.Batch) (storage.Result, error) {
+	tx, err := d.writer.Begin(ctx)
+	if err != nil {
+		return storage.Result{}, fmt.Errorf("begin to store futures: %w", err)
+	}
+	defer tx.Rollback() //nolint:errcheck // does nothing after a commit, and cannot help before one
+	r, err := d.apply(ctx, tx, b)
+	if err != nil {
+		return storage.Result{}, err
+	}
+	if err = tx.Commit(); err != nil {
+		return storage.Result{}, fmt.Errorf("commit futures: %w", err)
+	}
+	return r, nil
+}
+
+func (d *Database) apply(ctx context.Context, tx *sql.Tx, b *storage.Batch) (r storage.Result, err error) {
+	if r.Duplicate, err = d.insert(ctx, tx, b.Inserts); err != nil {
+		return r, fmt.Errorf("insert futures: %w", err)
+	}
+	if len(b.Extends) > 0 {
+		if err = d.writer.Extend(ctx, tx, merge(b.Extends)); err != nil {
+			return r, fmt.Errorf("extend futures: %w", err)
+		}
+	}
+	if r.Lost, err = d.claim(ctx, tx, b.Claims); err != nil {
+		return r, fmt.Errorf("claim futures: %w", err)
+	}
+	if err = d.end(ctx, tx, b.Ends); err != nil {
+		return r, fmt.Errorf("end futures: %w", err)
+	}
+	if b.ForgetBefore != 0 {
+		if r.Forgotten, err = exec(tx.ExecContext(ctx, forget, b.ForgetBefore, forgetAtOnce)); err != nil {
+			return r, fmt.Errorf("forget futures: %w", err)
+		}
+	}
+	return r, nil
+}
+
+func exec(result sql.Result, err error) (int, error) {
+	if err != nil {
+		return 0, err
+	}
+	n, err := result.RowsAffected()
+	return int(n), err
+}
+
+func (d *Database) insert(ctx context.Context, tx *sql.Tx, futures []*api.Future) ([]bool, error) {
+	duplicate := make([]bool, len(futures))
+	if len(futures) == 0 {
+		return duplicate, nil
+	}
+	stored, err := d.writer.Insert(ctx, tx, futures)
+	if err != nil {
+		return nil, err
+	}
+	for i, f := range futures {
+		if !stored[i] {
+			if duplicate[i], err = isDuplicate(ctx, tx, f); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return duplicate, nil
+}
+
+// isDuplicate tells why a future was not stored: either it repeats a transaction, or it is there already
+// because this batch was committed before.
+func isDuplicate(ctx context.Context, tx *sql.Tx, f *api.Future) (bool, error) {
+	var secret []byte
+	err := tx.QueryRowContext(ctx, "SELECT secret FROM futureserver_events WHERE nid = $1", int64(f.NID)).Scan(&secret)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return true, nil
+	case err == nil && string(secret) != string(f.Secret[:]):
+		return false, fmt.Errorf("the number %d belongs to another future", f.NID)
+	}
+	return false, err
+}
+
+// merge makes one extension out of several of the same future: an exact one replaces what came before it.
+// The result is in order of NID, which is the order on disk.
+func merge(extends []storage.Extend) []storage.Extend {
+	sorted := slices.SortedStableFunc(slices.Values(extends), func(a, b storage.Extend) int {
+		return cmp.Compare(a.NID, b.NID)
+	})
+	merged := sorted[:1]
+	for _, e := range sorted[1:] {
+		switch last := &merged[len(merged)-1]; {
+		case e.NID != last.NID:
+			merged = append(merged, e)
+		case e.Exact:
+			*last = e
+		default:
+			last.Deadline = max(last.Deadline, e.Deadline)
+		}
+	}
+	return merged
+}
+
+// claim applies the claims in their order, as many at once as have nothing to do with each other.
+func (d *Database) claim(ctx context.Context, tx *sql.Tx, claims []storage.Claim) ([]bool, error) {
+	lost := make([]bool, 0, len(claims))
+	for len(claims) > 0 {
+		n := independent(claims)
+		won, err := d.writer.Claim(ctx, tx, claims[:n])
+		if err != nil {
+			return nil, err
+		}
+		var ends []storage.End
+		for i, c := range claims[:n] {
+			lost = append(lost, !won[i])
+			if won[i] {
+				for _, nid := range c.Discards {
+					ends = append(ends, storage.End{NID: nid, State: api.Discarded, At: c.At})
+				}
+			}
+		}
+		if err = d.end(ctx, tx, ends); err != nil {
+			return nil, err
+		}
+		claims = claims[n:]
+	}
+	return lost, nil
+}
+
+// independent returns how many claims, from the first on, name no future twice.
+func independent(claims []storage.Claim) int {
+	seen := make(map[api.NID]bool, len(claims))
+	for i, c := range claims {
+		for _, nid := range append(c.Discards[:len(c.Discards):len(c.Discards)], c.NID) {
+			if seen[nid] && i > 0 {
+				return i
+			}
+			seen[nid] = true
+		}
+	}
+	return len(claims)
+}
+
+// end applies the first end of each future: it is final.
+func (d *Database) end(ctx context.Context, tx *sql.Tx, ends []storage.End) error {
+	if len(ends) == 0 {
+		return nil
+	}
+	seen := make(map[api.NID]bool, len(ends))
+	first := make([]storage.End, 0, len(ends))
+	for _, e := range ends {
+		if !seen[e.NID] {
+			seen[e.NID] = true
+			first = append(first, e)
+		}
+	}
+	return d.writer.End(ctx, tx, first)
+}

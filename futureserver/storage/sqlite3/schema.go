@@ -1,0 +1,70 @@
+package sqlite3
+
+// schema is version 1. A change of it comes as a sqlutil.Migration with a version that begins with
+// "futureserver: ", applied in Open after these statements, which then create the newest form.
+//
+// A live future has a row in both tables, a finished one in futureserver_events only.
+const schema = `
+CREATE TABLE IF NOT EXISTS futureserver_timers (
+	nid INTEGER PRIMARY KEY,
+	-- 1 scheduled, 2 sending
+	state INTEGER NOT NULL,
+	-- api.Policy
+	policy INTEGER NOT NULL,
+	-- all tokens are derived from these 16 bytes
+	secret BLOB NOT NULL,
+	-- Unix ms, never below the true deadline; 0 for an action future
+	deadline_ts INTEGER NOT NULL,
+	-- 0 for an action future
+	timeout_ms INTEGER NOT NULL,
+	-- storage.KeyHash; 0 for a message
+	key_hash INTEGER NOT NULL,
+	user_id BLOB NOT NULL,
+	room_id BLOB NOT NULL,
+	-- empty if it is derived from the secret
+	group_id BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE IF NOT EXISTS futureserver_events (
+	nid INTEGER PRIMARY KEY,
+	secret BLOB NOT NULL,
+	policy INTEGER NOT NULL,
+	timeout_ms INTEGER NOT NULL,
+	user_id BLOB NOT NULL,
+	room_id BLOB NOT NULL,
+	type BLOB NOT NULL,
+	-- NULL for a message
+	state_key BLOB,
+	content BLOB NOT NULL,
+	-- as the client knows it
+	group_id BLOB NOT NULL,
+	created_ts INTEGER NOT NULL,
+	-- event ID that was current for the state key at creation
+	base BLOB NOT NULL,
+	device_id BLOB NOT NULL,
+	session_id INTEGER NOT NULL,
+	txn_id BLOB NOT NULL,
+	-- digest that identifies the transaction; NULL where there is none
+	txn_key BLOB,
+	-- the claimed event; empty before
+	event_id BLOB NOT NULL DEFAULT x'',
+	pdu BLOB NOT NULL DEFAULT x'',
+	-- the final state and its time; 0 while the future is live
+	state INTEGER NOT NULL DEFAULT 0,
+	finished_ts INTEGER NOT NULL DEFAULT 0,
+	-- api.RefusalKind, 0 for none
+	failure_kind INTEGER NOT NULL DEFAULT 0,
+	failure_message BLOB NOT NULL DEFAULT x''
+) STRICT;
+
+-- Of a user's live futures there are few, so that the groups of finished ones alone are worth an index: to
+-- keep one costs as much as all the rest of storing a future, and this way nobody waits for it.
+CREATE UNIQUE INDEX IF NOT EXISTS futureserver_events_txn_key_idx
+	ON futureserver_events (txn_key) WHERE txn_key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS futureserver_events_user_id_idx
+	ON futureserver_events (user_id) WHERE finished_ts = 0;
+CREATE INDEX IF NOT EXISTS futureserver_events_group_id_idx
+	ON futureserver_events (user_id, group_id) WHERE finished_ts > 0;
+CREATE INDEX IF NOT EXISTS futureserver_events_finished_ts_idx
+	ON futureserver_events (finished_ts) WHERE finished_ts > 0;
+`

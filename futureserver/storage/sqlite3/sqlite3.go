@@ -1,0 +1,81 @@
+// Package sqlite3 keeps futures in a SQLite file of their own, so that no future waits behind the
+// roomserver's writes. One connection writes; others read beside it, which write-ahead logging allows.
+package sqlite3
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"path/filepath"
+	"strings"
+
+	"github.com/gofrs/flock"
+	"github.com/matrix-org/dendrite/internal/sqlutil"
+	"github.com/matrix-org/dendrite/setup/config"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage/shared"
+)
+
+const readers = 4
+
+// Open opens the file that the connection string names, and creates it if need be; its folder must exist.
+// It is this process's alone until Close: beside it lies a lock file, which stays, for the operating system
+// drops the lock of a process that dies. The error wraps storage.ErrLocked if another server has it.
+//
+// The limits in the options do not apply.
+func Open(ctx context.Context, opts *config.DatabaseOptions) (storage.Database, error) {
+	path, err := sqlutil.ParseFileURI(opts.ConnectionString)
+	if err != nil {
+		return nil, fmt.Errorf("futures database: %w", err)
+	}
+	if strings.HasPrefix(path, ":") {
+		return nil, fmt.Errorf("futures database: %s is not a file, and futures must survive a restart", path)
+	}
+	lock, err := acquire(path)
+	if err != nil {
+		return nil, err
+	}
+	w, err := newWriter(ctx, path, lock)
+	if err != nil {
+		return nil, fmt.Errorf("open the futures database %s: %w", path, err)
+	}
+	r, err := sql.Open(sqlutil.SQLITE_DRIVER_NAME, dsn(path, "query_only", "1"))
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	r.SetMaxOpenConns(readers)
+	r.SetMaxIdleConns(readers)
+	return shared.New(ctx, w, r)
+}
+
+// acquire locks a file beside the database, for SQLite's own locks do not survive a second descriptor.
+func acquire(path string) (*flock.Flock, error) {
+	lock := flock.New(path + ".lock")
+	ok, err := lock.TryLock()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("the folder %s of the futures database does not exist", filepath.Dir(path))
+	case err != nil:
+		return nil, fmt.Errorf("lock the futures database: %w", err)
+	case !ok:
+		return nil, fmt.Errorf("%w: %s is locked; stop that server, or give this one a file of its own",
+			storage.ErrLocked, lock.Path())
+	}
+	return lock, nil
+}
+
+// dsn names the file and the pragmas of each connection to it, in the words of both SQLite drivers: mattn's
+// wants _name=value, modernc's, used where there is no C compiler, _pragma=name(value). Each ignores the other's.
+func dsn(path string, pragmas ...string) string {
+	q := url.Values{"_txlock": {"immediate"}} // a writer that waits for the lock is better than one that fails
+	pragmas = append(pragmas, "busy_timeout", "10000")
+	for i := 0; i < len(pragmas); i += 2 {
+		q.Set("_"+pragmas[i], pragmas[i+1])
+		q.Add("_pragma", fmt.Sprintf("%s(%s)", pragmas[i], pragmas[i+1]))
+	}
+	return "file:" + (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath() + "?" + q.Encode()
+}

@@ -1,0 +1,203 @@
+package sqlite3
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strconv"
+
+	"github.com/gofrs/flock"
+	"github.com/matrix-org/dendrite/internal/sqlutil"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage/shared"
+)
+
+// Parameters are ?1, ?2, ...: SQLite takes $2 for a name and numbers names as they appear.
+const (
+	insertEvent = `
+INSERT INTO futureserver_events (nid, secret, policy, timeout_ms, user_id, room_id, type, state_key, content,
+	group_id, created_ts, base, device_id, session_id, txn_id, txn_key)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) ON CONFLICT DO NOTHING`
+
+	insertTimer = `
+INSERT INTO futureserver_timers (nid, state, policy, secret, deadline_ts, timeout_ms, key_hash, user_id, room_id, group_id)
+VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)`
+
+	// One statement for all, fed with {"nid": deadline, ...}, is three times as fast as one for each.
+	raiseDeadlines = `
+UPDATE futureserver_timers SET deadline_ts = e.value FROM json_each(?1) AS e
+WHERE nid = CAST(e.key AS INTEGER) AND state = 1 AND deadline_ts < e.value`
+
+	setDeadlines = `
+UPDATE futureserver_timers SET deadline_ts = e.value FROM json_each(?1) AS e
+WHERE nid = CAST(e.key AS INTEGER) AND state = 1`
+
+	claimTimer = `
+UPDATE futureserver_timers SET state = 2 WHERE nid = ?1 AND (state = 1
+	OR EXISTS (SELECT 1 FROM futureserver_events AS e WHERE e.nid = ?1 AND e.event_id = ?2))`
+
+	storeEvent = `UPDATE futureserver_events SET event_id = ?2, pdu = ?3 WHERE nid = ?1`
+
+	deleteTimer = `DELETE FROM futureserver_timers WHERE nid = ?1`
+
+	endEvent = `
+UPDATE futureserver_events SET state = ?2, finished_ts = ?3, failure_kind = ?4, failure_message = ?5 WHERE nid = ?1`
+)
+
+// writer is the one connection that writes. Its statements run to their end whatever becomes of the
+// context: they take microseconds, and the driver would start a goroutine for each to watch it.
+type writer struct {
+	lock *flock.Flock
+	db   *sql.DB // of one connection
+
+	insertEvent, insertTimer, raise, set, claim, store, disarm, end *sql.Stmt
+}
+
+var _ shared.Writer = (*writer)(nil)
+
+// newWriter opens the connection and makes the tables. It owns the lock from now on, even if it fails.
+func newWriter(ctx context.Context, path string, lock *flock.Flock) (*writer, error) {
+	// FULL, because what has been answered must survive a power cut: the driver's default in WAL mode is less.
+	db, err := sql.Open(sqlutil.SQLITE_DRIVER_NAME, dsn(path, "journal_mode", "WAL", "synchronous", "FULL"))
+	if err != nil {
+		return nil, errors.Join(err, lock.Unlock())
+	}
+	db.SetMaxOpenConns(1)
+	w := &writer{lock: lock, db: db}
+	_, err = db.ExecContext(ctx, schema)
+	for _, s := range []struct {
+		stmt **sql.Stmt
+		text string
+	}{
+		{&w.insertEvent, insertEvent}, {&w.insertTimer, insertTimer}, {&w.raise, raiseDeadlines}, {&w.set, setDeadlines},
+		{&w.claim, claimTimer}, {&w.store, storeEvent}, {&w.disarm, deleteTimer}, {&w.end, endEvent},
+	} {
+		if err == nil {
+			*s.stmt, err = db.PrepareContext(ctx, s.text)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return w, nil
+}
+
+// Begin implements shared.Writer.
+func (w *writer) Begin(ctx context.Context) (*sql.Tx, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return w.db.BeginTx(context.WithoutCancel(ctx), nil)
+}
+
+// Close implements shared.Writer.
+func (w *writer) Close() error { return errors.Join(w.db.Close(), w.lock.Unlock()) }
+
+// Insert implements shared.Writer.
+func (w *writer) Insert(_ context.Context, tx *sql.Tx, futures []*api.Future) ([]bool, error) {
+	event, timer := tx.Stmt(w.insertEvent), tx.Stmt(w.insertTimer)
+	stored := make([]bool, len(futures))
+	for i, f := range futures {
+		var stateKey, txnKey any
+		if f.StateKey != nil {
+			stateKey = []byte(*f.StateKey)
+		}
+		if len(f.TxnKey) > 0 {
+			txnKey = f.TxnKey
+		}
+		nid, policy, timeout := int64(f.NID), int64(f.Policy), f.Timeout.Milliseconds()
+		user, room := []byte(f.UserID), []byte(f.RoomID)
+		n, err := affected(event.Exec(nid, f.Secret[:], policy, timeout, user, room, []byte(f.Type), stateKey,
+			[]byte(f.Content), []byte(f.GroupID), f.Created, []byte(f.Base), []byte(f.DeviceID), f.SessionID, []byte(f.TxnID), txnKey))
+		if err != nil {
+			return nil, err
+		}
+		if stored[i] = n > 0; !stored[i] {
+			continue
+		}
+		group := []byte(shared.TimerGroupID(f))
+		if _, err = timer.Exec(nid, policy, f.Secret[:], f.Deadline, timeout, int64(shared.KeyHash(f)), user, room, group); err != nil {
+			return nil, err
+		}
+	}
+	return stored, nil
+}
+
+// Extend implements shared.Writer.
+func (w *writer) Extend(_ context.Context, tx *sql.Tx, extends []storage.Extend) error {
+	raise, set := []byte{'{'}, []byte{'{'}
+	for _, e := range extends {
+		if e.Exact {
+			set = appendDeadline(set, e)
+		} else {
+			raise = appendDeadline(raise, e)
+		}
+	}
+	if len(raise) > 1 {
+		if _, err := tx.Stmt(w.raise).Exec(string(append(raise, '}'))); err != nil {
+			return err
+		}
+	}
+	if len(set) > 1 {
+		if _, err := tx.Stmt(w.set).Exec(string(append(set, '}'))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func appendDeadline(object []byte, e storage.Extend) []byte {
+	if len(object) > 1 {
+		object = append(object, ',')
+	}
+	object = append(strconv.AppendInt(append(object, '"'), int64(e.NID), 10), '"', ':')
+	return strconv.AppendInt(object, e.Deadline, 10)
+}
+
+// Claim implements shared.Writer.
+func (w *writer) Claim(_ context.Context, tx *sql.Tx, claims []storage.Claim) ([]bool, error) {
+	claim, store := tx.Stmt(w.claim), tx.Stmt(w.store)
+	won := make([]bool, len(claims))
+	for i, c := range claims {
+		nid, eventID := int64(c.NID), []byte(c.Event.ID)
+		n, err := affected(claim.Exec(nid, eventID))
+		if err != nil {
+			return nil, err
+		}
+		if won[i] = n > 0; !won[i] {
+			continue
+		}
+		if _, err = store.Exec(nid, eventID, []byte(c.Event.PDU)); err != nil {
+			return nil, err
+		}
+	}
+	return won, nil
+}
+
+// End implements shared.Writer.
+func (w *writer) End(_ context.Context, tx *sql.Tx, ends []storage.End) error {
+	disarm, end := tx.Stmt(w.disarm), tx.Stmt(w.end)
+	for _, e := range ends {
+		n, err := affected(disarm.Exec(int64(e.NID)))
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			continue
+		}
+		kind, message := shared.Failure(e.Failure)
+		if _, err = end.Exec(int64(e.NID), int64(e.State), e.At, int64(kind), []byte(message)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func affected(r sql.Result, err error) (int64, error) {
+	if err != nil {
+		return 0, err
+	}
+	return r.RowsAffected()
+}

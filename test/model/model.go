@@ -1,0 +1,280 @@
+// Package model is the specification of futures as a small program: what an observer who sees only requests,
+// answers and rooms may see. It knows nothing of how the server works. Tests feed it what happened and it
+// says what must not have happened (design, "Invariants"; gen0-futures, sections 4 and 5).
+package model
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// World is everything that was asked for and everything that came of it.
+type World struct {
+	// Slack is how much later than its deadline a refreshed future may fire after a crash.
+	Slack time.Duration
+	// Grace is how late a future may be because machines are not infinitely fast.
+	Grace time.Duration
+
+	futures []*Future
+	groups  map[string]*Group
+}
+
+// Group is a set of futures of which at most one reaches a room.
+type Group struct {
+	Name    string
+	Members []*Future
+	over    bool // its end has been seen: an event, or the death of its last timeout future
+	doubt   bool // it may have ended unseen: its room refused events, or it has a member that nobody knows
+}
+
+// Future is one accepted request.
+type Future struct {
+	Name    string
+	Group   *Group
+	Room    string
+	Key     string        // of its piece of state; "" for a message
+	Timeout time.Duration // 0: an action future
+
+	// Its timer runs out at a time between the two.
+	earliest, latest time.Time
+	asked            bool      // somebody used its send token and was not told that it failed
+	dead             bool      // cancelled or invalidated, for certain
+	silenced         bool      // newer state was there before the deadline: it must not be sent
+	mayDie           bool      // newer state came: the server closes it when it hears of that
+	Sent             time.Time // when its event reached the room
+}
+
+// New returns an empty world.
+func New(slack, grace time.Duration) *World {
+	return &World{Slack: slack, Grace: grace, groups: map[string]*Group{}}
+}
+
+// Created records a request that was answered 200; its timer was started between asked and answered.
+func (w *World) Created(f *Future, group string, asked, answered time.Time) {
+	g := w.groups[group]
+	if g == nil {
+		g = &Group{Name: group}
+		w.groups[group] = g
+	}
+	f.Group = g
+	g.Members = append(g.Members, f)
+	f.earliest, f.latest = asked.Add(f.Timeout), answered.Add(f.Timeout)
+	w.futures = append(w.futures, f)
+}
+
+// Unanswered records a request to create a future that had no answer.
+func (w *World) Unanswered(group string) {
+	if w.groups[group] == nil {
+		w.groups[group] = &Group{Name: group}
+	}
+	w.groups[group].doubt = true
+}
+
+// GroupOpen says whether a group of that name certainly is open (1), certainly is over (-1), or either (0).
+func (w *World) GroupOpen(group string, now time.Time) int {
+	g := w.groups[group]
+	switch {
+	case g != nil && g.doubt:
+		return 0
+	case g == nil || g.over:
+		return -1
+	case !g.mayBeOver(now):
+		return 1
+	}
+	return 0
+}
+
+// Refreshed judges the answer to a refresh token.
+func (w *World) Refreshed(f *Future, ok bool, asked, answered time.Time) error {
+	if !ok {
+		return w.gone(f, asked)
+	}
+	if err := f.mustBeLive("refreshed"); err != nil {
+		return err
+	}
+	f.earliest, f.latest = asked.Add(f.Timeout), answered.Add(f.Timeout)
+	return nil
+}
+
+// Cancelled judges the answer to a cancel token.
+func (w *World) Cancelled(f *Future, ok bool, asked time.Time) error {
+	if !ok {
+		return w.gone(f, asked)
+	}
+	if err := f.mustBeLive("cancelled"); err != nil {
+		return err
+	}
+	f.dead = true
+	f.Group.settle()
+	return nil
+}
+
+// Asked records that a send token is about to be used.
+func (w *World) Asked(f *Future) { f.asked = true }
+
+// Answer is how a send token's use ended.
+type Answer uint8
+
+const (
+	OK      Answer = iota // 200
+	Gone                  // 410
+	Refused               // the error that /send would have given: the future stays as it was
+	Unclear               // no answer
+)
+
+// Answered judges the answer to a send token.
+func (w *World) Answered(f *Future, a Answer, asked time.Time) error {
+	switch {
+	case a == OK && f.Sent.IsZero():
+		return fmt.Errorf("%s: its send token answered 200 and there is no event", f.Name)
+	case a == Gone:
+		return w.gone(f, asked)
+	case a == Refused:
+		f.asked = false
+	}
+	return nil
+}
+
+// gone judges a 410 for a request made at that time.
+func (w *World) gone(f *Future, asked time.Time) error {
+	if f.dead || f.mayDie || f.Group.mayBeOver(asked) {
+		return nil
+	}
+	return fmt.Errorf("%s: 410, but it is scheduled until %v", f.Name, f.earliest)
+}
+
+// NewerState records that another event was answered 200 as the room's state for that key. If heard, the server
+// has also been told, and has closed the futures.
+func (w *World) NewerState(room, key string, heard bool, now time.Time) {
+	for _, f := range w.futures {
+		if f.Room != room || f.Key != key || f.Key == "" || f.over() {
+			continue
+		}
+		f.mayDie = true
+		f.silenced = f.silenced || now.Before(f.earliest) && !f.asked
+		f.dead = f.dead || f.silenced && heard
+		f.Group.settle()
+	}
+}
+
+// RoomRefuses records that the room refuses events, so that its futures may end without one.
+func (w *World) RoomRefuses(room string) {
+	for _, f := range w.futures {
+		if f.Room == room && !f.over() {
+			f.Group.doubt = true
+		}
+	}
+}
+
+// Restarted records that the server is back after a crash.
+func (w *World) Restarted(now time.Time) {
+	for _, f := range w.futures {
+		if f.Timeout == 0 || f.over() {
+			continue
+		}
+		late := f.latest.Add(w.Slack)
+		if full := now.Add(f.Timeout); late.After(full) {
+			late = full
+		}
+		f.latest = later(late, now)
+	}
+}
+
+// Happened judges an event that has appeared in its room.
+func (w *World) Happened(f *Future, at time.Time) error {
+	switch {
+	case !f.Sent.IsZero():
+		return fmt.Errorf("%s: doubled", f.Name)
+	case f.dead || f.silenced:
+		return fmt.Errorf("%s: sent, though it was cancelled or invalidated before", f.Name)
+	case !f.asked && f.Timeout == 0:
+		return fmt.Errorf("%s: an action future was sent without its token", f.Name)
+	case !f.asked && at.Before(f.earliest):
+		return fmt.Errorf("%s: early by %v", f.Name, f.earliest.Sub(at))
+	}
+	for _, m := range f.Group.Members {
+		if !m.Sent.IsZero() {
+			return fmt.Errorf("%s: the group has sent %s already", f.Name, m.Name)
+		}
+	}
+	f.Sent = at
+	f.Group.over = true
+	if f.Key != "" {
+		for _, o := range w.futures {
+			if o != f && o.Room == f.Room && o.Key == f.Key && !o.over() {
+				o.mayDie = true
+				o.Group.settle()
+			}
+		}
+	}
+	return nil
+}
+
+// Late returns what should have happened by now in rooms that work: groups whose timers have run out and that
+// have no event. All their members are over for this world afterwards.
+func (w *World) Late(now time.Time) error {
+	var errs []error
+	for _, g := range w.groups {
+		for _, f := range g.Members {
+			if !g.over && !g.doubt && f.Timeout != 0 && !f.dead && !f.mayDie && now.After(f.latest.Add(w.Grace)) {
+				errs = append(errs, fmt.Errorf("%s: lost or late: it should have fired at %v", f.Name, f.latest))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Horizon is a time by which every timer has run out.
+func (w *World) Horizon() (t time.Time) {
+	for _, f := range w.futures {
+		t = later(t, f.latest)
+	}
+	return t
+}
+
+func (f *Future) over() bool { return f.dead || f.Group.over }
+
+func (f *Future) mustBeLive(what string) error {
+	if f.over() {
+		return fmt.Errorf("%s: %s, though it was over", f.Name, what)
+	}
+	return nil
+}
+
+// settle notes that a group without a timeout future is over.
+func (g *Group) settle() {
+	for _, f := range g.Members {
+		if f.Timeout != 0 && !f.dead {
+			return
+		}
+	}
+	g.over = true
+}
+
+// mayBeOver reports whether anything can have ended the group by now: an event, a timer, a send token.
+func (g *Group) mayBeOver(now time.Time) bool {
+	if g.over || g.doubt {
+		return true
+	}
+	timers := 0
+	for _, f := range g.Members {
+		if f.dead {
+			continue
+		}
+		if f.asked || f.Timeout != 0 && !now.Before(f.earliest) {
+			return true
+		}
+		if f.Timeout != 0 && !f.mayDie {
+			timers++
+		}
+	}
+	return timers == 0
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,101 @@
+package storagetest
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+)
+
+// model is storage.Database said briefly: what a batch does to futures, one after the other.
+type model map[api.NID]*api.Future
+
+func (m model) commit(b *storage.Batch) storage.Result {
+	r := storage.Result{Duplicate: make([]bool, len(b.Inserts)), Lost: make([]bool, len(b.Claims))}
+	for i, f := range b.Inserts {
+		r.Duplicate[i] = m.insert(f)
+	}
+	for _, e := range b.Extends {
+		if f := m[e.NID]; f != nil && f.State == api.Scheduled && (e.Exact || e.Deadline > f.Deadline) {
+			f.Deadline = e.Deadline
+		}
+	}
+	for i, c := range b.Claims {
+		r.Lost[i] = !m.claim(c)
+	}
+	for _, e := range b.Ends {
+		m.end(e)
+	}
+	for nid, f := range m {
+		if !f.State.Live() && f.Finished < b.ForgetBefore {
+			delete(m, nid)
+			r.Forgotten++
+		}
+	}
+	return r
+}
+
+func (m model) insert(f *api.Future) (duplicate bool) {
+	if m[f.NID] != nil {
+		return false
+	}
+	if m.byTransaction(f.TxnKey) != nil {
+		return true
+	}
+	stored := *f
+	m[f.NID] = &stored
+	return false
+}
+
+func (m model) claim(c storage.Claim) (won bool) {
+	f := m[c.NID]
+	if f == nil || !f.State.Live() || f.Event != nil && f.Event.ID != c.Event.ID {
+		return false
+	}
+	f.State, f.Event = api.Sending, c.Event
+	for _, nid := range c.Discards {
+		m.end(storage.End{NID: nid, State: api.Discarded, At: c.At})
+	}
+	return true
+}
+
+func (m model) end(e storage.End) {
+	if f := m[e.NID]; f != nil && f.State.Live() {
+		f.State, f.Finished, f.Failure, f.Deadline = e.State, e.At, e.Failure, 0
+	}
+}
+
+func (m model) byTransaction(key []byte) *api.Future {
+	for _, f := range m {
+		if len(key) > 0 && bytes.Equal(f.TxnKey, key) {
+			return f
+		}
+	}
+	return nil
+}
+
+func (m model) groupUsed(userID, groupID string) bool {
+	for _, f := range m {
+		if f.UserID == userID && f.GroupID == groupID {
+			return true
+		}
+	}
+	return false
+}
+
+// live returns the live futures that match, in order of NID.
+func (m model) live(filter api.Filter) (futures []*api.Future) {
+	for _, nid := range slices.Sorted(maps.Keys(m)) {
+		f := m[nid]
+		if f.State.Live() &&
+			(filter.UserID == "" || filter.UserID == f.UserID) &&
+			(filter.RoomID == "" || filter.RoomID == f.RoomID) &&
+			(filter.NID == 0 || filter.NID == nid) &&
+			(filter.Limit == 0 || len(futures) < filter.Limit) {
+			futures = append(futures, f)
+		}
+	}
+	return futures
+}

@@ -1,0 +1,220 @@
+package storagetest
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+)
+
+// Few values, so that they meet; odd ones, because clients send what they like.
+var (
+	users  = []string{"@alice:example.org", "@\x00bob\xff:example.org"}
+	rooms  = []string{"!a:example.org", "!b\x00:example.org"}
+	keys   = []string{"", "@alice:example.org", "\xed\xa0\x80\x00'\\"}
+	groups = []string{"", "call", "\x00\xfe"}
+)
+
+// tb is what testing.T and rapid.T have in common and we need.
+type tb interface {
+	Helper()
+	Context() context.Context
+	Fatal(...any)
+	Fatalf(string, ...any)
+}
+
+// random applies random batches to the database and to the model, opens it anew now and then, and compares.
+func random(t *testing.T, create Source) {
+	rapid.Check(t, func(rt *rapid.T) {
+		opts := create(t)
+		db := open(rt, opts)
+		defer func() { db.Close() }()
+		m, d := model{}, drawer{T: rt}
+		for range rapid.IntRange(1, 12).Draw(rt, "batches") {
+			b := d.batch()
+			for range rapid.IntRange(1, 2).Draw(rt, "times") {
+				want := m.commit(b)
+				if got, err := db.Commit(t.Context(), b); err != nil {
+					rt.Fatal(err)
+				} else if !reflect.DeepEqual(got, want) {
+					rt.Fatalf("the batch's result is %+v, want %+v", got, want)
+				}
+			}
+			if rapid.IntRange(0, 3).Draw(rt, "reopen") == 0 {
+				db.Close()
+				db = open(rt, opts)
+				compare(rt, db, m, d.drawn)
+			}
+			compareTimers(rt, db, m)
+		}
+		compare(rt, db, m, d.drawn)
+	})
+}
+
+// drawer draws batches about futures that are, were, will be or never were stored.
+type drawer struct {
+	*rapid.T
+	drawn []*api.Future // drawn[i] has the NID i+1
+}
+
+func (d *drawer) batch() *storage.Batch {
+	b := &storage.Batch{}
+	known := len(d.drawn)
+	for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, known+3), 0, 5, rapid.ID).Draw(d.T, "inserts") {
+		if i < known {
+			b.Inserts = append(b.Inserts, d.drawn[i]) // once more
+		} else {
+			f := d.future(api.NID(len(d.drawn) + 1))
+			d.drawn = append(d.drawn, f)
+			b.Inserts = append(b.Inserts, f)
+		}
+	}
+	for range d.int(0, 4, "extends") {
+		b.Extends = append(b.Extends, storage.Extend{NID: d.nid(), Deadline: d.time(), Exact: rapid.Bool().Draw(d.T, "exact")})
+	}
+	for range d.int(0, 3, "claims") {
+		c := storage.Claim{NID: d.nid(), At: d.time()}
+		id := fmt.Sprintf("$%d-%d", c.NID, d.int(0, 1, "event"))
+		c.Event = &api.Event{ID: id, PDU: []byte(`{"id":"` + id + "\x00" + `"}`)}
+		for range d.int(0, 2, "discards") {
+			c.Discards = append(c.Discards, d.nid())
+		}
+		b.Claims = append(b.Claims, c)
+	}
+	for range d.int(0, 3, "ends") {
+		e := storage.End{NID: d.nid(), At: d.time(), State: api.State(d.int(int(api.Sent), int(api.Discarded), "state"))}
+		if e.State == api.Failed {
+			e.Failure = &api.Refusal{Kind: api.Forbidden, Message: "not you,\x00 \xff"}
+		}
+		b.Ends = append(b.Ends, e)
+	}
+	if rapid.Bool().Draw(d.T, "forget") {
+		b.ForgetBefore = d.time()
+	}
+	return b
+}
+
+func (d *drawer) future(nid api.NID) *api.Future {
+	f := sample(nid)
+	f.UserID = rapid.SampledFrom(users).Draw(d.T, "user")
+	f.RoomID = rapid.SampledFrom(rooms).Draw(d.T, "room")
+	if g := rapid.SampledFrom(groups).Draw(d.T, "group"); g != "" {
+		f.GroupID = g
+	}
+	if rapid.Bool().Draw(d.T, "message") {
+		f.StateKey, f.Base = nil, ""
+	} else {
+		key := rapid.SampledFrom(keys).Draw(d.T, "state key")
+		f.StateKey = &key
+	}
+	if n := d.int(0, 5, "transaction"); n > 0 {
+		f.TxnKey = []byte{0, byte(n), 0xff}
+	} else {
+		f.TxnKey = nil
+	}
+	if rapid.Bool().Draw(d.T, "action") {
+		f.Timeout, f.Deadline = 0, 0
+	} else {
+		f.Deadline = d.time()
+	}
+	return f
+}
+
+func (d *drawer) nid() api.NID { return api.NID(d.int(1, len(d.drawn)+1, "nid")) }
+
+func (d *drawer) time() int64 { return int64(d.int(1, 100, "ms")) }
+
+func (d *drawer) int(lo, hi int, label string) int { return rapid.IntRange(lo, hi).Draw(d.T, label) }
+
+// sample is a timeout future for a piece of state, every field of which is set to something of its own.
+func sample(nid api.NID) *api.Future {
+	stateKey := fmt.Sprintf("key %d", nid)
+	f := &api.Future{
+		NID: nid, Secret: api.Secret{byte(nid), byte(nid >> 8), byte(nid >> 16), 0, 0xff}, State: api.Scheduled, Policy: api.CancelOnNewerState,
+		UserID: users[0], RoomID: rooms[0], Type: fmt.Sprintf("type %d", nid), StateKey: &stateKey,
+		Content: []byte(fmt.Sprintf(`{"n":%d}`, nid)),
+		Timeout: time.Duration(nid) * time.Second, Deadline: 1e12 + int64(nid)*1000, Created: 1e12,
+		Base: fmt.Sprintf("$base %d", nid), DeviceID: "DEVICE\x00", SessionID: 1<<62 + int64(nid), TxnID: fmt.Sprintf("txn \xff%d", nid),
+		TxnKey: []byte(fmt.Sprintf("key of %d", nid)),
+	}
+	f.GroupID = f.Token(api.GroupToken).String()
+	return f
+}
+
+// compare looks at everything by all roads.
+func compare(t tb, db storage.Database, m model, drawn []*api.Future) {
+	t.Helper()
+	compareTimers(t, db, m)
+	for _, f := range drawn {
+		got, err := db.Load(t.Context(), f.NID)
+		check(t, "Load", got, err, m[f.NID])
+		got, err = db.LoadByTransaction(t.Context(), f.TxnKey)
+		check(t, "LoadByTransaction", got, err, m.byTransaction(f.TxnKey))
+		used, err := db.GroupUsed(t.Context(), f.UserID, f.GroupID)
+		check(t, "GroupUsed", used, err, m.groupUsed(f.UserID, f.GroupID))
+		compareBase(t, db, m, f.NID)
+	}
+	for _, filter := range []api.Filter{
+		{}, {UserID: users[1]}, {RoomID: rooms[1]}, {UserID: users[0], RoomID: rooms[1], Limit: 2}, {NID: 1}, {Limit: 1}, {NID: 2, UserID: users[0]},
+	} {
+		got, err := db.Select(t.Context(), filter)
+		check(t, fmt.Sprintf("Select(%+v)", filter), got, err, m.live(filter))
+	}
+}
+
+func compareBase(t tb, db storage.Database, m model, nid api.NID) {
+	t.Helper()
+	var want storage.Base
+	isState := false
+	if f := m[nid]; f != nil {
+		if want.StateKeyTuple, isState = f.Tuple(); isState {
+			want.EventID = f.Base
+		}
+	}
+	got, ok, err := db.LoadBase(t.Context(), nid)
+	check(t, "LoadBase", got, err, want)
+	check(t, "LoadBase", ok, nil, isState)
+}
+
+// compareTimers compares the narrow table, which is all that a restart sees.
+func compareTimers(t tb, db storage.Database, m model) {
+	t.Helper()
+	var got, want []storage.Timer
+	highest, err := db.Scan(t.Context(), func(timer *storage.Timer) error {
+		c := *timer
+		c.UserID, c.RoomID, c.GroupID = slices.Clone(c.UserID), slices.Clone(c.RoomID), append([]byte{}, c.GroupID...)
+		got = append(got, c)
+		return nil
+	})
+	for _, f := range m.live(api.Filter{}) {
+		w := storage.Timer{NID: f.NID, State: f.State, Policy: f.Policy, Secret: f.Secret, Deadline: f.Deadline, Timeout: f.Timeout,
+			UserID: []byte(f.UserID), RoomID: []byte(f.RoomID), GroupID: []byte(f.GroupID)}
+		if tuple, ok := f.Tuple(); ok {
+			w.KeyHash = storage.KeyHash(tuple.Type, tuple.StateKey)
+		}
+		if f.GroupID == f.Token(api.GroupToken).String() {
+			w.GroupID = []byte{}
+		}
+		want = append(want, w)
+	}
+	check(t, "Scan", got, err, want)
+	check(t, "Scan: the highest NID", highest, nil, slices.Max(append(slices.Collect(maps.Keys(m)), 0)))
+}
+
+func check(t tb, what string, got any, err error, want any) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("%s returned\n%+v, want\n%+v", what, got, want)
+	}
+}

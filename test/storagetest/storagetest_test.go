@@ -1,0 +1,80 @@
+package storagetest
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/matrix-org/dendrite/setup/config"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+)
+
+// holdEnv tells a child process which database to open and hold until it is killed.
+const holdEnv = "STORAGETEST_HOLD"
+
+func TestMain(m *testing.M) {
+	if source := os.Getenv(holdEnv); source != "" {
+		hold(config.DataSource(source))
+	}
+	os.Exit(m.Run())
+}
+
+func TestSQLite(t *testing.T) { t.Parallel(); Run(t, SQLite) }
+
+func TestPostgres(t *testing.T) {
+	t.Parallel()
+	Postgres(t)
+	Run(t, Postgres)
+}
+
+func TestKillSQLite(t *testing.T)   { t.Parallel(); kill(t, SQLite(t)) }
+func TestKillPostgres(t *testing.T) { t.Parallel(); kill(t, Postgres(t)) }
+
+// kill kills a server in the middle of its life: what it has committed is there, and its lock is not.
+func kill(t *testing.T, opts *config.DatabaseOptions) {
+	for range 3 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), holdEnv+"="+string(opts.ConnectionString))
+		cmd.Stderr = os.Stderr
+		stdin, err := cmd.StdinPipe() // open until the child is dead
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stdin.Close()
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err = cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(stdout).ReadString('\n'); line != "committed\n" {
+			t.Fatalf("the child said %q, %v", line, err)
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		db := MustOpen(t, opts)
+		if load(t, db, 1) == nil {
+			t.Error("what was committed is gone")
+		}
+		db.Close()
+	}
+}
+
+func hold(source config.DataSource) {
+	db, err := Open(&config.DatabaseOptions{ConnectionString: source})
+	if err == nil {
+		_, err = db.Commit(context.Background(), &storage.Batch{Inserts: samples(1)})
+	}
+	if err != nil {
+		println(err.Error())
+		os.Exit(1)
+	}
+	os.Stdout.WriteString("committed\n")
+	io.Copy(io.Discard, os.Stdin)
+	os.Exit(1)
+}
