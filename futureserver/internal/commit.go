@@ -25,13 +25,13 @@ const (
 // batch is one transaction and those who wait for it.
 type batch struct {
 	storage.Batch
-	slots   []uint32 // of Inserts
-	again   []bool   // of Inserts: state changed while it was being stored
-	failed  []error  // of Inserts, nil if all went well
-	raises  []raise  // of Extends
-	result  storage.Result
-	err     error // of everything but the inserts
-	done    chan struct{}
+	slots  []uint32 // of Inserts
+	again  []bool   // of Inserts: state changed while it was being stored
+	failed []error  // of Inserts, nil if all went well
+	raises []raise  // of Extends
+	result storage.Result
+	err    error // of everything but the inserts
+	done   chan struct{}
 }
 
 // raise is what memory learns when Extends[i] is durable.

@@ -40,6 +40,7 @@ type fakeRooms struct {
 	shown     int
 	builds    int
 
+	unclear          api.NID        // its events vanish without a trace
 	inFlight         map[string]int // submissions by room
 	most, mostInRoom int
 }
@@ -69,6 +70,12 @@ func (r *fakeRooms) ill() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.mode != working
+}
+
+func (r *fakeRooms) setUnclear(nid api.NID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unclear = nid
 }
 
 // refuses reports whether events come to nothing.
@@ -176,7 +183,7 @@ func (r *fakeRooms) Submit(ctx context.Context, f *api.Future) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.submitted[f.Event.ID]++
-	if r.mode == softFailing || r.mode == stranding && r.submitted[f.Event.ID] < 2 {
+	if r.unclear == f.NID || r.mode == softFailing || r.mode == stranding && r.submitted[f.Event.ID] < 2 {
 		return nil
 	}
 	if !r.arrived[f.Event.ID] {
@@ -199,6 +206,8 @@ func (r *fakeRooms) Verdict(ctx context.Context, f *api.Future) (api.Verdict, er
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
+	case r.unclear == f.NID:
+		return api.Unknown, nil
 	case r.arrived[f.Event.ID] && r.mode != deaf:
 		return api.Proved, nil
 	case r.mode == softFailing:

@@ -8,6 +8,14 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
+// len counts the tokens in the index.
+func (x *index) len() (n int) {
+	for i := range x.shards {
+		n += x.shards[i].used
+	}
+	return n
+}
+
 // The token index against a map. All tokens are forced into one shard and few fingerprints, so that runs,
 // gaps and equal fingerprints happen all the time.
 func TestIndexAgainstMap(t *testing.T) {

@@ -22,6 +22,7 @@ type room struct {
 	watched []uint32 // its state futures that newer state closes
 	queue   jobHeap
 	busy    bool // a job is in flight, or the room is backing off after a failure
+	aside   int  // jobs that have failed for long and wait for another try
 	place   int  // in the ready heap, from 1; 0 if it is not there
 }
 
@@ -163,24 +164,40 @@ func (s *Server) dispatch() {
 	s.metrics.waiting(len(s.ready))
 }
 
+// patient is after how many failures in a row a job no longer holds up the others of its room.
+const patient = 8
+
 // advance takes one job as far as it goes now. A job that has to wait stays first in its room, and the room
-// waits with it, but nobody else does.
+// waits with it, but nobody else does. One that has failed for long waits alone.
 func (s *Server) advance(rm *room, j job) {
 	pause := s.fire(&j)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inFlight--
-	if pause > 0 {
-		heap.Push(&rm.queue, j)
-		time.AfterFunc(pause, func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.release(rm)
-		})
-	} else {
+	switch {
+	case pause == 0:
 		s.release(rm)
+	case j.attempt < patient:
+		heap.Push(&rm.queue, j)
+		time.AfterFunc(pause, s.locked(func() { s.release(rm) }))
+	default:
+		rm.aside++
+		s.release(rm)
+		time.AfterFunc(pause, s.locked(func() {
+			rm.aside--
+			s.enqueue(rm, j)
+		}))
 	}
 	s.dispatch()
+}
+
+// locked returns f with the lock around it.
+func (s *Server) locked(f func()) func() {
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		f()
+	}
 }
 
 // release makes a room free for its next job. Under the lock.

@@ -136,17 +136,17 @@ func (s *simulation) run(program []op) (err error) {
 
 // step does one thing; if that runs into the step at which the process is to die, it dies there.
 func (s *simulation) step(o op) error {
-	done := make(chan error, 1)
+	done, freezer := make(chan error, 1), s.freezer
 	go func() { done <- s.do(o) }()
 	select {
 	case err := <-done:
 		synctest.Wait()
-		if err != nil || !s.freezer.isFrozen() {
+		if err != nil || !freezer.isFrozen() {
 			return err
 		}
-		s.server.crash(s.freezer)
-	case <-s.freezer.frozen:
-		s.server.crash(s.freezer)
+		s.server.crash(freezer)
+	case <-freezer.frozen:
+		s.server.crash(freezer)
 		if err := <-done; err != nil {
 			return err
 		}

@@ -153,7 +153,7 @@ func (t *table) drop(slot uint32) {
 
 // tidyRoom forgets a room that nothing needs any more.
 func (t *table) tidyRoom(rm *room) {
-	if rm.live == 0 && !rm.busy && len(rm.queue) == 0 {
+	if rm.live == 0 && !rm.busy && rm.aside == 0 && len(rm.queue) == 0 {
 		t.rooms.drop(t.rooms.numbers[rm.id], rm.id)
 	}
 }

@@ -1,0 +1,125 @@
+package sqlite3
+
+import (
+	"context"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/matrix-org/dendrite/setup/config"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+)
+
+// What both databases promise is tested in test/storagetest; here is what only files have.
+
+func optionsFor(path string) *config.DatabaseOptions {
+	return &config.DatabaseOptions{ConnectionString: config.DataSource((&url.URL{Scheme: "file", Path: path}).String())}
+}
+
+func future() *api.Future {
+	return &api.Future{NID: 1, Secret: api.NewSecret(), UserID: "@alice:example.org", Content: []byte("{}")}
+}
+
+// In a bubble time stands still until every goroutine waits, and nothing may outlive it: the whole storage
+// must live and die inside.
+func TestBubble(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "futureserver.db")
+	synctest.Test(t, func(t *testing.T) {
+		for run := range 2 {
+			db, err := Open(t.Context(), optionsFor(path))
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+			f := future()
+			f.NID += api.NID(run)
+			if _, err = db.Commit(ctx, &storage.Batch{Inserts: []*api.Future{f}}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Hour)
+			n := 0
+			highest, err := db.Scan(ctx, func(*storage.Timer) error { n++; return nil })
+			if err != nil || n != run+1 || highest != f.NID {
+				t.Errorf("run %d: %d timers, the highest %d, %v", run, n, highest, err)
+			}
+			cancel()
+			if err = db.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestPragmas(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "futureserver.db")
+	lock, err := acquire(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := newWriter(t.Context(), path, lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "busy_timeout": "10000"} {
+		var got string
+		if err = w.db.QueryRow("PRAGMA " + pragma).Scan(&got); err != nil || got != want {
+			t.Errorf("%s is %q, %v; want %q", pragma, got, err, want)
+		}
+	}
+}
+
+func TestOddPath(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a ?b#c%20d&e.db")
+	db, err := Open(t.Context(), optionsFor(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err = os.Stat(path); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRefusedPaths(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "nowhere")
+	for source, want := range map[config.DataSource]string{
+		config.DataSource("file:" + dir + "/futureserver.db"): "the folder " + dir + " of the futures database does not exist",
+		"file::memory:": "not a file",
+		"file:":         "invalid file uri",
+	} {
+		db, err := Open(t.Context(), &config.DatabaseOptions{ConnectionString: source})
+		if err == nil {
+			db.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want: %s", source, err, want)
+		}
+	}
+}
+
+// A file that is no database must not be touched, and must not stay locked.
+func TestNotADatabase(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "futureserver.db")
+	text := strings.Repeat("This is somebody's diary. ", 100)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if db, err := Open(t.Context(), optionsFor(path)); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("Open returned %v, %v", db, err)
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != text {
+		t.Errorf("the file holds %.40q, %v", got, err)
+	}
+	lock, err := acquire(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock.Unlock()
+}

@@ -1,0 +1,132 @@
+package roomserver
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	rsapi "github.com/matrix-org/dendrite/roomserver/api"
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+)
+
+// This file holds the rules that are not the room's: which events can become futures at all, and what the
+// client API forbids though the auth rules would let it pass.
+
+func refuse(kind api.RefusalKind, format string, args ...any) error {
+	return &api.Refusal{Kind: kind, Message: fmt.Sprintf(format, args...)}
+}
+
+func unknownRoom() error { return refuse(api.RoomNotFound, "this server does not know the room") }
+
+func notInRoom() error { return refuse(api.Forbidden, "the sender is not in the room") }
+
+// sendable refuses what a single PDU, built here and put into the room, cannot bring about, and what
+// /state refuses whatever the state of the room.
+func (r *Room) sendable(f *api.Future, content map[string]any) error {
+	switch f.Type {
+	case spec.MRoomCreate:
+		return refuse(api.BadEvent, "a room is not created by a future")
+	case "m.room.tombstone":
+		if content["replacement_room"] == f.RoomID {
+			return refuse(api.BadEvent, "a room cannot be replaced by itself")
+		}
+	case spec.MRoomMember:
+		return r.sendableMembership(f, content)
+	}
+	return nil
+}
+
+// sendableMembership lets through what needs no other server's help: profile changes, leaving, kicking,
+// banning, unbanning, and inviting a user of this server.
+func (r *Room) sendableMembership(f *api.Future, content map[string]any) error {
+	if f.StateKey == nil {
+		return refuse(api.BadEvent, "a membership needs a state key")
+	}
+	switch membership := content["membership"]; membership {
+	case spec.Leave, spec.Ban:
+		return nil
+	case spec.Join:
+		if *f.StateKey != f.UserID {
+			return refuse(api.BadEvent, "nobody can join for somebody else")
+		}
+		return nil // the sender is in the room, so it is a change of profile
+	case spec.Invite:
+		if user, err := spec.NewUserID(*f.StateKey, true); err != nil || !r.cfg.Global.IsLocalServerName(user.Domain()) {
+			return refuse(api.BadEvent, "only users of this server can be invited by a future")
+		}
+		return nil
+	default:
+		return refuse(api.BadEvent, "a future cannot set the membership %v", membership)
+	}
+}
+
+// aliasesExist refuses an m.room.canonical_alias with an alias that does not lead to its room, as /state does.
+func (r *Room) aliasesExist(ctx context.Context, d *draft) error {
+	if d.proto.Type != spec.MRoomCanonicalAlias || d.proto.StateKey == nil || *d.proto.StateKey != "" {
+		return nil
+	}
+	wanted := []any{}
+	if alias := d.content["alias"]; alias != nil && alias != "" {
+		wanted = append(wanted, alias)
+	}
+	switch alt := d.content["alt_aliases"].(type) {
+	case nil:
+	case []any:
+		wanted = append(wanted, alt...)
+	default:
+		return refuse(api.BadEvent, "alt_aliases is not a list")
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	var res rsapi.GetAliasesForRoomIDResponse
+	if err := r.rsAPI.GetAliasesForRoomID(ctx, &rsapi.GetAliasesForRoomIDRequest{RoomID: d.proto.RoomID}, &res); err != nil {
+		return err
+	}
+	for _, w := range wanted {
+		if alias, ok := w.(string); !ok || !slices.Contains(res.Aliases, alias) {
+			return refuse(api.BadEvent, "the alias %v does not lead to this room", w)
+		}
+	}
+	return nil
+}
+
+// mayRedact refuses the redaction of somebody else's event by a user without the power for it. The auth
+// rules leave that to the server: they let a user redact every event of the same server. A target that is
+// unknown or gone is no reason to refuse (generation 0, 5.14).
+func (r *Room) mayRedact(ctx context.Context, d *draft) error {
+	if d.proto.Redacts == "" {
+		return nil
+	}
+	var res rsapi.QueryEventsByIDResponse
+	req := rsapi.QueryEventsByIDRequest{RoomID: d.proto.RoomID, EventIDs: []string{d.proto.Redacts}}
+	if err := r.rsAPI.QueryEventsByID(ctx, &req, &res); err != nil {
+		return err
+	}
+	if len(res.Events) == 0 {
+		return nil
+	}
+	target := res.Events[0]
+	if target.RoomID() != d.roomID {
+		return refuse(api.Forbidden, "the event to redact is in another room")
+	}
+	if string(target.SenderID()) == d.proto.SenderID {
+		return nil
+	}
+	levels := d.state(gomatrixserverlib.StateKeyTuple{EventType: spec.MRoomPowerLevels})
+	if levels == nil {
+		return refuse(api.Forbidden, "the sender may not redact other users' events")
+	}
+	power, err := levels.PowerLevels()
+	if err != nil || power.UserLevel(spec.SenderID(d.proto.SenderID)) < power.Redact {
+		return refuse(api.Forbidden, "the sender may not redact other users' events")
+	}
+	return nil
+}
+
+func compareTuples(a, b gomatrixserverlib.StateKeyTuple) int {
+	return cmp.Or(cmp.Compare(a.EventType, b.EventType), cmp.Compare(a.StateKey, b.StateKey))
+}

@@ -1,0 +1,245 @@
+package roomserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/setup/config"
+	"github.com/matrix-org/dendrite/setup/jetstream"
+	"github.com/matrix-org/dendrite/setup/process"
+	"github.com/nats-io/nats.go"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
+)
+
+// ConsumerName is the durable JetStream consumer's name, before Dendrite's prefix.
+const ConsumerName = "FutureServerRoomServerConsumer"
+
+const (
+	// idleThreshold is how long JetStream keeps messages for a reader that does not come back: an operator
+	// who returns to stock Dendrite leaves nothing behind for longer. A running reader renews it all the time.
+	idleThreshold = 24 * time.Hour
+	// ackWait is when JetStream delivers a message anew that was neither acknowledged nor refused.
+	ackWait = 30 * time.Second
+
+	pullBatch = 64
+	pullWait  = 30 * time.Second
+	callWait  = 5 * time.Second // one request to JetStream
+
+	firstPause = 100 * time.Millisecond // between attempts to get JetStream back, doubling
+	longPause  = 30 * time.Second
+)
+
+// RoomWatcher is what a futureserver may offer beside api.FutureInternalAPI: a cheap answer to the question
+// whether newer state in a room could concern any future. Rooms where it could not cost the consumer
+// nothing but the acknowledgement.
+type RoomWatcher interface {
+	HasStateFutures(roomID string) bool
+}
+
+// Consumer reads the roomserver's output and tells the futureserver which pieces of state have changed and
+// which rooms are gone. A message is acknowledged only when the futureserver has made its consequences
+// durable. It is Dendrite's own helper done again, since that one ends the process on any error.
+type Consumer struct {
+	process *process.ProcessContext
+	cfg     *config.JetStream
+	js      nats.JetStreamContext
+	room    *Room
+	ctx     context.Context
+	cancel  context.CancelFunc
+	done    chan struct{} // closed when the loop has ended; nil before Start
+	log     rate.Sometimes
+
+	futures api.FutureInternalAPI
+	watched func(roomID string) bool
+
+	sub    *nats.Subscription
+	missed bool // messages may have been lost since the last comparison with the rooms
+}
+
+// NewConsumer creates the durable consumer, so that no output is lost from now on. Call it before any future
+// exists, then let the futureserver compare its futures with the rooms once, then call Start.
+func NewConsumer(process *process.ProcessContext, js nats.JetStreamContext, room *Room) (*Consumer, error) {
+	c := &Consumer{
+		process: process,
+		cfg:     &room.cfg.Global.JetStream,
+		js:      js,
+		room:    room,
+		log:     rate.Sometimes{First: 3, Interval: 10 * time.Second},
+	}
+	c.ctx, c.cancel = context.WithCancel(process.Context())
+	if err := c.subscribe(c.ctx); err != nil {
+		c.cancel()
+		return nil, err
+	}
+	c.missed = false // the futureserver compares when it starts
+	return c, nil
+}
+
+func (c *Consumer) stream() string { return c.cfg.Prefixed(jetstream.OutputRoomEvent) }
+
+func (c *Consumer) durable() string { return c.cfg.Durable(ConsumerName) }
+
+// Start begins to read, in a goroutine of its own. It is called once. If futures is a RoomWatcher too, rooms
+// without state futures are passed over.
+func (c *Consumer) Start(futures api.FutureInternalAPI) {
+	c.futures = futures
+	c.watched = func(string) bool { return true }
+	if w, ok := futures.(RoomWatcher); ok {
+		c.watched = w.HasStateFutures
+	}
+	c.done = make(chan struct{})
+	c.process.ComponentStarted()
+	go c.run()
+}
+
+// Stop ends the reading and waits for it, at most as long as ctx allows. What has not been acknowledged is
+// delivered again at the next start.
+func (c *Consumer) Stop(ctx context.Context) error {
+	c.cancel()
+	if c.done == nil {
+		return nil
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Lag returns how many messages of the roomserver's output have not been dealt with yet.
+func (c *Consumer) Lag(ctx context.Context) (int, error) {
+	info, err := c.js.ConsumerInfo(c.stream(), c.durable(), nats.Context(ctx))
+	if err != nil {
+		return 0, err
+	}
+	return int(info.NumPending) + info.NumAckPending, nil
+}
+
+func (c *Consumer) run() {
+	defer c.process.ComponentFinished()
+	defer close(c.done)
+	for c.ctx.Err() == nil {
+		err := c.pull(c.ctx)
+		for pause := firstPause; err != nil && c.ctx.Err() == nil; pause = min(2*pause, longPause) {
+			c.complain(err, "Cannot read the roomserver's output")
+			sleep(c.ctx, pause)
+			err = c.resume(c.ctx)
+		}
+	}
+	_ = c.sub.Unsubscribe() // bound to the durable consumer, so it ends the subscription alone
+}
+
+// subscribe makes sure that the durable consumer exists as it should be, and binds to it.
+func (c *Consumer) subscribe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callWait)
+	defer cancel()
+	if c.sub != nil {
+		_ = c.sub.Unsubscribe() // its connection may be gone, and the subscription with it
+	}
+	_, err := c.js.ConsumerInfo(c.stream(), c.durable(), nats.Context(ctx))
+	if errors.Is(err, nats.ErrConsumerNotFound) {
+		c.missed = true
+	}
+	// Despite its name it creates what is not there. AddConsumer would refuse a consumer that an earlier
+	// version has made with other settings.
+	_, err = c.js.UpdateConsumer(c.stream(), &nats.ConsumerConfig{
+		Durable:           c.durable(),
+		DeliverPolicy:     nats.DeliverAllPolicy,
+		AckPolicy:         nats.AckExplicitPolicy,
+		AckWait:           ackWait,
+		MaxAckPending:     -1, // messages that wait for a second try must not hold up the rest
+		InactiveThreshold: idleThreshold,
+	}, nats.Context(ctx))
+	if err != nil {
+		return fmt.Errorf("creating the JetStream consumer %s: %w", c.durable(), err)
+	}
+	// With a context the subscription would end when the context does.
+	c.sub, err = c.js.PullSubscribe("", c.durable(), nats.Bind(c.stream(), c.durable()), nats.ManualAck())
+	if err != nil {
+		return fmt.Errorf("binding to the JetStream consumer %s: %w", c.durable(), err)
+	}
+	return nil
+}
+
+// resume subscribes again and, if the durable consumer had vanished, makes up for what it has not seen.
+func (c *Consumer) resume(ctx context.Context) error {
+	if err := c.subscribe(ctx); err != nil || !c.missed {
+		return err
+	}
+	futures, err := c.futures.QueryFutures(ctx, api.Filter{})
+	if err != nil {
+		return err
+	}
+	rooms := make(map[string]struct{})
+	for _, f := range futures {
+		if f.StateKey != nil {
+			rooms[f.RoomID] = struct{}{}
+		}
+	}
+	for roomID := range rooms {
+		if err := c.futures.PerformStateChange(ctx, roomID, nil); err != nil {
+			return err
+		}
+	}
+	c.missed = false
+	return nil
+}
+
+// pull asks for messages once and deals with each as soon as it is there.
+func (c *Consumer) pull(ctx context.Context) error {
+	// Fetch would wait until the batch is full.
+	wait, cancel := context.WithTimeout(ctx, pullWait)
+	defer cancel()
+	batch, err := c.sub.FetchBatch(pullBatch, nats.Context(wait))
+	if err != nil {
+		return err
+	}
+	for msg := range batch.Messages() {
+		c.settle(ctx, msg)
+	}
+	if err := batch.Error(); !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) {
+		return err
+	}
+	return nil // nothing has happened for a while
+}
+
+// settle deals with a message and acknowledges it, or has it delivered again later.
+func (c *Consumer) settle(ctx context.Context, msg *nats.Msg) {
+	tries := uint64(1)
+	if meta, err := msg.Metadata(); err == nil {
+		tries = meta.NumDelivered
+	}
+	var err error
+	if err = ctx.Err(); err == nil {
+		err = c.apply(ctx, msg, tries)
+	}
+	if err == nil {
+		err = msg.Ack()
+	} else {
+		err = errors.Join(err, msg.NakWithDelay(min(time.Second<<min(tries-1, 10), longPause)))
+	}
+	if err != nil && ctx.Err() == nil && !errors.Is(err, api.ErrStopping) {
+		c.complain(err, "Cannot apply the roomserver's output yet")
+	}
+}
+
+func (c *Consumer) complain(err error, message string) {
+	c.log.Do(func() { logrus.WithError(err).Warn(message) })
+}
+
+// sleep reports whether it slept to the end.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

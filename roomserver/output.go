@@ -1,0 +1,112 @@
+package roomserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	rsapi "github.com/matrix-org/dendrite/roomserver/api"
+	"github.com/matrix-org/dendrite/setup/jetstream"
+	"github.com/nats-io/nats.go"
+)
+
+// This file says what a message of the roomserver's output means for futures.
+
+const (
+	commitWait  = 5 * time.Second
+	commitPause = 50 * time.Millisecond // the longest between two looks
+	// commitTries is how often a message is put back because its event has not been committed. With the
+	// delays between them that is longer than the 5 min 10 s after which Dendrite processes an event again
+	// that it had begun before a crash; and then it publishes it again.
+	commitTries = 14
+
+	lookupMax = 64 // events whose tuples are looked up; beyond that the whole room is compared
+)
+
+var errNotCommitted = errors.New("the roomserver has not committed the event")
+
+// apply tells the futureserver what the message means. Messages that mean nothing cost no I/O.
+func (c *Consumer) apply(ctx context.Context, msg *nats.Msg, tries uint64) error {
+	roomID := msg.Header.Get(jetstream.RoomID)
+	switch rsapi.OutputType(msg.Header.Get(jetstream.RoomEventType)) {
+	case rsapi.OutputTypePurgeRoom:
+		return c.futures.PerformRoomPurge(ctx, roomID)
+	case rsapi.OutputTypeNewRoomEvent:
+		if !c.watched(roomID) {
+			return nil
+		}
+	default:
+		return nil // invites, peeks, redactions and old events change no room's current state
+	}
+	var output rsapi.OutputEvent
+	if err := json.Unmarshal(msg.Data, &output); err != nil || output.NewRoomEvent == nil {
+		return c.futures.PerformStateChange(ctx, roomID, nil) // it will never tell more than that
+	}
+	changed, err := c.changes(ctx, roomID, output.NewRoomEvent)
+	if err != nil || (changed != nil && len(changed) == 0) {
+		return err
+	}
+	if tries < commitTries {
+		if err := c.committed(ctx, output.NewRoomEvent.Event.EventID()); err != nil {
+			return err
+		}
+	}
+	return c.futures.PerformStateChange(ctx, roomID, changed)
+}
+
+// changes returns which pieces of state the event may have changed, nil for all of the room's.
+func (c *Consumer) changes(ctx context.Context, roomID string, e *rsapi.OutputNewRoomEvent) ([]api.StateKeyTuple, error) {
+	if e.RewritesState {
+		return nil, nil
+	}
+	changed := []api.StateKeyTuple{}
+	if key := e.Event.StateKey(); key != nil {
+		// Even if it has lost to another event: comparing too often does no harm.
+		changed = append(changed, api.StateKeyTuple{Type: e.Event.Type(), StateKey: *key})
+	}
+	isSelf := func(id string) bool { return id == e.Event.EventID() }
+	added := slices.DeleteFunc(slices.Clone(e.AddsStateEventIDs), isSelf)
+	if len(added) == 0 && len(e.RemovesStateEventIDs) <= len(changed) {
+		return changed, nil // the ordinary case: a message, or one event in another's place
+	}
+	ids := append(added, e.RemovesStateEventIDs...)
+	if len(ids) > lookupMax {
+		return nil, nil
+	}
+	var res rsapi.QueryEventsByIDResponse
+	err := c.room.rsAPI.QueryEventsByID(ctx, &rsapi.QueryEventsByIDRequest{RoomID: roomID, EventIDs: ids}, &res)
+	if err != nil {
+		return nil, err
+	}
+	if len(res.Events) < len(ids) {
+		return nil, nil
+	}
+	for _, other := range res.Events {
+		if key := other.StateKey(); key != nil {
+			changed = append(changed, api.StateKeyTuple{Type: other.Type(), StateKey: *key})
+		}
+	}
+	return changed, nil
+}
+
+// committed waits until the event shows in the room's current state. Dendrite publishes an event before it
+// commits the transaction that makes it current. An event that is not stored at all has been purged since.
+func (c *Consumer) committed(ctx context.Context, eventID string) error {
+	wait, cancel := context.WithTimeout(ctx, commitWait)
+	defer cancel()
+	for pause := time.Millisecond; ; pause = min(2*pause, commitPause) {
+		row, err := c.room.row(ctx, eventID)
+		if err != nil {
+			return err
+		}
+		if row.sent || !row.stored {
+			return nil
+		}
+		if !sleep(wait, pause) {
+			return errNotCommitted
+		}
+	}
+}

@@ -1,0 +1,173 @@
+package roomserver
+
+import (
+	"database/sql"
+	"encoding/json"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/internal/caching"
+	"github.com/matrix-org/dendrite/internal/sqlutil"
+	dendrite "github.com/matrix-org/dendrite/roomserver"
+	rsapi "github.com/matrix-org/dendrite/roomserver/api"
+	"github.com/matrix-org/dendrite/roomserver/types"
+	"github.com/matrix-org/dendrite/setup/config"
+	"github.com/matrix-org/dendrite/setup/jetstream"
+	"github.com/matrix-org/dendrite/setup/process"
+	"github.com/matrix-org/dendrite/test"
+	"github.com/matrix-org/dendrite/test/testrig"
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/nats-io/nats.go"
+)
+
+// A rig is a real roomserver in this process, with its own database and JetStream.
+type rig struct {
+	*testing.T
+	cfg     *config.Dendrite
+	process *process.ProcessContext
+	rsAPI   rsapi.RoomserverInternalAPI
+	db      *sql.DB
+	js      nats.JetStreamContext
+	room    *Room
+	output  *nats.Subscription // everything the roomserver publishes
+}
+
+// withDatabases runs the test on SQLite, and on PostgreSQL if the environment names one.
+func withDatabases(t *testing.T, f func(*rig)) {
+	t.Run("sqlite", func(t *testing.T) { f(newRig(t, test.DBTypeSQLite)) })
+	t.Run("postgres", func(t *testing.T) {
+		if os.Getenv("POSTGRES_HOST") == "" && os.Getenv("POSTGRES_DB") == "" && os.Getenv("FUTURES_TEST_POSTGRES") != "required" {
+			t.Skip("the environment names no PostgreSQL")
+		}
+		f(newRig(t, test.DBTypePostgres))
+	})
+}
+
+func newRig(t *testing.T, dbType test.DBType) *rig {
+	cfg, proc, closeRig := testrig.CreateConfig(t, dbType)
+	cfg.Global.JetStream.StoragePath = config.Path(t.TempDir())
+	t.Cleanup(func() {
+		proc.ShutdownDendrite()
+		proc.WaitForComponentsToFinish()
+		closeRig()
+	})
+	cm := sqlutil.NewConnectionManager(proc, cfg.Global.DatabaseOptions)
+	caches := caching.NewRistrettoCache(8<<20, time.Hour, caching.DisableMetrics)
+	natsInstance := &jetstream.NATSInstance{}
+	rsAPI := dendrite.NewInternalAPI(proc, cfg, cm, natsInstance, caches, caching.DisableMetrics)
+	rsAPI.SetFederationAPI(nil, nil)
+	db, _, err := cm.Connection(&cfg.RoomServer.Database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	js, _ := natsInstance.Prepare(proc, &cfg.Global.JetStream)
+	output, err := js.SubscribeSync(cfg.Global.JetStream.Prefixed(jetstream.OutputRoomEvent))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &rig{t, cfg, proc, rsAPI, db, js, NewRoom(cfg, rsAPI, db), output}
+}
+
+// create makes a room of that version in which all users are joined; the first has the power.
+func (r *rig) create(version gomatrixserverlib.RoomVersion, users ...*test.User) string {
+	r.Helper()
+	room := test.NewRoom(r.T, users[0], test.RoomVersion(version))
+	for _, u := range users[1:] {
+		room.CreateAndInsert(r.T, u, spec.MRoomMember, map[string]any{"membership": "join"}, test.WithStateKey(u.ID))
+	}
+	if err := rsapi.SendEvents(r.Context(), r.rsAPI, rsapi.KindNew, room.Events(), "test", "test", "test", nil, false); err != nil {
+		r.Fatal(err)
+	}
+	return room.ID
+}
+
+func message(user *test.User, roomID, eventType, content string) *api.Future {
+	return &api.Future{UserID: user.ID, RoomID: roomID, Type: eventType, Content: json.RawMessage(content)}
+}
+
+func state(user *test.User, roomID, eventType, key, content string) *api.Future {
+	f := message(user, roomID, eventType, content)
+	f.StateKey = &key
+	return f
+}
+
+func text(user *test.User, roomID string) *api.Future {
+	return message(user, roomID, "m.room.message", `{"body":"hello","msgtype":"m.text"}`)
+}
+
+// build has the event built and keeps it in the future, as the claim does.
+func (r *rig) build(f *api.Future) *api.Future {
+	r.Helper()
+	event, err := r.room.Build(r.Context(), f)
+	if err != nil {
+		r.Fatalf("Build: %v", err)
+	}
+	f.Event = event
+	return f
+}
+
+func (r *rig) submit(f *api.Future) {
+	r.Helper()
+	if err := r.room.Submit(r.Context(), f); err != nil {
+		r.Fatalf("Submit: %v", err)
+	}
+}
+
+// send puts the event into the room and returns its ID.
+func (r *rig) send(f *api.Future) string {
+	r.Helper()
+	r.submit(r.build(f))
+	r.verdict(f, api.Proved)
+	return f.Event.ID
+}
+
+func (r *rig) verdict(f *api.Future, want api.Verdict) {
+	r.Helper()
+	if got, err := r.room.Verdict(r.Context(), f); err != nil || got != want {
+		r.Fatalf("Verdict = %v, %v; want %v", got, err, want)
+	}
+}
+
+// levels sets the level that messages need; the first user of the room is above all levels used here.
+func (r *rig) levels(admin *test.User, roomID string, message string) {
+	r.Helper()
+	r.send(state(admin, roomID, "m.room.power_levels", "",
+		`{"events_default":`+message+`,"state_default":0,"redact":50,"users":{"`+admin.ID+`":100}}`))
+}
+
+func (r *rig) event(roomID, id string) *types.HeaderedEvent {
+	r.Helper()
+	event := rsapi.GetEvent(r.Context(), r.rsAPI, roomID, id)
+	if event == nil {
+		r.Fatalf("the roomserver does not know event %s", id)
+	}
+	return event
+}
+
+// published returns the outputs of the event so far, in order, and forgets all others.
+func (r *rig) published(eventID string) (found []*rsapi.OutputNewRoomEvent) {
+	r.Helper()
+	for {
+		msg, err := r.output.NextMsg(100 * time.Millisecond)
+		if err != nil {
+			return found
+		}
+		var out rsapi.OutputEvent
+		if err := json.Unmarshal(msg.Data, &out); err != nil {
+			r.Fatal(err)
+		}
+		if e := out.NewRoomEvent; e != nil && e.Event.EventID() == eventID {
+			found = append(found, e)
+		}
+	}
+}
+
+func (r *rig) exec(query string, args ...any) {
+	r.Helper()
+	if _, err := r.db.ExecContext(r.Context(), query, args...); err != nil {
+		r.Fatal(err)
+	}
+}

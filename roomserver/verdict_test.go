@@ -1,0 +1,162 @@
+package roomserver
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	rsapi "github.com/matrix-org/dendrite/roomserver/api"
+	"github.com/matrix-org/dendrite/test"
+)
+
+func TestSoftFailure(t *testing.T) {
+	withDatabases(t, func(r *rig) {
+		alice, bob := test.NewUser(r.T), test.NewUser(r.T)
+		roomID := r.create("10", alice, bob)
+		f := r.build(text(bob, roomID))
+		r.levels(alice, roomID, "50")
+		r.verdict(f, api.Unknown) // never submitted
+		r.submit(f)               // Dendrite answers nil
+		if out := r.published(f.Event.ID); len(out) != 0 {
+			r.Fatal("the event has not failed")
+		}
+		r.verdict(f, api.Refused)
+
+		// After a restart the row alone proves nothing; one more submission does.
+		r.room = NewRoom(r.cfg, r.rsAPI, r.db)
+		r.verdict(f, api.Unknown)
+		r.submit(f)
+
+		// The answer of a submission does not count while the room would take the event: Dendrite soft-fails
+		// events for its own faults, too. The next submission is accepted.
+		r.levels(alice, roomID, "0")
+		r.verdict(f, api.Unknown)
+		r.submit(f)
+		r.verdict(f, api.Proved)
+		if out := r.published(f.Event.ID); len(out) != 1 {
+			r.Errorf("the event was published %d times", len(out))
+		}
+	})
+}
+
+func TestRejection(t *testing.T) {
+	withDatabases(t, func(r *rig) {
+		alice, bob := test.NewUser(r.T), test.NewUser(r.T)
+		roomID := r.create("10", alice, bob)
+		r.levels(alice, roomID, "50")
+		f := text(bob, roomID)
+		d, err := r.room.draft(r.Context(), f)
+		if err != nil {
+			r.Fatal(err)
+		}
+		event, err := r.room.build(r.Context(), d) // signed without asking whether it is allowed
+		if err != nil {
+			r.Fatal(err)
+		}
+		pdu, err := event.ToHeaderedJSON()
+		if err != nil {
+			r.Fatal(err)
+		}
+		f.Event = &api.Event{ID: event.EventID(), PDU: pdu}
+		if err := r.room.Submit(r.Context(), f); err == nil {
+			r.Fatal("the event was not rejected")
+		}
+		r.verdict(f, api.Refused)
+		r.room = NewRoom(r.cfg, r.rsAPI, r.db)
+		r.verdict(f, api.Refused)
+		r.levels(alice, roomID, "0")
+		r.verdict(f, api.Unknown) // the rejection may have been a passing fault
+	})
+}
+
+func TestHalfProcessed(t *testing.T) {
+	withDatabases(t, func(r *rig) {
+		alice, bob := test.NewUser(r.T), test.NewUser(r.T)
+		roomID := r.create("10", alice, bob)
+		f := text(bob, roomID)
+		r.send(f)
+		r.published(f.Event.ID)
+		// What a crash leaves between storing and publishing.
+		r.exec("UPDATE roomserver_events SET sent_to_output = $1 WHERE event_id = $2", false, f.Event.ID)
+		r.room = NewRoom(r.cfg, r.rsAPI, r.db)
+		r.verdict(f, api.Unknown)
+		r.levels(alice, roomID, "50")
+		r.verdict(f, api.Unknown)
+		r.levels(alice, roomID, "0")
+		r.submit(f)
+		r.verdict(f, api.Proved)
+		if out := r.published(f.Event.ID); len(out) != 1 {
+			r.Errorf("the event was published %d times", len(out))
+		}
+	})
+}
+
+func TestPurgedRoom(t *testing.T) {
+	withDatabases(t, func(r *rig) {
+		alice := test.NewUser(r.T)
+		roomID := r.create("10", alice)
+		f := r.build(text(alice, roomID))
+		sent := text(alice, roomID)
+		r.send(sent)
+		if err := r.rsAPI.PerformAdminPurgeRoom(r.Context(), roomID); err != nil {
+			r.Fatal(err)
+		}
+		if err := r.room.Submit(r.Context(), f); err == nil {
+			r.Error("a room that is gone took an event")
+		}
+		r.verdict(f, api.Refused)
+		r.verdict(sent, api.Refused)
+		_, err := r.room.Build(r.Context(), text(alice, roomID))
+		wantRefusal(r.T, "Build", err, api.RoomNotFound)
+		_, err = r.room.Admit(r.Context(), text(alice, roomID))
+		wantRefusal(r.T, "Admit", err, api.RoomNotFound)
+	})
+}
+
+// deaf is a roomserver that never answers.
+type deaf struct{ rsapi.RoomserverInternalAPI }
+
+func (deaf) InputRoomEvents(ctx context.Context, _ *rsapi.InputRoomEventsRequest, res *rsapi.InputRoomEventsResponse) {
+	<-ctx.Done()
+	res.ErrMsg = ctx.Err().Error()
+}
+
+func TestSubmitIsBounded(t *testing.T) {
+	r := newRig(t, test.DBTypeSQLite)
+	alice := test.NewUser(t)
+	f := r.build(text(alice, r.create("10", alice)))
+	synctest.Test(t, func(t *testing.T) {
+		room, start := NewRoom(r.cfg, deaf{r.rsAPI}, r.db), time.Now()
+		if err := room.Submit(context.Background(), f); err == nil {
+			t.Error("no error")
+		}
+		if waited := time.Since(start); waited != submitLimit {
+			t.Errorf("waited %v", waited)
+		}
+		if room.answered.has(f.Event.ID) {
+			t.Error("a time-out counts as an answer")
+		}
+	})
+	f.UserID = "@alice:elsewhere"
+	wantRefusal(t, "another server's user", r.room.Submit(t.Context(), f), api.Forbidden)
+}
+
+func TestAnsweredIsBounded(t *testing.T) {
+	var a answered
+	for i := range maxAnswered + 10 {
+		a.add(fmt.Sprint(i))
+		if !a.has(fmt.Sprint(i)) {
+			t.Fatalf("%d is not remembered", i)
+		}
+	}
+	if len(a.ids) != maxAnswered {
+		t.Errorf("%d IDs are remembered", len(a.ids))
+	}
+	last := fmt.Sprint(maxAnswered + 9)
+	if a.drop(last); a.has(last) {
+		t.Error("not dropped")
+	}
+}
