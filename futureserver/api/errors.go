@@ -26,6 +26,7 @@ type LimitError struct {
 	RetryAfter time.Duration
 }
 
+// Error implements error.
 func (e *LimitError) Error() string {
 	return fmt.Sprintf("at most %d futures may be scheduled at a time", e.Max)
 }
@@ -35,6 +36,7 @@ type TimeoutError struct {
 	Max time.Duration
 }
 
+// Error implements error.
 func (e *TimeoutError) Error() string {
 	return fmt.Sprintf("The requested timeout exceeds the allowed maximum of %d ms.", e.Max.Milliseconds())
 }
@@ -73,4 +75,5 @@ type Refusal struct {
 	Message string // for the person who reads it; holds no token
 }
 
+// Error implements error.
 func (r *Refusal) Error() string { return r.Message }
