@@ -127,7 +127,8 @@ type FutureInternalAPI interface {
 	// It fills in NID, Secret, State, Deadline, Created, Base and, if empty, GroupID, and returns the
 	// completed future. A repeat of a known transaction returns the first future instead, whatever else
 	// the repeat holds and whatever limits have been reached meanwhile.
-	// Errors: ErrUnknownGroup, *LimitError, *TimeoutError, *Refusal, ErrStopping.
+	// Errors: ErrUnknownGroup (also for a timeout future that names a group that is over), *LimitError,
+	// *TimeoutError, *Refusal, ErrOverloaded, ErrStopping.
 	PerformFutureCreation(ctx context.Context, f *Future) (*Future, error)
 
 	// QueryFutureByTransaction finds the future that a transaction made, live or finished; nil, nil if

@@ -33,6 +33,7 @@ func (s *Server) PerformTokenAction(ctx context.Context, token api.Token) error 
 	default:
 		request := &sendRequest{ctx: ctx, done: make(chan error, 1)}
 		s.enqueue(s.table.rooms.at(r.room), job{slot: slot, nid: r.nid, at: s.clock.now(), send: request})
+		s.dispatch()
 		s.mu.Unlock()
 		select {
 		case err := <-request.done:

@@ -104,6 +104,7 @@ func (s *Server) run() {
 		for !s.turn() {
 		}
 		s.mu.Lock()
+		s.dispatch() // not before all that is due is in its queue: it goes out in order
 		pause := min(s.wakeAt-s.clock.now(), time.Hour.Milliseconds())
 		s.mu.Unlock()
 		timer.Reset(max(0, time.Duration(pause)*time.Millisecond))
@@ -134,11 +135,10 @@ func (s *Server) turn() (done bool) {
 	return done
 }
 
-// enqueue gives a room one more job. Under the lock.
+// enqueue gives a room one more job; dispatch starts it. Under the lock.
 func (s *Server) enqueue(rm *room, j job) {
 	heap.Push(&rm.queue, j)
 	s.offer(rm)
-	s.dispatch()
 }
 
 // offer puts a room where dispatch finds it, if it has work and is free. Under the lock.
@@ -186,6 +186,7 @@ func (s *Server) advance(rm *room, j job) {
 		time.AfterFunc(pause, s.locked(func() {
 			rm.aside--
 			s.enqueue(rm, j)
+			s.dispatch()
 		}))
 	}
 	s.dispatch()

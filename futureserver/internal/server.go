@@ -256,11 +256,11 @@ func (s *Server) insert(slot uint32, f *api.Future) (*batch, int, error) {
 		return nil, 0, api.ErrOverloaded
 	}
 	now := s.clock.ceil()
+	f.Created = s.clock.wall(now)
 	if r.timeout != 0 {
 		r.deadline = now + int64(r.timeout)
-		f.Deadline = s.clock.wall(r.deadline)
+		f.Deadline = f.Created + int64(r.timeout)
 	}
-	f.Created = s.clock.wall(now)
 	b := s.batch()
 	b.Inserts = append(b.Inserts, f)
 	b.slots = append(b.slots, slot)

@@ -236,6 +236,33 @@ func TestDeadlinesAfterACrash(t *testing.T) {
 	}
 }
 
+// What became due while the server was down goes out at once, in order (generation 0, 5.11).
+func TestOverdueInOrder(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		const n = 300 // more than the wheel hands out at once
+		cfg := testConfig()
+		cfg.MaxPerUser, cfg.RoomsInFlight = n, 1
+		if err := b.Stop(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.start(cfg)
+		for i := range n {
+			f := message(time.Duration(n-i) * time.Minute)
+			f.RoomID = fmt.Sprintf("!%d:test", i%7)
+			b.create(f)
+		}
+		b.die()
+		time.Sleep(n * time.Minute)
+		b.start(cfg)
+		b.after(time.Minute, n)
+		for i, e := range b.rooms.all() {
+			if want := api.NID(n - i); e.nid != want {
+				b.Fatalf("%d was sent in place %d, where %d belongs", e.nid, i, want)
+			}
+		}
+	})
+}
+
 // A crash loop cannot keep a future alive.
 func TestCrashLoop(t *testing.T) {
 	inBubble(t, func(b *bench) {

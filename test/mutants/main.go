@@ -43,7 +43,7 @@ var mutants = []mutant{
 		"nid: t.NID, claimed: true}", "nid: t.NID, claimed: false}",
 		corePk, "TestSimulation"},
 	{2, "deadline-rounded-down", core + "server.go",
-		"now := s.clock.ceil()\n\tif r.timeout != 0 {", "now := s.clock.now() - 1\n\tif r.timeout != 0 {",
+		"now := s.clock.ceil()\n\tf.Created", "now := s.clock.now() - 1\n\tf.Created",
 		corePk, "TestFiresExactlyAtItsDeadline"},
 	{2, "recovered-as-due", core + "recover.go",
 		"r.deadline = min(t.Deadline, now+int64(r.timeout))", "r.deadline = min(t.Deadline, now)",

@@ -1,0 +1,22 @@
+package clientapi
+
+import (
+	"context"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+)
+
+// disabled stands for the futureserver where the configuration switches it off: there is no future, and no
+// token stands for one. Creating never gets this far (handlers.create); the methods without a body here are
+// not called from this package.
+type disabled struct{ api.FutureInternalAPI }
+
+func (disabled) PerformTokenAction(context.Context, api.Token) error { return api.ErrGone }
+
+func (disabled) QueryFuturesByUser(context.Context, string) ([]*api.Future, error) { return nil, nil }
+
+func (disabled) QueryFutures(context.Context, api.Filter) ([]*api.Future, error) { return nil, nil }
+
+func (disabled) QueryFutureCounts(context.Context) api.Counts { return api.Counts{} }
+
+func (disabled) PerformAdminCancellation(context.Context, api.Filter) (int, error) { return 0, nil }

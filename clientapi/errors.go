@@ -1,0 +1,130 @@
+package clientapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/matrix-org/util"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+)
+
+// Codes that Dendrite's spec package has no name for.
+const (
+	errorTooLarge        spec.MatrixErrorCode = "M_TOO_LARGE"
+	errorUnknownGroup    spec.MatrixErrorCode = "M_UNKNOWN_FUTURE_GROUP"
+	errorTimeoutExceeded spec.MatrixErrorCode = "M_FUTURE_MAX_TIMEOUT_EXCEEDED"
+)
+
+// How long a client is told to wait until the server has restarted, or has caught up.
+const (
+	retryStopping   = 5 * time.Second
+	retryOverloaded = time.Second
+)
+
+// mscError is an error with a code of the proposal, which is unstable and so has a prefix (3.2, 3.3).
+type mscError struct {
+	spec.MatrixError
+	MSCCode spec.MatrixErrorCode `json:"org.matrix.msc4140.errcode"`
+	Max     int64                `json:"org.matrix.msc4140.timeout_duration,omitempty"` // ms
+}
+
+// respond translates the errors of the api package into Matrix errors: the only place that does. Anything
+// that is not the caller's doing is a 500 without details.
+func respond(err error) util.JSONResponse {
+	if refusal, ok := errors.AsType[*api.Refusal](err); ok {
+		return refused(refusal)
+	}
+	if limit, ok := errors.AsType[*api.LimitError](err); ok {
+		return limited(limit.Error(), limit.RetryAfter)
+	}
+	if timeout, ok := errors.AsType[*api.TimeoutError](err); ok {
+		return util.JSONResponse{Code: http.StatusBadRequest, JSON: mscError{
+			spec.Unknown(timeout.Error()), errorTimeoutExceeded, timeout.Max.Milliseconds(),
+		}}
+	}
+	switch {
+	case errors.Is(err, api.ErrUnknownGroup):
+		return util.JSONResponse{Code: http.StatusConflict, JSON: mscError{
+			spec.Unknown("There is no timeout future with this future_group_id"), errorUnknownGroup, 0,
+		}}
+	case errors.Is(err, api.ErrGone): // never M_UNKNOWN_TOKEN, which clients take for a dead login (4.8)
+		return util.JSONResponse{Code: http.StatusGone, JSON: spec.NotFound("The token is unknown or has been used up")}
+	case errors.Is(err, api.ErrStopping):
+		return unavailable("The server is restarting", retryStopping)
+	case errors.Is(err, api.ErrOverloaded):
+		return unavailable("The server is busy", retryOverloaded)
+	}
+	return util.JSONResponse{Code: http.StatusInternalServerError, JSON: spec.Unknown("Internal server error")}
+}
+
+// refused answers as /send would for an event that the room does not take (3.1).
+func refused(r *api.Refusal) util.JSONResponse {
+	switch r.Kind {
+	case api.Forbidden:
+		return util.JSONResponse{Code: http.StatusForbidden, JSON: spec.Forbidden(r.Message)}
+	case api.RoomNotFound:
+		return util.JSONResponse{Code: http.StatusNotFound, JSON: spec.NotFound(r.Message)}
+	case api.TooLarge:
+		return tooLarge(r.Message)
+	case api.BadEvent:
+		return util.JSONResponse{Code: http.StatusBadRequest, JSON: spec.BadJSON(r.Message)}
+	}
+	return util.JSONResponse{Code: http.StatusInternalServerError, JSON: spec.Unknown("Internal server error")}
+}
+
+// failure is respond for authenticated endpoints: what is the server's fault is also logged. The request's
+// logger knows the user.
+func failure(ctx context.Context, err error, roomID string) util.JSONResponse {
+	res := respond(err)
+	if res.Code == http.StatusInternalServerError && ctx.Err() == nil {
+		util.GetLogger(ctx).WithError(err).WithField("room_id", roomID).Error("A request for futures failed")
+	}
+	return res
+}
+
+func unavailable(message string, retry time.Duration) util.JSONResponse {
+	return util.JSONResponse{
+		Code:    http.StatusServiceUnavailable,
+		JSON:    spec.Unknown(message),
+		Headers: map[string]string{"Retry-After": seconds(retry)},
+	}
+}
+
+func limited(message string, retry time.Duration) util.JSONResponse {
+	retry = max(retry, time.Second) // whoever has no timer to wait for should not come back at once
+	return util.JSONResponse{
+		Code:    http.StatusTooManyRequests,
+		JSON:    spec.LimitExceeded(message, retry.Milliseconds()),
+		Headers: map[string]string{"Retry-After": seconds(retry)},
+	}
+}
+
+func tooLarge(message string) util.JSONResponse {
+	return util.JSONResponse{
+		Code: http.StatusRequestEntityTooLarge,
+		JSON: spec.MatrixError{ErrCode: errorTooLarge, Err: message},
+	}
+}
+
+func badRequest(e spec.MatrixError) *util.JSONResponse {
+	return &util.JSONResponse{Code: http.StatusBadRequest, JSON: e}
+}
+
+func invalidParam(format string, args ...any) *util.JSONResponse {
+	return badRequest(spec.InvalidParam(fmt.Sprintf(format, args...)))
+}
+
+func missingParam(format string, args ...any) *util.JSONResponse {
+	return badRequest(spec.MissingParam(fmt.Sprintf(format, args...)))
+}
+
+// seconds spells a duration for Retry-After, rounded up so that nobody comes too early.
+func seconds(d time.Duration) string {
+	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
+}

@@ -1,0 +1,33 @@
+package clientapi
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/gorilla/mux"
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+	"github.com/matrix-org/util"
+)
+
+// refuse answers a request on Dendrite's own /send or /state that asks for a future. Later drafts of MSC4140
+// put the parameters there; Dendrite would ignore them and send the event at once (gen0-futures.md, 9).
+func refuse(*http.Request, *userapi.Device) util.JSONResponse {
+	return *invalidParam("futures are scheduled with send_future and state_future, not with /send and /state")
+}
+
+// asksForFuture reports whether the query names a parameter of a future. It reads the raw query, because
+// url.ParseQuery drops pairs that are not quite right, and what it drops would be sent at once.
+func asksForFuture(req *http.Request, _ *mux.RouteMatch) bool {
+	for pair := range strings.FieldsFuncSeq(req.URL.RawQuery, func(r rune) bool { return r == '&' || r == ';' }) {
+		name, _, _ := strings.Cut(pair, "=")
+		if decoded, err := url.QueryUnescape(name); err == nil {
+			name = decoded
+		}
+		switch strings.TrimPrefix(name, "org.matrix.msc4140.") {
+		case paramTimeout, paramGroup:
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,271 @@
+package gen0
+
+import (
+	"encoding/base64"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/test/rig"
+)
+
+// requests proves sections 2.1 to 2.5: how a future is scheduled, and what is answered.
+func requests() []requirement {
+	return []requirement{
+		{"2.1.1", seedPaths},
+		{"2.1.2,10.13 PUT and POST", bothMethods},
+		{"2.1.3", emptyStateKey},
+		{"2.1.4,2.2.1,2.2.2,2.2.3", aliases},
+		{"2.2.4", versions},
+		{"2.3.1,2.4.1,5.8,10.1", timeoutFuture},
+		{"2.3.2,2.4.2,2.4.3,10.2 action future", actionFuture},
+		{"2.3.3", threeForms},
+		{"2.3.4", opaqueGroup},
+		{"2.3.5", badTimeouts},
+		{"2.3.6,5.13", content},
+		{"2.3.6 60 KiB", largeContent},
+		{"2.4.4,2.4.5", tokenFormat},
+		{"2.5.1,10.18", transaction},
+		{"2.5.2", separateTransactions},
+		{"2.5.3", stateHasNoTransaction},
+		{"names are decoded once", encodedNames},
+	}
+}
+
+func seedPaths(s *scene) {
+	for _, path := range []string{"send_future/m.room.message/t1", "state_future/m.room.topic/key"} {
+		f := s.put(s.at("v3", path+"?future_timeout=3600000"), text("x"))
+		s.wants(f, 200, "")
+		s.wants(s.as("", "PUT", rig.Path("futures", f.Future().Refresh), nil), 200, "")
+	}
+	s.wants(s.alice.Do("GET", rig.Path("futures"), nil, nil), 200, "")
+	if n := len(s.futures(s.alice)); n != 2 {
+		s.Errorf("%d futures are listed, want 2", n)
+	}
+}
+
+func bothMethods(s *scene) {
+	for _, method := range []string{"PUT", "POST"} {
+		sent, cancelled := s.message("sent by "+method, later, ""), s.message("cancelled", later, "")
+		for _, token := range []string{sent.Refresh, sent.Send, cancelled.Cancel} {
+			if r := s.as("", method, rig.Path("futures", token), nil); r.Status != 200 || string(r.Body) != "{}" {
+				s.Errorf("%s: %d %s", method, r.Status, r.Body)
+			}
+		}
+		s.sees("sent by " + method)
+		s.gone(sent, cancelled)
+	}
+	s.has(0, "cancelled")
+}
+
+func emptyStateKey(s *scene) {
+	for i, path := range []string{"state_future/test.a", "state_future/test.b/"} {
+		f := s.put(s.at("v3", path+"?future_timeout=3600000"), text("state"))
+		s.wants(f, 200, "")
+		s.works(f.Future().Send)
+		eventType := []string{"test.a", "test.b"}[i]
+		if got := s.alice.GetState(s.room, eventType, "").Get("body").String(); got != "state" {
+			s.Errorf("%s: the state is %q", path, got)
+		}
+	}
+}
+
+func aliases(s *scene) {
+	for _, version := range []string{"v3", "r0", "v1", "unstable/org.matrix.msc4140", "unstable/io.element.msc3140"} {
+		for _, path := range []string{"send_future/m.room.message/" + url.PathEscape(version), "state_future/test/" + s.alice.ID} {
+			r := s.put(s.at(version, path+"?future_timeout=3600000&future_group_id="+url.QueryEscape(version+path)), text("x"))
+			s.wants(r, 200, "")
+			f := r.Future()
+			for _, name := range []string{"future", "futures"} {
+				at := "/_matrix/client/" + version + "/" + name
+				s.wants(s.alice.Do("GET", at, nil, nil), 200, "")
+				for _, method := range []string{"PUT", "POST"} {
+					s.wants(s.as("", method, at+"/"+f.Refresh, nil), 200, "")
+				}
+			}
+			s.works(f.Cancel)
+		}
+	}
+}
+
+func versions(s *scene) {
+	r := s.alice.Do("GET", "/_matrix/client/versions", nil, nil)
+	s.wants(r, 200, "")
+	if r.JSON.Get("unstable_features").Get(`org\.matrix\.msc4140`).Exists() {
+		s.Error("a flag that means a later generation is set")
+	}
+}
+
+func timeoutFuture(s *scene) {
+	start := time.Now()
+	r := s.put(s.at("v3", "send_future/m.room.message/t?future_timeout=1000"), text("bye"))
+	s.wants(r, 200, "")
+	for _, key := range []string{"send_token", "cancel_token", "refresh_token", "future_group_id"} {
+		if r.JSON.Get(key).String() == "" {
+			s.Errorf("%s is missing in %s", key, r.Body)
+		}
+	}
+	if len(r.JSON.Map()) != 4 || r.Header.Get("Content-Type") != "application/json" {
+		s.Errorf("got %s as %s", r.Body, r.Header.Get("Content-Type"))
+	}
+	if time.Since(start) < 500*time.Millisecond { // on a slow machine it may be there already
+		s.has(0, "bye")
+	}
+	event := s.sees("bye")
+	if took := time.Since(start); took < time.Second {
+		s.Errorf("it came after %s", took)
+	}
+	if ts := event.Get("origin_server_ts").Int(); ts < start.Add(time.Second).UnixMilli() {
+		s.Errorf("origin_server_ts is %d, before the deadline", ts)
+	}
+	s.gone(r.Future())
+	s.passes(soon)
+	s.has(1, "bye")
+}
+
+func actionFuture(s *scene) {
+	s.message("timeout", later, "groupA")
+	r := s.put(s.at("v3", "state_future/test/?future_group_id=groupA"), text("action"))
+	s.wants(r, 200, "")
+	if len(r.JSON.Map()) != 3 || r.JSON.Get("refresh_token").Exists() || r.JSON.Get("future_group_id").String() != "groupA" {
+		s.Errorf("got %s", r.Body)
+	}
+	s.passes(soon)
+	s.has(0, "timeout", "action")
+	s.works(r.Future().Send)
+	s.sees("action")
+}
+
+func threeForms(s *scene) {
+	own := s.message("x", later, "")
+	if own.Group == "" {
+		s.Error("the server made up no group")
+	}
+	s.message("x", later, "groupA")
+	for _, group := range []string{own.Group, "groupA"} {
+		if f := s.message("x", 0, group); f.Group != group || f.Refresh != "" {
+			s.Errorf("an action future in %q got %q", group, f.Group)
+		}
+	}
+}
+
+func opaqueGroup(s *scene) {
+	s.message("x", later, "groupA")
+	path := s.at("v3", "send_future/m.room.message/t?future_group_id=")
+	s.wants(s.put(path+"%22groupA%22", text("x")), 409, "M_UNKNOWN")
+	s.wants(s.put(path+"groupa", text("x")), 409, "M_UNKNOWN")
+	s.wants(s.put(path+"groupA", text("x")), 200, "")
+	odd := `"g" &=+;%ü/`
+	s.message("x", later, odd)
+	if f := s.message("x", 0, odd); f.Group != odd {
+		s.Errorf("the group came back as %q", f.Group)
+	}
+}
+
+func badTimeouts(s *scene) {
+	for _, query := range []string{
+		"future_timeout=0", "future_timeout=-5", "future_timeout=1.5", "future_timeout=1e3", "future_timeout=ten", "future_timeout=",
+		"future_timeout=none&future_group_id=g", "future_timeout=99999999999999999999", "future_timeout=5&future_timeout=5",
+		"future_timeout=%2210%22", "future_group_id=", "future_group_id=a&future_group_id=b", "future_group_id=" + strings.Repeat("g", 256),
+	} {
+		for _, path := range []string{"send_future/m.room.message/t?", "state_future/test/?"} {
+			s.wants(s.put(s.at("v3", path+query), text("early")), 400, "M_INVALID_PARAM")
+		}
+	}
+	s.has(0, "early")
+	if n := len(s.futures(s.alice)); n > 0 {
+		s.Errorf("%d futures were made", n)
+	}
+}
+
+func content(s *scene) {
+	const body = `{"algorithm":"m.megolm.v1.aes-sha2","body":"opaque","ciphertext":"\u00fc<&>","n":9007199254740991,"deep":[{"a":null},[],true]}`
+	r := s.put(s.at("v3", "send_future/m.room.encrypted/t?future_timeout=100"), body)
+	s.wants(r, 200, "")
+	event := s.sees("opaque")
+	if event.Get("type").String() != "m.room.encrypted" || event.Get("sender").String() != s.alice.ID {
+		s.Errorf("got %s", event.Raw)
+	}
+	got := event.Get("content")
+	for key, want := range map[string]string{
+		"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "ü<&>", "n": "9007199254740991", "deep": `[{"a":null},[],true]`,
+	} {
+		if got.Get(key).String() != want {
+			s.Errorf("%s is %s", key, got.Get(key))
+		}
+	}
+}
+
+func largeContent(s *scene) {
+	big := strings.Repeat("x", 60<<10)
+	s.message(big, 100*time.Millisecond, "")
+	s.sees(big)
+}
+
+func tokenFormat(s *scene) {
+	f := s.message("x", later, "")
+	all := append(tokensOf(f), f.Group)
+	for i, token := range all {
+		if raw, err := base64.RawURLEncoding.DecodeString(token); err != nil || len(raw) != 16 || slices.Contains(all[:i], token) {
+			s.Errorf("token %d is %q", i, token)
+		}
+	}
+}
+
+func transaction(s *scene) {
+	path := s.at("v3", "send_future/m.room.message/same?future_timeout=3600000")
+	first := s.put(path, text("x"))
+	s.wants(first, 200, "")
+	repeats := func(how string, r rig.Response) {
+		s.Helper()
+		if r.Status != 200 || string(r.Body) != string(first.Body) {
+			s.Errorf("%s: %d %s, want %s", how, r.Status, r.Body, first.Body)
+		}
+	}
+	repeats("again", s.put(path, text("x")))
+	repeats("without body", s.put(path, nil))
+	repeats("by an alias", s.put(s.at("unstable/org.matrix.msc4140", "send_future/m.room.message/same?future_timeout=5"), text("y")))
+	repeats("without parameters", s.put(s.at("v3", "send_future/m.room.message/same"), text("x")))
+	if n := len(s.futures(s.alice)); n != 1 {
+		s.Errorf("%d futures", n)
+	}
+	laptop := s.world.server.Login(s, s.alice)
+	if r := laptop.Do("PUT", path, nil, text("x")); r.Status != 200 || string(r.Body) == string(first.Body) {
+		s.Errorf("another device's transaction is answered %d %s", r.Status, r.Body)
+	}
+	s.works(first.Future().Send)
+	s.sees("x")
+	repeats("after it was sent", s.put(path, text("x")))
+	s.passes(soon)
+	s.has(1, "x")
+}
+
+func separateTransactions(s *scene) {
+	s.wants(s.put(s.at("v3", "send/m.room.message/shared"), text("now")), 200, "")
+	f := s.put(s.at("v3", "send_future/m.room.message/shared?future_timeout=100"), text("later"))
+	if f.Status != 200 || f.JSON.Get("event_id").Exists() {
+		s.Errorf("got %d %s", f.Status, f.Body)
+	}
+	s.sees("later")
+	s.wants(s.put(s.at("v3", "send/m.room.message/shared"), text("now")), 200, "")
+	s.has(1, "now")
+	s.has(1, "later")
+}
+
+func stateHasNoTransaction(s *scene) {
+	one, two := s.state("test", "", "x", later, ""), s.state("test", "", "x", later, "")
+	if one.Send == two.Send || len(s.futures(s.alice)) != 2 {
+		s.Error("two equal requests are one future")
+	}
+}
+
+func encodedNames(s *scene) {
+	f := s.put(s.at("v3", "state_future/test%2Ftype/a%2Fb%25c?future_timeout=3600000"), text("x"))
+	s.wants(f, 200, "")
+	s.works(f.Future().Send)
+	event := s.sees("x")
+	if event.Get("type").String() != "test/type" || event.Get("state_key").String() != "a/b%c" {
+		s.Errorf("got %s", event.Raw)
+	}
+}
