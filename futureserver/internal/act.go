@@ -46,14 +46,16 @@ func (s *Server) PerformTokenAction(ctx context.Context, token api.Token) error 
 
 // refresh restarts a timer; it is called with the lock and gives it back. Each future has its true deadline
 // in memory and a stored bound that no acknowledged deadline ever exceeds (design, "stored high-water
-// deadline"). Below the bound a refresh is durable as it stands and costs no I/O; near it the next batch
-// raises the bound and nobody waits; beyond it the answer waits for the commit that raises it.
+// deadline"). Below the bound a refresh is durable as it stands and costs no I/O; if the next one, after as
+// long a pause as this one, would pass it, the next batch raises it and nobody waits; beyond it the answer
+// waits for the commit that raises it.
 func (s *Server) refresh(ctx context.Context, slot uint32, r *record) error {
 	deadline := s.clock.ceil() + int64(r.timeout)
 	slack := s.cfg.Slack.Milliseconds()
 	if deadline <= r.high() {
+		pause := deadline - r.deadline
 		r.move(deadline)
-		if r.high()-deadline < slack/2 && r.flags&dirty == 0 {
+		if r.high()-deadline < pause+slack/16 && r.flags&dirty == 0 {
 			r.flags |= dirty
 			s.dirty = append(s.dirty, slot)
 			if len(s.dirty) == 1 {

@@ -1,6 +1,8 @@
 package internal
 
 import (
+	"maps"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -56,49 +58,44 @@ func TestIndexAgainstMap(t *testing.T) {
 func TestShardClosesGaps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := shard{}
-		want := map[uint64]bool{}
-		fingerprints := rapid.SampledFrom([]uint32{0, 1, 1 << 28, 1<<28 + 1, 1 << 31, 1<<32 - 2, 1<<32 - 1})
+		want := map[ref]fingerprint{}
+		prints := rapid.SampledFrom([]fingerprint{0, 1, 1 << 12, 1<<12 + 1, 1 << 15, 1<<16 - 2, 1<<16 - 1})
+		place := func(r ref) int {
+			for i := s.home(want[r]); s.refs[i] != 0; i = s.after(i) {
+				if s.refs[i] == r {
+					return i
+				}
+			}
+			t.Fatalf("%d is not found from its home", r)
+			return 0
+		}
 		for i := range rapid.IntRange(1, 120).Draw(t, "steps") {
 			if len(want) > 0 && rapid.Bool().Draw(t, "remove") {
-				for e := range want {
-					delete(want, e)
-					for i := s.home(uint32(e >> 32)); ; i = s.after(i) {
-						if s.entries[i] == e {
-							s.closeGap(i)
-							s.used--
-							break
-						}
-						if s.entries[i] == 0 {
-							t.Fatalf("%x is not found from its home", e)
-						}
-					}
-					break
-				}
+				r := rapid.SampledFrom(slices.Sorted(maps.Keys(want))).Draw(t, "which")
+				s.closeGap(place(r))
+				s.used--
+				delete(want, r)
 				continue
 			}
-			if s.used+1 > len(s.entries)*7/8 {
+			if s.used+1 > len(s.refs)*7/8 {
 				s.grow()
 			}
-			e := uint64(fingerprints.Draw(t, "fingerprint"))<<32 | uint64(i+1)<<2
-			s.insert(e)
+			r := newRef(uint32(i+1), 0)
+			want[r] = prints.Draw(t, "fingerprint")
+			s.insert(r, want[r])
 			s.used++
-			want[e] = true
 		}
 		found := 0
-		for _, e := range s.entries {
-			if e != 0 {
+		for _, r := range s.refs {
+			if r != 0 {
 				found++
 			}
 		}
 		if found != len(want) || s.used != found {
 			t.Fatalf("%d entries, %d counted, want %d", found, s.used, len(want))
 		}
-		for e := range want {
-			for i := s.home(uint32(e >> 32)); s.entries[i] != e; i = s.after(i) {
-				if s.entries[i] == 0 {
-					t.Fatalf("%x is not found from its home", e)
-				}
-			}
+		for r := range want {
+			place(r)
 		}
 	})
 }

@@ -84,7 +84,7 @@ func (s *Server) restore(t *storage.Timer, now int64) {
 	}
 	if r.timeout != 0 {
 		r.deadline = min(t.Deadline, now+int64(r.timeout))
-		r.spare = uint32(min(t.Deadline-r.deadline, math.MaxUint32))
+		r.raise(t.Deadline)
 	}
 	userID, roomID := string(t.UserID), string(t.RoomID)
 	slot, rec := s.table.put(r, userID, roomID)

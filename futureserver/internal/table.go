@@ -1,6 +1,7 @@
 package internal
 
 import (
+	"math"
 	"slices"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
@@ -13,12 +14,12 @@ type record struct {
 	nid      api.NID
 	deadline int64 // the true deadline in ms; 0 for an action future
 	secret   api.Secret
-	spare    uint32 // the stored deadline minus the true one, in ms
 	timeout  uint32 // ms; 0 for an action future
 	room     uint32 // number in table.rooms
 	user     uint32 // number in table.users
 	group    uint32 // number in table.groups; 0 if it is alone under its own group token
 	key      uint32 // hash of (type, state key); 0 if newer state does not concern it
+	spare    uint16 // the stored deadline minus the true one, in units of spareUnit, rounded down
 	state    api.State
 	flags    flag
 }
@@ -32,19 +33,23 @@ const (
 	dirty                      // its stored deadline is to be raised with the next batch
 )
 
-// high returns the stored deadline: no deadline beyond it was ever acknowledged.
-func (r *record) high() int64 { return r.deadline + int64(r.spare) }
+// spareUnit is in ms; 16 bits of it are 17 minutes, more than any slack.
+const spareUnit = 16
+
+// high returns the stored deadline, or up to spareUnit less: no deadline beyond it was ever acknowledged.
+func (r *record) high() int64 { return r.deadline + int64(r.spare)*spareUnit }
 
 // move sets the true deadline and leaves the stored one.
 func (r *record) move(deadline int64) {
 	high := r.high()
-	r.deadline, r.spare = deadline, uint32(max(0, high-deadline))
+	r.deadline, r.spare = deadline, 0
+	r.raise(high)
 }
 
 // raise sets the stored deadline if that is higher.
 func (r *record) raise(high int64) {
 	if high > r.high() {
-		r.spare = uint32(high - r.deadline)
+		r.spare = uint16(min((high-r.deadline)/spareUnit, math.MaxUint16))
 	}
 }
 
