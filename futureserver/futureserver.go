@@ -21,6 +21,10 @@ type Server interface {
 	// Stop accepts nothing more, lets what is in flight finish (until ctx is done), writes what a clean restart
 	// needs and closes the database. It may be called more than once.
 	Stop(ctx context.Context) error
+
+	// Done is closed when the server has stopped, by Stop or because it cannot go on; Err says why.
+	Done() <-chan struct{}
+	Err() error
 }
 
 // Options are what differs between processes, not between operators.
@@ -39,11 +43,15 @@ func NewInternalAPI(ctx context.Context, cfg *config.FutureServer, room api.Room
 	if err != nil {
 		return nil, err
 	}
-	return internal.New(ctx, internal.Config{
+	s, err := internal.New(ctx, internal.Config{
 		MaxTimeout:    cfg.MaxTimeout,
 		MaxPerUser:    cfg.MaxFuturesPerUser,
 		Slack:         cfg.HighWaterSlack,
 		RoomsInFlight: cfg.RoomsInFlight,
 		Retention:     cfg.Retention,
 	}, db, room, internal.NewMetrics(o.Registerer), o.Step)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }

@@ -2,7 +2,7 @@
 # A throw-away PostgreSQL for tests.
 #
 #   eval "$(test/postgres.sh start DIR)"   makes a cluster in DIR, starts it and tells the tests where it is
-#   test/postgres.sh stop DIR              stops it and removes DIR
+#   test/postgres.sh stop DIR              stops it and removes what start has made
 #
 # It listens on a free port of the loopback interface, with a random password. PostgreSQL refuses to run as
 # root; root therefore starts it as the user postgres, who must be able to reach DIR. As it is thrown away it
@@ -53,7 +53,8 @@ stop() {
 	if [ -e "$data/postmaster.pid" ]; then
 		as "$bin/pg_ctl" -D "$data" -s -w -m immediate stop
 	fi
-	rm -rf "$dir"
+	rm -rf "$data" "$dir/password" "$dir/initdb.log" "$dir/server.log"
+	rmdir "$dir" 2>/dev/null || true # unless it holds something else
 }
 
 case $command in

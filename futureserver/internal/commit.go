@@ -163,6 +163,14 @@ func (s *Server) commit(b *batch) {
 	s.insertSingly(b, err)
 }
 
+// fail ends everything: the database is another server's now.
+func (s *Server) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed, s.stopping = err, true
+	s.cancel()
+}
+
 // insertSingly writes a failed batch's inserts one by one, so that a bad one does not take others with it.
 func (s *Server) insertSingly(b *batch, err error) {
 	b.failed = make([]error, len(b.Inserts))
@@ -188,6 +196,9 @@ var errNotStored = errors.New("the future could not be stored")
 func (s *Server) transact(b *batch) error {
 	started := time.Now()
 	result, err := s.db.Commit(s.ctx, &b.Batch)
+	if errors.Is(err, storage.ErrLockLost) {
+		s.fail(err)
+	}
 	if err != nil {
 		return err
 	}

@@ -272,8 +272,8 @@ func (f *freezer) step(name string) {
 // crash is the end of a process as the disk sees it: nothing is written any more.
 func (s *Server) crash(f *freezer) {
 	s.mu.Lock()
-	stopping := s.stopping
-	s.stopping = true
+	stopping := s.stopCalled
+	s.stopCalled, s.stopping = true, true
 	s.mu.Unlock()
 	s.cancel()
 	f.thaw()

@@ -136,12 +136,12 @@ func (s *Server) isStopping() bool {
 // the database. After ctx it does not wait any longer for the rooms; nothing is lost by that.
 func (s *Server) Stop(ctx context.Context) error {
 	s.mu.Lock()
-	if s.stopping {
+	if s.stopCalled {
 		s.mu.Unlock()
 		<-s.stopped
 		return nil
 	}
-	s.stopping = true
+	s.stopCalled, s.stopping = true, true
 	s.mu.Unlock()
 	close(s.stopRun)
 
@@ -155,6 +155,9 @@ func (s *Server) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	err := s.storeDeadlines(ctx)
+	if s.Err() != nil {
+		err = nil // the database is not ours any more
+	}
 	s.cancel()
 	s.work.Wait()
 	s.loops.Wait()

@@ -51,14 +51,16 @@ type Server struct {
 	kick     chan struct{}
 	dirty    []uint32 // slots whose stored deadline is to be raised
 	offset   int64    // of the wall clock, when deadlines were last known to be right on disk
-	stopping bool
+	stopping bool     // nothing new is accepted
+	failed   error    // why the server cannot go on
 
-	ctx     context.Context // of everything that is in flight
-	cancel  context.CancelFunc
-	work    sync.WaitGroup // futures on their way into a room
-	loops   sync.WaitGroup // the run loop and the writer
-	stopRun chan struct{}
-	stopped chan struct{} // closed when the writer has written its last batch
+	ctx        context.Context // of everything that is in flight
+	cancel     context.CancelFunc
+	work       sync.WaitGroup // futures on their way into a room
+	loops      sync.WaitGroup // the run loop and the writer
+	stopCalled bool
+	stopRun    chan struct{}
+	stopped    chan struct{} // closed when the writer has written its last batch
 }
 
 // clock counts Unix milliseconds by the monotonic clock: a step of the wall clock does not reach it.
@@ -357,6 +359,16 @@ func (s *Server) HasStateFutures(roomID string) bool {
 	defer s.mu.Unlock()
 	n, ok := s.table.rooms.numbers[roomID]
 	return ok && len(s.table.rooms.at(n).watched) > 0
+}
+
+// Done is closed when the server has stopped, by itself or by Stop.
+func (s *Server) Done() <-chan struct{} { return s.stopped }
+
+// Err returns why the server could not go on, nil if it was stopped.
+func (s *Server) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed
 }
 
 // notify wakes a loop that may be waking already.

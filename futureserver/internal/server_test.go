@@ -633,6 +633,30 @@ func TestDatabaseTrouble(t *testing.T) {
 	})
 }
 
+// A server that loses its database to another must not touch it again.
+func TestLosesItsDatabase(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		var lost atomic.Bool
+		b.db = &countingDatabase{Database: b.db, fail: func(*storage.Batch) error {
+			if lost.Load() {
+				return fmt.Errorf("no: %w", storage.ErrLockLost)
+			}
+			return nil
+		}}
+		f := b.create(message(time.Second))
+		lost.Store(true)
+		time.Sleep(time.Minute)
+		<-b.Done()
+		if err := b.Err(); !errors.Is(err, storage.ErrLockLost) {
+			b.Error(err)
+		}
+		if len(b.rooms.all()) != 0 {
+			b.Error("it has sent an event that may be another's")
+		}
+		b.use(f, api.CancelToken, api.ErrStopping)
+	})
+}
+
 // Finished futures are forgotten after the retention time, and only those.
 func TestRetention(t *testing.T) {
 	inBubble(t, func(b *bench) {

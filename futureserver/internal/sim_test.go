@@ -3,6 +3,7 @@ package internal
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -66,6 +67,7 @@ func drawOp(t *rapid.T) op {
 
 func TestMain(m *testing.M) {
 	logrus.SetOutput(io.Discard)
+	flag.Set("rapid.checks", "300") // unless the command line says otherwise
 	goleak.VerifyTestMain(m)
 }
 

@@ -21,13 +21,13 @@ type record struct {
 	key      uint32 // hash of (type, state key); 0 if newer state does not concern it
 	spare    uint16 // the stored deadline minus the true one, in units of spareUnit, rounded down
 	state    api.State
-	flags    flag
+	flags    mark
 }
 
-type flag uint8
+type mark uint8
 
 const (
-	creating  flag = 1 << iota // its insert is not committed yet: no token works, no timer runs
+	creating  mark = 1 << iota // its insert is not committed yet: no token works, no timer runs
 	doomed                     // ended while it was being created
 	lookAgain                  // its piece of state changed while it was being created
 	dirty                      // its stored deadline is to be raised with the next batch

@@ -9,6 +9,18 @@ import (
 	"github.com/matrix-org/dendrite/setup/config"
 )
 
+// Day is the unit that Go's notation for durations lacks.
+const Day = 24 * time.Hour
+
+const (
+	shortestTimeout   = time.Millisecond
+	longestTimeout    = 49 * Day // the futureserver counts milliseconds in 32 bits
+	longestRetention  = 3650 * Day
+	shortestSlack     = time.Second
+	longestSlack      = 10 * time.Minute
+	shortestRetention = time.Minute
+)
+
 // FutureServer is the future_server section of dendrite.yaml.
 type FutureServer struct {
 	// Enabled switches futures on. When off, every request that would schedule one is refused.
@@ -16,16 +28,18 @@ type FutureServer struct {
 	// Database is where futures are kept. Without a connection string it is the global PostgreSQL database, or,
 	// if there is none, the file futureserver.db beside the roomserver's SQLite file.
 	Database config.DatabaseOptions `yaml:"database"`
-	// MaxTimeout is the longest timeout a future may have.
+	// MaxTimeout is the longest timeout a future may have, 1ms to 49d.
 	MaxTimeout time.Duration `yaml:"max_timeout"`
-	// MaxFuturesPerUser is how many futures a user may have scheduled at a time.
+	// MaxFuturesPerUser is how many futures a user may have scheduled at a time, at least 1.
 	MaxFuturesPerUser int `yaml:"max_futures_per_user"`
 	// HighWaterSlack is how far beyond the true deadline the stored one may lie: how late, at the most, a
-	// refreshed future fires after a crash, and how rarely refreshes are written.
+	// refreshed future fires after a crash, and how rarely refreshes are written. 1s to 10m.
 	HighWaterSlack time.Duration `yaml:"high_water_slack"`
 	// RoomsInFlight is how many rooms are sent to at the same time; in one room it is always one event.
+	// 1 to 64.
 	RoomsInFlight int `yaml:"rooms_in_flight"`
 	// Retention is how long finished futures are remembered, so that a repeated request finds its answer.
+	// 1m to 10 years.
 	Retention time.Duration `yaml:"retention"`
 	// RateLimits bounds what clients may ask.
 	RateLimits RateLimits `yaml:"rate_limits"`
@@ -51,21 +65,14 @@ type RateLimit struct {
 	Burst     int     `yaml:"burst"`
 }
 
-// Networks are federation_api.allow_networks and deny_networks: where the federation client may connect.
-// An address in Allow is allowed; else one in Deny is refused; else it is allowed.
-type Networks struct {
-	Allow []netip.Prefix `yaml:"allow_networks"`
-	Deny  []netip.Prefix `yaml:"deny_networks"`
-}
-
 // Defaults sets what applies where dendrite.yaml is silent.
 func (c *FutureServer) Defaults() {
 	c.Enabled = true
-	c.MaxTimeout = 7 * 24 * time.Hour
+	c.MaxTimeout = 7 * Day
 	c.MaxFuturesPerUser = 100
 	c.HighWaterSlack = 30 * time.Second
 	c.RoomsInFlight = 6
-	c.Retention = 7 * 24 * time.Hour
+	c.Retention = 7 * Day
 	c.RateLimits = RateLimits{
 		Create:       RateLimit{PerSecond: 10, Burst: 50},
 		InvalidToken: RateLimit{PerSecond: 0.5, Burst: 5},

@@ -1,0 +1,43 @@
+# "make" or "make help" lists what can be done.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help build run test demo lint clean
+
+DENDRITE := github.com/matrix-org/dendrite/cmd
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+build: ## Build the homeserver and its tools into bin/
+	@go build -o bin/ ./cmd/... $(DENDRITE)/create-account $(DENDRITE)/generate-keys
+
+run: build ## Run a homeserver on http://127.0.0.1:8008 that keeps its data in dendrite-data/
+	@exec bin/dendrite -quickstart dendrite-data
+
+test: ## Run all tests with the race detector; with PostgreSQL too if it is installed
+	@go vet ./...
+	if command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
+		dir=$$(mktemp -d)
+		trap 'test/postgres.sh stop "$$dir"; rm -rf "$$dir"' EXIT
+		settings=$$(test/postgres.sh start "$$dir")
+		eval "$$settings"
+	elif [ "$${FUTURES_TEST_POSTGRES:-}" = required ]; then
+		echo 'PostgreSQL is required, but not installed' >&2
+		exit 1
+	fi
+	go test -race -timeout 25m ./...
+
+demo: build ## Show futures at work, in half a minute
+	@go run ./test/demo
+
+lint: ## Check the formatting, and what go vet knows
+	@unformatted=$$(gofmt -l .)
+	if [ -n "$$unformatted" ]; then echo "Not formatted: $$unformatted"; exit 1; fi
+	go vet ./...
+
+clean: ## Delete what the build has made; dendrite-data/ stays
+	@rm -rf bin
+	go clean -testcache

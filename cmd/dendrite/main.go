@@ -1,0 +1,119 @@
+// Command dendrite is a Matrix homeserver with native futures. It takes the place of Dendrite's own binary:
+// the same flags, the same dendrite.yaml, the same databases.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	dendrite "github.com/matrix-org/dendrite/setup"
+	"github.com/matrix-org/dendrite/setup/base"
+	"github.com/matrix-org/dendrite/setup/config"
+	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/futures/setup"
+	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
+)
+
+// Dendrite's setup declares -config, -version and -really-enable-open-registration, and its internal/sqlutil
+// -skip-db-sanity.
+var (
+	quickStart = flag.String("quickstart", "", "Set up a homeserver in this folder, if there is none yet, and run it for this machine alone")
+	unixSocket = flag.String("unix-socket", "", "Listen on this unix socket and on no network address (experimental)")
+	unixMode   = flag.String("unix-socket-permission", "755", "The permission bits of the unix socket, in octal (experimental)")
+	httpAddr   = flag.String("http-bind-address", ":8008", "Where to listen for HTTP; with -quickstart 127.0.0.1:8008")
+	httpsAddr  = flag.String("https-bind-address", ":8448", "Where to listen for HTTPS, if there is a certificate")
+	certFile   = flag.String("tls-cert", "", "The X.509 certificate for HTTPS, in PEM format")
+	keyFile    = flag.String("tls-key", "", "The certificate's private key, in PEM format")
+)
+
+func main() {
+	flag.Parse()
+	if flag.Lookup("version").Value.String() == "true" {
+		fmt.Println(setup.Version())
+		return
+	}
+	stop := stopSignal()
+	configPath := prepare()
+	options := configure(configPath)
+	logrus.Info(setup.Version())
+	base.PlatformSanityChecks()
+	if c := options.Dendrite.ClientAPI; !c.RegistrationDisabled && c.OpenRegistrationWithoutVerificationEnabled {
+		logrus.Warn("Open registration is enabled")
+	}
+
+	server, err := setup.Start(context.Background(), options)
+	check(err, "Cannot start")
+	if *quickStart != "" && server.Addr() != nil {
+		fmt.Print(setup.Welcome("http://"+server.Addr().String(), configPath, filepath.Dir(os.Args[0])))
+	}
+	select {
+	case <-stop:
+	case <-server.Done():
+	}
+	if err := server.Stop(context.Background()); err != nil {
+		logrus.WithError(err).Warn("Not everything was finished; the next start does that")
+	}
+	check(server.Err(), "The server could not go on")
+}
+
+// stopSignal is closed at the first signal to stop. The second ends the process: whoever asks twice does not
+// want to wait.
+func stopSignal() <-chan struct{} {
+	signals, stop := make(chan os.Signal, 2), make(chan struct{})
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		<-signals
+		close(stop)
+		<-signals
+		os.Exit(1)
+	}()
+	return stop
+}
+
+// prepare sets up the quick start, if asked for, and returns the path of the configuration.
+func prepare() string {
+	given := make(map[string]bool)
+	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if *quickStart != "" {
+		if given["config"] {
+			logrus.Fatal("-quickstart has a configuration of its own; leave -config out")
+		}
+		path, _, err := setup.QuickStart(*quickStart)
+		check(err, "Cannot set up "+*quickStart)
+		check(flag.Set("config", path), "-config")
+		if !given["http-bind-address"] {
+			*httpAddr = "127.0.0.1:8008"
+		}
+	}
+	return flag.Lookup("config").Value.String()
+}
+
+func configure(path string) (o setup.Options) {
+	o = setup.Options{Dendrite: dendrite.ParseFlags(true), CertFile: *certFile, KeyFile: *keyFile, Metrics: true}
+	setup.StartLogging(o.Dendrite, *quickStart != "")
+	var err error
+	o.Futures, o.Networks, err = fconfig.Load(path)
+	check(err, "Invalid config file")
+	if *unixSocket != "" {
+		o.HTTP, err = config.UnixSocketAddress(*unixSocket, *unixMode)
+		check(err, "-unix-socket-permission")
+		return o
+	}
+	o.HTTP, err = config.HTTPAddress("http://" + *httpAddr)
+	check(err, "-http-bind-address")
+	o.HTTPS, err = config.HTTPAddress("https://" + *httpsAddr)
+	check(err, "-https-bind-address")
+	return o
+}
+
+func check(err error, what string) {
+	if err != nil {
+		logrus.Fatalf("%s: %s", what, err)
+	}
+}

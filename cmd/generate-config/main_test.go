@@ -1,0 +1,68 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/setup/config"
+
+	"github.com/matrix-org/dendrite/futures/setup"
+	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
+)
+
+// reread writes what generate makes to a file and reads it as the server does.
+func reread(t *testing.T) (*config.Dendrite, *fconfig.FutureServer) {
+	t.Helper()
+	d, f, n, err := generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := fconfig.Marshal(d, f, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "dendrite.yaml")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if f, _, err = fconfig.Load(path); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = config.Load(path); err != nil {
+		t.Fatal(err)
+	}
+	return d, f
+}
+
+func TestNormaliseKeepsOurSection(t *testing.T) {
+	path, _, err := setup.QuickStart(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	*normalise = path
+	defer func() { *normalise = "" }()
+	d, f := reread(t)
+	if !f.SQLiteWAL || f.MaxTimeout != 168*time.Hour || f.Database.ConnectionString == "" || f.RoomsInFlight == 0 || d.ClientAPI.RegistrationSharedSecret == "" {
+		t.Errorf("%+v %+v", f, d.ClientAPI)
+	}
+}
+
+func TestGenerate(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if _, _, err := setup.QuickStart("."); err != nil { // for the key that the configuration names
+		t.Fatal(err)
+	}
+	*serverName, *dir, *forCI = "example.com", "data", true
+	d, f := reread(t)
+	if d.Global.ServerName != "example.com" || d.RoomServer.Database.ConnectionString != "file:data/dendrite_roomserver.db" ||
+		!d.Global.JetStream.InMemory || d.Global.DatabaseOptions.ConnectionString != "" || !f.Enabled || f.SQLiteWAL {
+		t.Errorf("%+v %+v", d.Global, f)
+	}
+	*dbURI = "postgres://db/dendrite"
+	d, _ = reread(t)
+	if d.Global.DatabaseOptions.ConnectionString != "postgres://db/dendrite" || d.RoomServer.Database.ConnectionString != "" {
+		t.Errorf("%+v", d.RoomServer)
+	}
+}

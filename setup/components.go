@@ -1,0 +1,130 @@
+package setup
+
+import (
+	"database/sql"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/getsentry/sentry-go"
+	"github.com/matrix-org/dendrite/appservice"
+	"github.com/matrix-org/dendrite/federationapi"
+	"github.com/matrix-org/dendrite/internal"
+	"github.com/matrix-org/dendrite/internal/caching"
+	"github.com/matrix-org/dendrite/internal/httputil"
+	"github.com/matrix-org/dendrite/internal/sqlutil"
+	"github.com/matrix-org/dendrite/roomserver"
+	dendrite "github.com/matrix-org/dendrite/setup"
+	"github.com/matrix-org/dendrite/setup/config"
+	"github.com/matrix-org/dendrite/setup/jetstream"
+	"github.com/matrix-org/dendrite/setup/mscs"
+	"github.com/matrix-org/dendrite/setup/process"
+	"github.com/matrix-org/dendrite/userapi"
+	userapis "github.com/matrix-org/dendrite/userapi/api"
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
+)
+
+// components are Dendrite's, put together as its own monolith does it.
+type components struct {
+	dendrite.Monolith
+	process *process.ProcessContext
+	cm      *sqlutil.Connections
+	nats    *jetstream.NATSInstance
+	js      nats.JetStreamContext
+	roomDB  *sql.DB
+	caches  *caching.Caches
+	metrics bool
+}
+
+// newComponents starts all components. wrap may put something between the user API and whoever calls it.
+func newComponents(
+	processCtx *process.ProcessContext, cfg *config.Dendrite, networks fconfig.Networks, metrics bool,
+	wrap func(userapis.UserInternalAPI) userapis.UserInternalAPI,
+) (*components, error) {
+	c := &components{
+		process: processCtx,
+		cm:      sqlutil.NewConnectionManager(processCtx, cfg.Global.DatabaseOptions),
+		nats:    new(jetstream.NATSInstance),
+		caches:  caching.NewRistrettoCache(cfg.Global.Cache.EstimatedMaxSize, cfg.Global.Cache.MaxAge, metrics),
+		metrics: metrics,
+	}
+	c.Config = cfg
+	c.FedClient, c.Client = newClients(cfg, networks)
+
+	rooms := roomserver.NewInternalAPI(processCtx, cfg, c.cm, c.nats, c.caches, metrics)
+	federation := federationapi.NewInternalAPI(processCtx, cfg, c.cm, c.nats, c.FedClient, rooms, c.caches, nil, false)
+	c.KeyRing = federation.KeyRing()
+	rooms.SetFederationAPI(federation, c.KeyRing)
+	users := wrap(userapi.NewInternalAPI(processCtx, cfg, c.cm, c.nats, rooms, c.FedClient, metrics, federation.IsBlacklistedOrBackingOff))
+	services := appservice.NewInternalAPI(processCtx, cfg, c.nats, users, rooms)
+	rooms.SetAppserviceAPI(services)
+	rooms.SetUserAPI(users)
+	c.RoomserverAPI, c.FederationAPI, c.UserAPI, c.AppserviceAPI = rooms, federation, users, services
+
+	c.js, _ = c.nats.Prepare(processCtx, &cfg.Global.JetStream) // the connection that all components share
+	var err error
+	c.roomDB, _, err = c.cm.Connection(&cfg.RoomServer.Database)
+	return c, err
+}
+
+// addRoutes registers what all components answer to.
+func (c *components) addRoutes(routers httputil.Routers) error {
+	c.AddAllPublicRoutes(c.process, c.Config, routers, c.cm, c.nats, c.caches, c.metrics)
+	if len(c.Config.MSCs.MSCs) == 0 {
+		return nil
+	}
+	return mscs.Enable(c.Config, c.cm, routers, &c.Monolith, c.caches)
+}
+
+// startReporting switches on what an operator may watch the process with: tracing, Sentry, the up metric.
+// The closer ends tracing.
+func startReporting(processCtx *process.ProcessContext, cfg *config.Dendrite, metrics bool) (io.Closer, error) {
+	tracing, err := cfg.SetupTracing()
+	if err != nil {
+		return nil, fmt.Errorf("tracing: %w", err)
+	}
+	if err := startSentry(processCtx, cfg); err != nil {
+		tracing.Close()
+		return nil, fmt.Errorf("sentry: %w", err)
+	}
+	if metrics {
+		up := prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace:   "dendrite",
+			Name:        "up",
+			ConstLabels: prometheus.Labels{"version": internal.VersionString()},
+		})
+		up.Inc()
+		prometheus.MustRegister(up)
+	}
+	return tracing, nil
+}
+
+func startSentry(processCtx *process.ProcessContext, cfg *config.Dendrite) error {
+	if !cfg.Global.Sentry.Enabled {
+		return nil
+	}
+	err := sentry.Init(sentry.ClientOptions{
+		Dsn:              cfg.Global.Sentry.DSN,
+		Environment:      cfg.Global.Sentry.Environment,
+		Debug:            true,
+		ServerName:       string(cfg.Global.ServerName),
+		Release:          "dendrite@" + internal.VersionString(),
+		AttachStacktrace: true,
+	})
+	if err != nil {
+		return err
+	}
+	processCtx.ComponentStarted()
+	go func() {
+		defer processCtx.ComponentFinished()
+		<-processCtx.WaitForShutdown()
+		if !sentry.Flush(5 * time.Second) {
+			logrus.Warn("Some reports did not reach Sentry")
+		}
+	}()
+	return nil
+}

@@ -1,0 +1,75 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/sirupsen/logrus"
+	"gopkg.in/yaml.v3"
+)
+
+// Load reads what is ours in the dendrite.yaml at path, over the defaults. The rest of the file is
+// Dendrite's to read. An unknown key or a bad value in the future_server section, or a bad network, is an
+// error that names the key and its line; all of them are reported at once.
+func Load(path string) (*FutureServer, Networks, error) {
+	futures, networks := new(FutureServer), Networks{Deny: PrivateNetworks()}
+	futures.Defaults()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, Networks{}, err
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		return nil, Networks{}, fmt.Errorf("%s: %w", path, err)
+	}
+	if len(doc.Content) == 0 { // an empty file; Dendrite will say what it misses
+		return futures, networks, nil
+	}
+	r := reader{file: path}
+	root := doc.Content[0]
+	r.section("future_server", member(root, "future_server"), futures.fields(&r))
+	federation := member(root, "federation_api")
+	r.prefixes(&networks.Allow)("federation_api.allow_networks", member(federation, "allow_networks"))
+	r.prefixes(&networks.Deny)("federation_api.deny_networks", member(federation, "deny_networks"))
+	if err := errors.Join(r.errs...); err != nil {
+		return nil, Networks{}, err
+	}
+	if futures.MaxTimeout > 30*Day {
+		logrus.Warnf("future_server.max_timeout is %s; MSC4140 advises no more than a month", futures.MaxTimeout)
+	}
+	return futures, networks, nil
+}
+
+// fields names the keys of the section and says what each may be.
+func (c *FutureServer) fields(r *reader) fields {
+	limits := &c.RateLimits
+	return fields{
+		"enabled": r.boolean(&c.Enabled),
+		"database": r.nested(fields{
+			"connection_string": r.text((*string)(&c.Database.ConnectionString)),
+			"max_open_conns":    r.integer(&c.Database.MaxOpenConnections, -1, 10_000),
+			"max_idle_conns":    r.integer(&c.Database.MaxIdleConnections, -1, 10_000),
+			"conn_max_lifetime": r.integer(&c.Database.ConnMaxLifetimeSeconds, -1, 1<<31-1),
+		}),
+		"max_timeout":          r.duration(&c.MaxTimeout, shortestTimeout, longestTimeout),
+		"max_futures_per_user": r.integer(&c.MaxFuturesPerUser, 1, 1_000_000),
+		"high_water_slack":     r.duration(&c.HighWaterSlack, shortestSlack, longestSlack),
+		"rooms_in_flight":      r.integer(&c.RoomsInFlight, 1, 64),
+		"retention":            r.duration(&c.Retention, shortestRetention, longestRetention),
+		"rate_limits": r.nested(fields{
+			"create":        r.rate(&limits.Create),
+			"invalid_token": r.rate(&limits.InvalidToken),
+			"token":         r.rate(&limits.Token),
+		}),
+		"trusted_proxies": r.prefixes(&c.TrustedProxies),
+		"sqlite_wal":      r.boolean(&c.SQLiteWAL),
+	}
+}
+
+func (r *reader) rate(to *RateLimit) field {
+	return r.nested(fields{
+		"per_second": r.number(&to.PerSecond, 0, 1_000_000),
+		"burst":      r.integer(&to.Burst, 1, 1_000_000),
+	})
+}

@@ -1,0 +1,157 @@
+package config
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/internal/sqlutil"
+	"github.com/matrix-org/dendrite/setup/config"
+)
+
+func load(t *testing.T, yaml string) (*FutureServer, Networks, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "dendrite.yaml")
+	if err := os.WriteFile(path, []byte(yaml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Load(path)
+}
+
+func TestLoadWithoutSectionIsDefaults(t *testing.T) {
+	var want FutureServer
+	want.Defaults()
+	for _, yaml := range []string{"", "version: 2\n", "future_server:\n", "future_server: {}\nfederation_api:\n", "future_server:\n  rate_limits:\n  enabled:\n"} {
+		got, networks, err := load(t, yaml)
+		if err != nil {
+			t.Fatalf("%q: %v", yaml, err)
+		}
+		if got.MaxTimeout != 168*time.Hour || !got.Enabled || got.MaxFuturesPerUser != want.MaxFuturesPerUser || got.RateLimits != want.RateLimits {
+			t.Errorf("%q: %+v", yaml, got)
+		}
+		if !networks.Refuses(netip.MustParseAddr("10.0.0.1")) {
+			t.Errorf("%q: no default deny list", yaml)
+		}
+	}
+	if _, _, err := Load(filepath.Join(t.TempDir(), "absent.yaml")); err == nil {
+		t.Error("no error for a file that is not there")
+	}
+}
+
+func TestLoadReadsEveryKey(t *testing.T) {
+	got, networks, err := load(t, `
+version: 2
+global: {server_name: localhost, future_server: {not: ours}}
+federation_api:
+  allow_networks: [127.0.0.1/8, "2001:db8::1"]
+  deny_networks: ["::ffff:10.0.0.0/104"]
+future_server:
+  enabled: no
+  database: {connection_string: "file:x.db", max_open_conns: 3, max_idle_conns: 2, conn_max_lifetime: -1}
+  max_timeout: 1d
+  max_futures_per_user: 7
+  high_water_slack: 500s
+  rooms_in_flight: 64
+  retention: 48h
+  rate_limits:
+    create: {per_second: 0, burst: 1}
+    invalid_token: {per_second: 1.5, burst: 2}
+    token: {per_second: 3, burst: 4}
+  trusted_proxies: [192.0.2.0/24, 198.51.100.7]
+  sqlite_wal: true
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Enabled || !got.SQLiteWAL || got.MaxTimeout != 24*time.Hour || got.MaxFuturesPerUser != 7 ||
+		got.HighWaterSlack != 500*time.Second || got.RoomsInFlight != 64 || got.Retention != 48*time.Hour {
+		t.Errorf("%+v", got)
+	}
+	if want := (config.DatabaseOptions{ConnectionString: "file:x.db", MaxOpenConnections: 3, MaxIdleConnections: 2, ConnMaxLifetimeSeconds: -1}); got.Database != want {
+		t.Errorf("database %+v", got.Database)
+	}
+	if want := (RateLimits{RateLimit{0, 1}, RateLimit{1.5, 2}, RateLimit{3, 4}}); got.RateLimits != want {
+		t.Errorf("rate limits %+v", got.RateLimits)
+	}
+	same := func(got []netip.Prefix, want string) {
+		t.Helper()
+		var s []string
+		for _, p := range got {
+			s = append(s, p.String())
+		}
+		if g := strings.Join(s, " "); g != want {
+			t.Errorf("got %s, want %s", g, want)
+		}
+	}
+	same(got.TrustedProxies, "192.0.2.0/24 198.51.100.7/32")
+	same(networks.Allow, "127.0.0.0/8 2001:db8::1/128")
+	same(networks.Deny, "10.0.0.0/8")
+}
+
+func TestLoadNamesKeyAndLine(t *testing.T) {
+	for _, c := range []struct{ yaml, want string }{
+		{"future_server:\n  enabled: true\n  max_timeot: 1h\n", "line 3: future_server.max_timeot: unknown key"},
+		{"future_server:\n  enabled: 1\n", `line 2: future_server.enabled: "1" is neither true nor false`},
+		{"future_server:\n  enabled: on\n  enabled: off\n", "line 3: future_server.enabled: stands here twice"},
+		{"future_server:\n  max_timeout: 1000\n", "line 2: future_server.max_timeout: \"1000\" is not a duration"},
+		{"future_server:\n  max_timeout: 0s\n", "line 2: future_server.max_timeout: \"0s\" is not between 1ms"},
+		{"future_server:\n  max_timeout: 99999d\n", "line 2: future_server.max_timeout: \"99999d\" is not a duration"},
+		{"future_server:\n  max_timeout: -1d\n", "line 2: future_server.max_timeout: \"-1d\" is not a duration"},
+		{"future_server:\n  high_water_slack: 11m\n", "is not between 1s and 10m0s"},
+		{"future_server:\n  rooms_in_flight: 0\n", "line 2: future_server.rooms_in_flight: \"0\" is not between 1 and 64"},
+		{"future_server:\n  max_futures_per_user: 1.5\n", "is not a whole number"},
+		{"future_server:\n  rate_limits:\n    create:\n      per_second: -1\n", "line 4: future_server.rate_limits.create.per_second: \"-1\" is not between"},
+		{"future_server:\n  rate_limits:\n    create:\n      per_second: .nan\n", "is not a number"},
+		{"future_server:\n  rate_limits:\n    refresh: {}\n", "line 3: future_server.rate_limits.refresh: unknown key"},
+		{"future_server:\n  rate_limits: 5\n", "line 2: future_server.rate_limits: should hold keys and values"},
+		{"future_server: true\n", "line 1: future_server: should hold keys and values"},
+		{"future_server:\n  database:\n    conection_string: x\n", "line 3: future_server.database.conection_string: unknown key"},
+		{"future_server:\n  retention: [1h]\n", "line 2: future_server.retention: should be a single value"},
+		{"future_server:\n  trusted_proxies:\n  - 10.0.0.0/8\n  - proxy\n", "line 4: future_server.trusted_proxies: \"proxy\" is not a network"},
+		{"federation_api:\n  deny_networks: 10.0.0.0/8\n", "line 2: federation_api.deny_networks: should be a list"},
+		{"federation_api:\n  allow_networks: [10.0.0.0/33]\n", "line 2: federation_api.allow_networks: \"10.0.0.0/33\" is not a network"},
+		{"future_server: [\n", "yaml: line"},
+	} {
+		_, _, err := load(t, c.yaml)
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "dendrite.yaml") {
+			t.Errorf("%q:\n got %v\nwant %s", c.yaml, err, c.want)
+		}
+	}
+	_, _, err := load(t, "future_server:\n  a: 1\n  rooms_in_flight: x\n")
+	if err == nil || strings.Count(err.Error(), "line ") != 2 {
+		t.Errorf("should report both mistakes: %v", err)
+	}
+}
+
+func TestChooseDatabase(t *testing.T) {
+	const global, room = "postgres://h/dendrite", "file:data/roomserver.db"
+	for _, c := range []struct{ own, global, room, want config.DataSource }{
+		{"", global, "", global},
+		{"", global, room, global},
+		{"", "", room, "file:data/futureserver.db"},
+		{"", "", "postgres://h/room", "postgres://h/room"},
+		{"", "", "file:///var/lib/a%20b/r.db", "file:///var/lib/a%20b/futureserver.db"},
+		{"", "file:all.db", "", "file:futureserver.db"},
+		{"file:mine.db", global, room, "file:mine.db"},
+	} {
+		var f FutureServer
+		f.Database.ConnectionString = c.own
+		var d config.Dendrite
+		d.Global.DatabaseOptions.ConnectionString, d.RoomServer.Database.ConnectionString = c.global, c.room
+		if err := f.ChooseDatabase(&d); err != nil || f.Database.ConnectionString != c.want || f.Database.MaxOpenConns() == 0 {
+			t.Errorf("%+v: got %+v, %v", c, f.Database, err)
+		}
+	}
+}
+
+func TestFileDataSourceSurvivesOddPaths(t *testing.T) {
+	for _, path := range []string{"/srv/a b/50% #1?/x.db", "data/x.db"} {
+		got, err := sqlutil.ParseFileURI(FileDataSource(path))
+		if err != nil || got != path {
+			t.Errorf("%s came back as %s, %v", path, got, err)
+		}
+	}
+}

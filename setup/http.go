@@ -1,0 +1,197 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	sentryhttp "github.com/getsentry/sentry-go/http"
+	"github.com/gorilla/mux"
+	"github.com/matrix-org/dendrite/internal/httputil"
+	"github.com/matrix-org/dendrite/setup/base"
+	"github.com/matrix-org/dendrite/setup/config"
+	"github.com/matrix-org/dendrite/setup/process"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/futures/clientapi"
+)
+
+// newRouters returns Dendrite's routers with the routes that belong to no component: the static pages and
+// the monitor.
+func newRouters(processCtx *process.ProcessContext, cfg *config.Dendrite) httputil.Routers {
+	routers := httputil.NewRouters()
+	base.ConfigureAdminEndpoints(processCtx, routers) // before addStaticPages: the first route that matches wins
+	addStaticPages(cfg, routers)
+	return routers
+}
+
+// addStaticPages puts the landing page and the login fallback onto routers.Static. Dendrite keeps both to
+// itself, but SetupAndServeHTTP installs them on its way; given nothing to listen to and a process that is
+// over, it does so and returns. That it says it stopped a server would only confuse.
+func addStaticPages(cfg *config.Dendrite, routers httputil.Routers) {
+	over := process.NewProcessContext()
+	over.ShutdownDendrite()
+	level := logrus.GetLevel()
+	logrus.SetLevel(logrus.WarnLevel)
+	defer logrus.SetLevel(level)
+	base.SetupAndServeHTTP(over, cfg, routers, config.ServerAddress{}, nil, nil)
+}
+
+// newHandler answers all requests as Dendrite does: each prefix has its router, and what has none gets the
+// Matrix error for it.
+func newHandler(cfg *config.Dendrite, routers httputil.Routers) http.Handler {
+	outer := mux.NewRouter().SkipClean(true).UseEncodedPath()
+	outer.NotFoundHandler = httputil.NotFoundCORSHandler
+
+	outer.Handle("/", http.RedirectHandler(httputil.PublicStaticPath, http.StatusFound))
+	if metrics := cfg.Global.Metrics; metrics.Enabled {
+		outer.Handle("/metrics", httputil.WrapHandlerInBasicAuth(promhttp.Handler(), metrics.BasicAuth))
+	}
+	report := func(h http.Handler) http.Handler { return h }
+	if cfg.Global.Sentry.Enabled {
+		report = sentryhttp.New(sentryhttp.Options{Repanic: true}).Handle
+	}
+	mount := func(prefix string, h http.Handler) { outer.PathPrefix(prefix).Handler(h) }
+	mount(httputil.DendriteAdminPathPrefix, routers.DendriteAdmin)
+	mount(httputil.PublicClientPathPrefix, report(routers.Client))
+	if !cfg.Global.DisableFederation {
+		mount(httputil.PublicKeyPathPrefix, routers.Keys)
+		mount(httputil.PublicFederationPathPrefix, report(routers.Federation))
+	}
+	mount(httputil.SynapseAdminPathPrefix, routers.SynapseAdmin)
+	mount(httputil.PublicMediaPathPrefix, routers.Media)
+	mount(httputil.PublicWellKnownPrefix, routers.WellKnown)
+	mount(httputil.PublicStaticPath, routers.Static)
+	return outer
+}
+
+// tokensFirst spares heartbeats the way through Dendrite's routers, which costs more than they do, and keeps
+// their tokens out of what the routers report of requests.
+func tokensFirst(tokens *clientapi.TokenHandler, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if tokens.Matches(r) {
+			tokens.ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// A front is the server's HTTP side: its listeners, and the server that answers on them.
+type front struct {
+	http, https net.Listener // nil if there is none
+	server      *http.Server
+	cancel      context.CancelFunc // of all requests
+	cancelPolls context.CancelFunc // of requests that wait for something to happen
+}
+
+// listen opens the listeners, so that an address in use is an error before anything has been touched.
+// Connections wait until serve.
+func listen(o Options) (_ *front, err error) {
+	f := new(front)
+	defer func() {
+		if err != nil {
+			f.close()
+		}
+	}()
+	if o.HTTP.Enabled() {
+		if f.http, err = open(o.HTTP); err != nil {
+			return nil, err
+		}
+	}
+	if o.HTTPS.Enabled() && o.CertFile != "" && o.KeyFile != "" {
+		if f.https, err = open(o.HTTPS); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+func open(at config.ServerAddress) (net.Listener, error) {
+	if !at.IsUnixSocket() {
+		return net.Listen(at.Network(), at.Address)
+	}
+	// A socket that a killed server left behind would be in the way.
+	if err := os.Remove(at.Address); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot replace the unix socket: %w", err)
+	}
+	l, err := net.Listen(at.Network(), at.Address)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(at.Address, at.UnixSocketPermission); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// serve answers requests on all listeners. It calls failed, once for each listener at the most, if one
+// stops although nobody asked for it.
+func (f *front) serve(ctx context.Context, o Options, handler http.Handler, failed func(error)) {
+	ctx, f.cancel = context.WithCancel(ctx)
+	polls, cancelPolls := context.WithCancel(ctx)
+	f.cancelPolls = cancelPolls
+	f.server = &http.Server{
+		Handler:      endingPolls(polls, handler),
+		WriteTimeout: base.HTTPServerTimeout,
+		BaseContext:  func(net.Listener) context.Context { return ctx },
+	}
+	run := func(l net.Listener, serve func() error) {
+		logrus.Infof("Listening on %s", l.Addr())
+		if err := serve(); !errors.Is(err, http.ErrServerClosed) {
+			failed(fmt.Errorf("serving on %s: %w", l.Addr(), err))
+		}
+	}
+	if f.http != nil {
+		go run(f.http, func() error { return f.server.Serve(f.http) })
+	}
+	if f.https != nil {
+		go run(f.https, func() error { return f.server.ServeTLS(f.https, o.CertFile, o.KeyFile) })
+	}
+}
+
+// endingPolls ends requests that wait for something to happen when polls is done. They would hold up the
+// shutdown for as long as their client asked for.
+func endingPolls(polls context.Context, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/sync") || strings.HasSuffix(r.URL.Path, "/events") {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			defer context.AfterFunc(polls, cancel)()
+			r = r.WithContext(ctx)
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// shutdown accepts no more connections and waits for requests in flight: for pollGrace as they are, then
+// without the long polls, and until ctx is done. What is left then is cut off.
+func (f *front) shutdown(ctx context.Context) error {
+	grace := time.AfterFunc(pollGrace, f.cancelPolls)
+	defer grace.Stop()
+	defer f.close()
+	if err := f.server.Shutdown(ctx); err != nil {
+		return fmt.Errorf("some requests were cut off: %w", err)
+	}
+	return nil
+}
+
+func (f *front) close() {
+	if f.server != nil {
+		f.cancel()
+		f.server.Close()
+	}
+	for _, l := range []net.Listener{f.http, f.https} {
+		if l != nil {
+			l.Close()
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package setup
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	_ "embed"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"text/template"
+
+	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
+)
+
+//go:embed quickstart.yaml.tmpl
+var quickStartYAML string
+
+// QuickStart makes dir a homeserver's folder: configuration, signing key, secrets, and room for everything
+// else, all of it in dir and none of it readable by others. It returns the path of the configuration, and
+// whether it has created it. What is there already is used and never changed. The configuration is written
+// last, and whole, so a folder left by a crash half-way is completed by the next call.
+func QuickStart(dir string) (configPath string, created bool, err error) {
+	if dir, err = filepath.Abs(dir); err != nil { // so that the working directory does not matter, now or later
+		return "", false, err
+	}
+	configPath = filepath.Join(dir, "dendrite.yaml")
+	if there, err := exists(configPath); there || err != nil {
+		return configPath, false, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", false, err
+	}
+	keyPath := filepath.Join(dir, "matrix_key.pem")
+	there, err := exists(keyPath)
+	if err == nil && !there {
+		err = writeFile(keyPath, newSigningKey())
+	}
+	if err != nil {
+		return "", false, err
+	}
+	text, err := quickStartConfig(dir, keyPath)
+	if err != nil {
+		return "", false, err
+	}
+	return configPath, true, writeFile(configPath, text)
+}
+
+func exists(path string) (bool, error) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return true, err
+}
+
+// newSigningKey returns a PEM file as Dendrite reads it. The key ID is published, so it must have nothing to
+// do with the seed.
+func newSigningKey() []byte {
+	seed := make([]byte, ed25519.SeedSize)
+	rand.Read(seed)
+	return pem.EncodeToMemory(&pem.Block{
+		Type:    "MATRIX PRIVATE KEY",
+		Headers: map[string]string{"Key-ID": "ed25519:" + rand.Text()[:6]},
+		Bytes:   seed,
+	})
+}
+
+func quickStartConfig(dir, keyPath string) ([]byte, error) {
+	secret := make([]byte, 32)
+	rand.Read(secret)
+	// A JSON string is a YAML string, whatever characters a path holds.
+	quote := func(s string) (string, error) {
+		text, err := json.Marshal(s)
+		return string(text), err
+	}
+	tmpl, err := template.New("dendrite.yaml").Funcs(template.FuncMap{
+		"path": func(name string) (string, error) { return quote(filepath.Join(dir, name)) },
+		"db": func(name string) (string, error) {
+			return quote(string(fconfig.FileDataSource(filepath.Join(dir, name))))
+		},
+	}).Parse(quickStartYAML)
+	if err != nil {
+		return nil, err
+	}
+	key, err := quote(keyPath)
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	err = tmpl.Execute(&out, map[string]string{"Key": key, "Secret": hex.EncodeToString(secret)})
+	return out.Bytes(), err
+}
+
+// writeFile makes a file that is whole or not there, even if the machine stops meanwhile.
+func writeFile(path string, data []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes the names in a directory durable, where the system knows how to.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrInvalid) {
+		return err
+	}
+	return nil
+}
+
+// Welcome tells a newcomer what to do with the server that QuickStart has set up. tools is the folder of the
+// running program, where create-account lies too.
+func Welcome(url, configPath, tools string) string {
+	return fmt.Sprintf(`
+Your homeserver is running at %[1]s
+
+  Create an account:   %[2]s -config %[3]s -url %[1]s -username alice -admin
+  Log in:              with any Matrix client on this machine: homeserver %[1]s, user alice
+                       (Element: choose "Edit" beside the homeserver on its sign-in page)
+  Configuration, data: %[4]s
+  Stop:                Ctrl+C
+
+`, url, quoteArg(filepath.Join(tools, "create-account")), quoteArg(configPath), filepath.Dir(configPath))
+}
+
+// quoteArg quotes a command's argument for the shell where that is necessary.
+func quoteArg(s string) string {
+	for _, r := range s {
+		if !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '/' || r == '.' || r == '-' || r == '_') {
+			return "'" + string(bytes.ReplaceAll([]byte(s), []byte("'"), []byte(`'\''`))) + "'"
+		}
+	}
+	return s
+}

@@ -1,0 +1,210 @@
+// Package setup puts the homeserver together: Dendrite's components, the futureserver and its two adapters,
+// the HTTP front. It is the only place that sees everything. A future's way leads through here twice: its
+// request comes in by the front, and at the end of the process it is setup that lets the futureserver finish
+// before Dendrite stops beneath it.
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/kardianos/minwinsvc"
+	"github.com/matrix-org/dendrite/setup/config"
+	"github.com/matrix-org/dendrite/setup/jetstream"
+	"github.com/matrix-org/dendrite/setup/process"
+	userapis "github.com/matrix-org/dendrite/userapi/api"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/futures/clientapi"
+	"github.com/matrix-org/dendrite/futures/futureserver"
+	"github.com/matrix-org/dendrite/futures/roomserver"
+	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
+)
+
+// Options are what a server is started with.
+type Options struct {
+	// Dendrite is the whole of Dendrite's configuration. Start verifies it.
+	Dendrite *config.Dendrite
+	// Futures and Networks are what config.Load found in the same file.
+	Futures  *fconfig.FutureServer
+	Networks fconfig.Networks
+	// HTTP and HTTPS are where to listen; a zero address is not listened on, nor is HTTPS without a
+	// certificate. Port 0 means any.
+	HTTP, HTTPS       config.ServerAddress
+	CertFile, KeyFile string
+	// Metrics registers Prometheus metrics in the default registry, which is possible once in a process.
+	Metrics bool
+	// Step is told of each step of a future's life, for tests that stop the process there.
+	Step func(string)
+}
+
+// Without it the consumer would look at every room.
+var _ roomserver.RoomWatcher = futureserver.Server(nil)
+
+// Server is a running homeserver.
+type Server struct {
+	process    *process.ProcessContext
+	components *components
+	consumer   *roomserver.Consumer
+	futures    futureserver.Server // nil if switched off
+	front      *front
+	tracing    io.Closer
+	unlock     func()
+
+	stop    sync.Once
+	stopErr error
+	done    chan struct{}
+	failed  error // why done was closed; read it only after
+	end     sync.Once
+}
+
+// Start starts a homeserver and returns when it answers requests. ctx bounds the start alone. On an error
+// nothing is left running. Some troubles with its databases or JetStream Dendrite answers by ending the
+// process.
+func Start(ctx context.Context, o Options) (_ *Server, err error) {
+	if err := verify(o.Dendrite, o.Futures); err != nil {
+		return nil, err
+	}
+	s := &Server{process: process.NewProcessContext(), done: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			s.abandon()
+		}
+	}()
+	if s.front, err = listen(o); err != nil {
+		return nil, err
+	}
+	if s.unlock, err = lockStorage(o.Dendrite); err != nil {
+		return nil, err
+	}
+	if o.Futures.SQLiteWAL {
+		if err := enableWAL(ctx, o.Dendrite); err != nil {
+			return nil, err
+		}
+	}
+	if s.tracing, err = startReporting(s.process, o.Dendrite, o.Metrics); err != nil {
+		return nil, err
+	}
+	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
+		return roomserver.WrapUserAPI(users, s.dropFutures)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.startFutures(ctx, o); err != nil {
+		return nil, fmt.Errorf("futureserver: %w", err)
+	}
+	if err := s.serve(o); err != nil {
+		return nil, err
+	}
+	minwinsvc.SetOnExit(s.stopService)
+	return s, nil
+}
+
+// verify looks for mistakes in the configuration and fills in what depends on both parts of it.
+func verify(cfg *config.Dendrite, futures *fconfig.FutureServer) error {
+	var found config.ConfigErrors
+	cfg.Verify(&found)
+	var errs []error
+	for _, text := range found {
+		errs = append(errs, errors.New(text))
+	}
+	if len(errs) == 0 {
+		errs = append(errs, futures.ChooseDatabase(cfg))
+	}
+	return errors.Join(errs...)
+}
+
+// startFutures starts the futureserver between its two adapters. The consumer is created first, so that no
+// state change goes unseen from before the first future on.
+func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
+	c := s.components
+	room := roomserver.NewRoom(o.Dendrite, c.RoomserverAPI, c.roomDB)
+	if s.consumer, err = roomserver.NewConsumer(s.process, c.js, room); err != nil {
+		return err
+	}
+	if !o.Futures.Enabled {
+		// It serves to watch the others at the end; JetStream need not keep messages for it.
+		js := &o.Dendrite.Global.JetStream
+		return c.js.DeleteConsumer(js.Prefixed(jetstream.OutputRoomEvent), js.Durable(roomserver.ConsumerName))
+	}
+	options := futureserver.Options{Step: o.Step}
+	if o.Metrics {
+		options.Registerer = prometheus.DefaultRegisterer
+	}
+	futures, err := futureserver.NewInternalAPI(ctx, o.Futures, room, options)
+	if err != nil {
+		return err
+	}
+	s.futures = futures
+	s.consumer.Start(futures)
+	go func() {
+		<-futures.Done()
+		if err := futures.Err(); err != nil {
+			s.finish(fmt.Errorf("futureserver: %w", err))
+		}
+	}()
+	return nil
+}
+
+// serve registers all routes, ours first because the first that matches wins, and opens the door.
+func (s *Server) serve(o Options) error {
+	routers := newRouters(s.process, o.Dendrite)
+	tokens := clientapi.AddPublicRoutes(routers, o.Dendrite, o.Futures, s.futures, s.components.UserAPI)
+	if err := s.components.addRoutes(routers); err != nil {
+		return err
+	}
+	s.front.serve(s.process.Context(), o, tokensFirst(tokens, newHandler(o.Dendrite, routers)), s.finish)
+	return nil
+}
+
+// dropFutures is called when an account has been deactivated.
+func (s *Server) dropFutures(userID string) {
+	if s.futures == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.process.Context(), 10*time.Second)
+	defer cancel()
+	if err := s.futures.PerformUserRemoval(ctx, userID); err != nil {
+		logrus.WithError(err).WithField("user_id", userID).Error("Cannot drop the futures of a deactivated account; they will fail when due")
+	}
+}
+
+// Addr returns where the server listens for HTTP, nil if it does not.
+func (s *Server) Addr() net.Addr { return address(s.front.http) }
+
+// TLSAddr returns where the server listens for HTTPS, nil if it does not.
+func (s *Server) TLSAddr() net.Addr { return address(s.front.https) }
+
+func address(l net.Listener) net.Addr {
+	if l == nil {
+		return nil
+	}
+	return l.Addr()
+}
+
+// Done is closed when the server cannot go on or has been stopped. Stop is to be called in any case.
+func (s *Server) Done() <-chan struct{} { return s.done }
+
+// Err returns why the server could not go on; nil while Done is open, and after a stop that was asked for.
+func (s *Server) Err() error {
+	select {
+	case <-s.done:
+		return s.failed
+	default:
+		return nil
+	}
+}
+
+func (s *Server) finish(err error) {
+	s.end.Do(func() {
+		s.failed = err
+		close(s.done)
+	})
+}

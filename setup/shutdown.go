@@ -1,0 +1,105 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sirupsen/logrus"
+)
+
+// Each part of the shutdown has its time; together they stay below StopTimeout.
+const (
+	pollGrace         = 2 * time.Second // for long polls to end by themselves
+	requestsTimeout   = 3500 * time.Millisecond
+	futuresTimeout    = 3500 * time.Millisecond
+	drainTimeout      = 5 * time.Second
+	componentsTimeout = 2 * time.Second
+)
+
+// StopTimeout is how long Stop may take.
+const StopTimeout = 14 * time.Second
+
+// Stop ends the server in the order that loses nothing: no more requests, no more futures; then it waits
+// until Dendrite's components have dealt with all events on their way; only then Dendrite stops. Dendrite's own
+// way is to stop all at the same time, and its consumers panic if they meet a closed database. Stop returns after
+// StopTimeout at the latest, earlier if ctx is done. What was not finished by then is finished by the next
+// start; the error says what it was. Calling it again returns the same.
+func (s *Server) Stop(ctx context.Context) error {
+	s.stop.Do(func() {
+		logrus.Info("Stopping")
+		s.stopErr = errors.Join(
+			stopPart(ctx, "requests", requestsTimeout, s.front.shutdown),
+			stopPart(ctx, "futures", futuresTimeout, s.stopFutures),
+			stopPart(ctx, "events on their way", drainTimeout, s.consumer.Drained),
+			stopPart(ctx, "components", componentsTimeout, s.stopDendrite),
+		)
+		s.finish(nil)
+	})
+	return s.stopErr
+}
+
+func stopPart(ctx context.Context, name string, limit time.Duration, stop func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	start := time.Now()
+	if err := stop(ctx); err != nil {
+		return fmt.Errorf("stopping %s: %w", name, err)
+	}
+	logrus.Infof("Stopped %s in %s", name, time.Since(start).Round(time.Millisecond))
+	return nil
+}
+
+func (s *Server) stopFutures(ctx context.Context) error {
+	err := s.consumer.Stop(ctx)
+	if s.futures != nil {
+		err = errors.Join(err, s.futures.Stop(ctx))
+	}
+	return err
+}
+
+func (s *Server) stopDendrite(ctx context.Context) error {
+	if s.unlock != nil {
+		defer s.unlock()
+	}
+	s.process.ShutdownDendrite()
+	finished := make(chan struct{})
+	go func() {
+		s.process.WaitForComponentsToFinish()
+		close(finished)
+	}()
+	select {
+	case <-finished:
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for Dendrite's components to finish: %w", ctx.Err())
+	}
+	if s.tracing != nil {
+		return s.tracing.Close()
+	}
+	return nil
+}
+
+// abandon takes down what Start has built before it failed.
+func (s *Server) abandon() {
+	if s.front != nil {
+		s.front.close()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	var errs []error
+	if s.consumer != nil {
+		errs = append(errs, s.stopFutures(ctx), s.consumer.Drained(ctx))
+	}
+	errs = append(errs, s.stopDendrite(ctx))
+	if err := errors.Join(errs...); err != nil {
+		logrus.WithError(err).Warn("Not everything that was started has stopped")
+	}
+}
+
+// stopService is called when Windows ends the service; the process ends when it returns.
+func (s *Server) stopService() {
+	if err := s.Stop(context.Background()); err != nil {
+		logrus.WithError(err).Warn("The server did not stop cleanly")
+	}
+}

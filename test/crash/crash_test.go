@@ -1,0 +1,225 @@
+// Package crash kills whole servers, with SIGKILL, at every step of a future's life and at random times, and
+// judges by the rooms' timelines alone whether futures were lost, doubled or early.
+package crash_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/matrix-org/dendrite/futures/test/judge"
+	"github.com/matrix-org/dendrite/futures/test/rig"
+	"github.com/matrix-org/dendrite/futures/test/workload"
+)
+
+var (
+	kills = flag.Int("kills", 140, "how often the server on SQLite is killed under the crowd; half as often on PostgreSQL")
+	seed  = flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the crowd and of the kills")
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	rig.Main(m)
+}
+
+// steps are the points in a future's life at which the server can be killed, in their order.
+var steps = []string{
+	"accepted",  // decided, not yet on the way to the disk
+	"commit",    // a batch is about to be written
+	"committed", // it has been
+	"built",     // the event has its ID
+	"claimed",   // the event is on disk; from here on it is this event or none
+	"submitted", // the room has been given the event
+	"proved",    // the room has it
+	"finalised", // and the disk says so
+}
+
+const timeout = 500 * time.Millisecond
+
+// patience is beyond the 30 s after which JetStream delivers an event anew that one of Dendrite's components
+// had in hand when it was killed: until then the event is in the room, but clients do not see it.
+const patience = 60 * time.Second
+
+// TestEachStep kills a server once at each step of a single future's life, in which there are three commits:
+// of the request, the claim and the outcome. After the restart its event is in the room exactly once,
+// whatever had been done by then.
+func TestEachStep(t *testing.T) {
+	for i, step := range slices.Concat(steps, []string{"commit", "commit", "committed", "committed"}) {
+		nth := 1
+		if i >= len(steps) {
+			nth = 2 + i%2
+		}
+		t.Run(fmt.Sprintf("%s %d", step, nth), func(t *testing.T) {
+			t.Parallel()
+			s := rig.New(t, rig.Config{})
+			alice := s.Register(t, "alice")
+			room := alice.CreateRoom(nil)
+			s.CrashAt(step, nth)
+			start := time.Now()
+			f := schedule(t, s, alice, room)
+			if !s.WaitExit(patience) {
+				t.Fatalf("the future never came to the step %q", step)
+			}
+			s.Start()
+			if f.Send == "" { // the crash came first: the same request again
+				f = schedule(t, s, alice, room)
+			}
+			event := alice.WaitFor(room, isMark(room), patience)
+			if early := start.Add(timeout).UnixMilli() - event.Get("origin_server_ts").Int(); early > 0 {
+				t.Errorf("the event came %d ms early", early)
+			}
+			waitOver(t, s, alice, f)
+			if n := count(alice.Timeline(room), isMark(room)); n != 1 {
+				t.Errorf("the event is in the room %d times", n)
+			}
+		})
+	}
+}
+
+// schedule asks for a future of the room; the answer is empty if the server died over it.
+func schedule(t *testing.T, s *rig.Server, u *rig.User, room string) rig.Future {
+	t.Helper()
+	path := rig.Path("rooms", room, "send_future", "m.room.message", room)
+	content := map[string]any{"msgtype": "m.text", "body": "later", judge.Mark: room}
+	r, err := u.Client.Do(t.Context(), http.MethodPut, path, rig.Params{Timeout: timeout}.Query(), content)
+	if err != nil {
+		return rig.Future{}
+	}
+	if r.Status != http.StatusOK {
+		t.Fatalf("scheduling: %d %s", r.Status, r.Body)
+	}
+	return r.Future()
+}
+
+func isMark(mark string) func(gjson.Result) bool {
+	return func(e gjson.Result) bool { return e.Get("content."+judge.Mark).String() == mark }
+}
+
+func count(timeline []gjson.Result, condition func(gjson.Result) bool) (n int) {
+	for _, e := range timeline {
+		if condition(e) {
+			n++
+		}
+	}
+	return n
+}
+
+// waitOver waits until the user has no running future, and tries the tokens of this one.
+func waitOver(t *testing.T, s *rig.Server, u *rig.User, f rig.Future) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
+		list := u.Do(http.MethodGet, rig.Path("futures"), nil, nil).JSON
+		if len(list.Array()) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("still running: %s", list.Raw)
+		}
+	}
+	for _, token := range []string{f.Refresh, f.Send, f.Cancel} {
+		if got := s.UseToken(t, token).Status; got != http.StatusGone {
+			t.Errorf("a token of a future that is over is answered with %d", got)
+		}
+	}
+}
+
+// TestCrowd kills a server again and again under a crowd of clients. Then the judge is asked.
+func TestCrowd(t *testing.T) {
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		crowd(t, rig.New(t, rig.Config{}), *kills)
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		crowd(t, rig.New(t, rig.Config{Postgres: true}), *kills/2)
+	})
+}
+
+func crowd(t *testing.T, s *rig.Server, kills int) {
+	t.Logf("-seed %d, %d kills", *seed, kills)
+	patient := s.Register(t, "patient")
+	room := patient.CreateRoom(nil)
+	long := patient.SendFuture(room, "m.room.message", map[string]any{"body": "in an hour"}, rig.Params{Timeout: time.Hour})
+	c := workload.New(t, s, 6, *seed)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	c.Start(ctx)
+
+	killer := killer{t: t, server: s, random: rand.New(rand.NewPCG(*seed, 1<<32)), died: make(map[string]int)}
+	for range kills {
+		killer.next()
+	}
+	s.Kill() // a crash may still be waiting for its step; the last life has none
+	s.Start()
+	stop()
+	c.Wait()
+	report := c.Settle(t)
+	t.Logf("killed %d times, at %v\n%s", kills, killer.died, &report)
+	if !report.Good() {
+		t.Error("the server broke its promises")
+	}
+	if report.Sent < kills/2 {
+		t.Errorf("only %d futures were sent, so nothing is proved", report.Sent)
+	}
+	for _, step := range steps {
+		if kills >= 70 && killer.died[step] == 0 {
+			t.Errorf("no server died at the step %q", step)
+		}
+	}
+	// Whoever waits for an hour has noticed nothing.
+	for _, token := range []string{long.Refresh, long.Cancel} {
+		if got := s.UseToken(t, token).Status; got != http.StatusOK {
+			t.Errorf("the future that is due in an hour has a token that is answered with %d", got)
+		}
+	}
+}
+
+// killer ends the server's lives, at a step or at a time by turns, and starts it again.
+type killer struct {
+	t      *testing.T
+	server *rig.Server
+	random *rand.Rand
+	died   map[string]int // by where
+	turn   int
+}
+
+const anyTime, whileStarting = "any time", "while starting"
+
+func (k *killer) next() {
+	step := steps[k.turn%len(steps)]
+	k.turn++
+	switch k.random.IntN(6) {
+	case 0: // around expiry: the crowd's futures are due all the time
+		k.server.WaitExit(time.Duration(k.random.IntN(400)) * time.Millisecond)
+		k.server.Kill()
+		k.died[anyTime]++
+	case 1: // the next life is short, too: recovery itself is hit
+		k.server.Kill()
+		k.died[anyTime]++
+		k.server.CrashAt(step, 1+k.random.IntN(3))
+	default:
+		k.server.CrashAt(step, 1+k.random.IntN(8))
+		if k.server.WaitExit(3 * time.Second) {
+			k.died[step]++
+		} else {
+			k.server.Kill()
+			k.died[anyTime]++
+		}
+	}
+	failed := 0
+	for err := k.server.TryStart(); err != nil; err = k.server.TryStart() {
+		k.died[whileStarting]++
+		if failed++; failed > 3 {
+			k.t.Fatalf("the server does not start any more: %v", err)
+		}
+	}
+}

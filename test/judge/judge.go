@@ -1,0 +1,156 @@
+// Package judge decides, from outside and after the fact, whether a server kept its promises about futures.
+// Clients tell it what they asked for and what was answered; then it reads the rooms' timelines. It knows
+// nothing of the server's insides, and what no client can know (a request whose answer was lost) it counts
+// in the server's favour.
+package judge
+
+import (
+	"sync"
+	"time"
+
+	"github.com/tidwall/gjson"
+)
+
+// Mark is the key in an event's content that says which future the event came from.
+const Mark = "mark"
+
+// Verb is what a token was used for.
+type Verb uint8
+
+const (
+	Send Verb = iota
+	Cancel
+	Refresh
+)
+
+// Spec is a future as its client wants it.
+type Spec struct {
+	Mark     string // unique; in the content under Mark
+	Room     string
+	Group    string // unique; the client's own name for it
+	Timeout  time.Duration
+	Type     string
+	StateKey *string // nil for a message
+}
+
+// Future is the record of one future. Its methods may be called from several goroutines.
+type Future struct {
+	Spec
+	Tokens []string // set once, before the future is used
+
+	mu        sync.Mutex
+	scheduled int64 // Unix ms when the request was first sent: the deadline is not before this + Timeout
+	answered  int64 // when it was answered with 200; 0 if it never was
+	refused   bool  // answered with an error
+	attempts  []*attempt
+}
+
+// attempt is one use of a token. Its answer is status 0 as long as there is none.
+type attempt struct {
+	verb       Verb
+	start, end int64
+	status     int
+}
+
+// maybe reports whether the server may have done as asked.
+func (a *attempt) maybe() bool { return a.status == 0 || a.status == 200 || a.status >= 500 }
+
+// state is one ordinary state event that a client sent.
+type state struct {
+	room, eventType, key string
+	start, end           int64 // end is 0 as long as nobody knows whether the event is in the room
+}
+
+// Judge gathers the records. The zero value is ready for use.
+type Judge struct {
+	mu      sync.Mutex
+	futures map[string]*Future
+	states  []*state
+}
+
+// now is in Unix ms, as events have it. Rounding down is on the safe side for all comparisons.
+func now() int64 { return time.Now().UnixMilli() }
+
+// Schedule is called before the request that schedules a future is sent.
+func (j *Judge) Schedule(s Spec) *Future {
+	f := &Future{Spec: s, scheduled: now()}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.futures == nil {
+		j.futures = make(map[string]*Future)
+	}
+	j.futures[s.Mark] = f
+	return f
+}
+
+// Answered is called with the response's status. If none came it is not called.
+func (f *Future) Answered(status int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case status == 200:
+		f.answered = now()
+	case status < 500:
+		f.refused = true
+	}
+}
+
+// Use is called before a token is used. It returns a function to be called with the response's status; if
+// none came it is not called.
+func (f *Future) Use(verb Verb) (answered func(status int)) {
+	a := &attempt{verb: verb, start: now()}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.attempts = append(f.attempts, a)
+	return func(status int) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		a.status, a.end = status, now()
+	}
+}
+
+// State is called before an ordinary state event is sent to a key that futures may be about. It returns a
+// function to be called when the event was answered with 200.
+func (j *Judge) State(room, eventType, key string) (answered func()) {
+	s := &state{room: room, eventType: eventType, key: key, start: now()}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.states = append(j.states, s)
+	return func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		s.end = now()
+	}
+}
+
+// Tokens returns the tokens of all accepted futures.
+func (j *Judge) Tokens() []string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var tokens []string
+	for _, f := range j.futures {
+		tokens = append(tokens, f.Tokens...)
+	}
+	return tokens
+}
+
+// Judge compares the records with the timelines of all rooms. While futures are pending they count as lost.
+func (j *Judge) Judge(timelines map[string][]gjson.Result) Report {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	c := trial{states: j.states, events: make(map[string][]event)}
+	c.read(timelines, j.futures)
+	groups := make(map[string][]*Future)
+	for _, f := range j.futures {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		groups[f.Group] = append(groups[f.Group], f)
+		if f.answered != 0 {
+			c.Accepted++
+		}
+	}
+	for _, group := range groups {
+		c.group(group)
+	}
+	return c.Report
+}

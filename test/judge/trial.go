@@ -1,0 +1,183 @@
+package judge
+
+import (
+	"github.com/tidwall/gjson"
+)
+
+// trial is one judgement.
+type trial struct {
+	Report
+	states []*state
+	events map[string][]event // by mark, without repeats of the same event
+}
+
+type event struct {
+	id string
+	ts int64 // origin_server_ts
+}
+
+// read takes the events of futures from the timelines. That Dendrite shows one and the same event twice is
+// not a future's fault, so events count by their IDs.
+func (c *trial) read(timelines map[string][]gjson.Result, futures map[string]*Future) {
+	seen := make(map[string]bool)
+	for room, timeline := range timelines {
+		for _, e := range timeline {
+			mark, id := e.Get("content."+Mark).String(), e.Get("event_id").String()
+			if mark == "" || seen[id] {
+				continue
+			}
+			seen[id] = true
+			f := futures[mark]
+			if f == nil || f.Room != room {
+				c.problem(&c.Unasked, "event %s in %s belongs to no future", id, room)
+				continue
+			}
+			c.Sent++
+			c.events[mark] = append(c.events[mark], event{id, e.Get("origin_server_ts").Int()})
+		}
+	}
+}
+
+// group judges all futures of one group together.
+func (c *trial) group(group []*Future) {
+	sent, worked := 0, 0
+	for _, f := range group {
+		sent += len(c.events[f.Mark])
+		for _, e := range c.events[f.Mark] {
+			c.event(f, e)
+		}
+		worked += f.count(Send, func(a *attempt) bool { return a.status == 200 })
+		c.tokens(f)
+	}
+	if sent > 1 {
+		c.problem(&c.Doubled, "group %s has sent %d events", group[0].Group, sent)
+	}
+	if worked > 1 {
+		c.problem(&c.Respent, "%d send tokens of group %s have worked", worked, group[0].Group)
+	}
+	if sent == 0 {
+		c.silent(group)
+	}
+	for _, f := range group {
+		c.outcome(f, sent > 0)
+	}
+}
+
+// event judges an event that came: was it time, and was it still wanted?
+func (c *trial) event(f *Future, e event) {
+	if f.refused {
+		c.problem(&c.Unasked, "%s was refused, yet event %s came", f.Mark, e.id)
+	}
+	if f.count(Cancel, func(a *attempt) bool { return a.status == 200 }) > 0 {
+		c.problem(&c.Revived, "%s was cancelled, yet event %s came", f.Mark, e.id)
+	}
+	if by := c.staleBy(f, e); by > 0 {
+		c.problem(&c.Stale, "%s came %d ms after newer state had been accepted, before its deadline", f.Mark, by)
+	}
+	if f.count(Send, (*attempt).maybe) > 0 {
+		return // it may have been sent at any time
+	}
+	if f.Timeout == 0 {
+		c.problem(&c.Unasked, "%s is an action future and nobody used its send token, yet event %s came", f.Mark, e.id)
+		return
+	}
+	if early := f.earliest() - e.ts; early > 0 {
+		c.problem(&c.Early, "%s came %d ms before its deadline", f.Mark, early)
+	}
+	if f.answered != 0 {
+		c.lateness = append(c.lateness, e.ts-f.latest())
+	}
+}
+
+// tokens looks at one future's answers: each of its tokens that ends it works at most once.
+func (c *trial) tokens(f *Future) {
+	ended := func(a *attempt) bool { return a.status == 200 }
+	if sends, cancels := f.count(Send, ended), f.count(Cancel, ended); sends+cancels > 1 {
+		c.problem(&c.Respent, "the tokens of %s have sent it %d times and cancelled it %d times", f.Mark, sends, cancels)
+	}
+	if len(c.events[f.Mark]) == 0 && f.count(Send, ended) > 0 {
+		c.problem(&c.Lost, "the send token of %s was answered with 200, but no event came", f.Mark)
+	}
+}
+
+// silent judges a group of which nothing was sent: each of its timeout futures must have a reason.
+func (c *trial) silent(group []*Future) {
+	for _, f := range group {
+		if f.answered != 0 && f.Timeout != 0 && f.count(Cancel, (*attempt).maybe) == 0 && !c.newerState(f) {
+			c.problem(&c.Lost, "%s, accepted, is not in the room, and nobody wanted that", f.Mark)
+		}
+	}
+}
+
+// outcome counts what became of an accepted future that was not sent.
+func (c *trial) outcome(f *Future, groupSent bool) {
+	switch {
+	case f.answered == 0 || len(c.events[f.Mark]) > 0:
+	case f.count(Cancel, func(a *attempt) bool { return a.status == 200 }) > 0:
+		c.Cancelled++
+	case !groupSent && f.Timeout != 0 && c.newerState(f):
+		c.Invalidated++
+	default:
+		c.Discarded++
+	}
+}
+
+// newerState reports whether somebody has, or may have, set the future's piece of state since it was asked for.
+func (c *trial) newerState(f *Future) bool {
+	for _, s := range c.states {
+		if s.about(f) && (s.end == 0 || s.end >= f.scheduled) {
+			return true
+		}
+	}
+	return false
+}
+
+// staleBy returns how long before the event newer state had been accepted that should have kept it out.
+func (c *trial) staleBy(f *Future, e event) int64 {
+	for _, s := range c.states {
+		if s.about(f) && s.end != 0 && f.answered != 0 && s.start > f.answered && s.end < f.earliestAt(s.end) && s.end < e.ts {
+			return e.ts - s.end
+		}
+	}
+	return 0
+}
+
+func (s *state) about(f *Future) bool {
+	return f.StateKey != nil && s.room == f.Room && s.eventType == f.Type && s.key == *f.StateKey
+}
+
+// count returns how many uses of a token for the verb satisfy the condition.
+func (f *Future) count(verb Verb, condition func(*attempt) bool) int {
+	n := 0
+	for _, a := range f.attempts {
+		if a.verb == verb && condition(a) {
+			n++
+		}
+	}
+	return n
+}
+
+// earliest returns a time before which the deadline cannot lie, by what was acknowledged.
+func (f *Future) earliest() int64 { return f.earliestAt(now()) }
+
+// earliestAt is the same with what had been acknowledged by the time t.
+func (f *Future) earliestAt(t int64) int64 {
+	last := f.scheduled
+	for _, a := range f.attempts {
+		if a.verb == Refresh && a.status == 200 && a.end <= t {
+			last = max(last, a.start)
+		}
+	}
+	return last + f.Timeout.Milliseconds()
+}
+
+// latest returns a time after which the deadline cannot lie, unless an unanswered request came late.
+func (f *Future) latest() int64 {
+	last := f.answered
+	for _, a := range f.attempts {
+		if a.verb == Refresh {
+			last = max(last, a.start, a.end)
+		}
+	}
+	return last + f.Timeout.Milliseconds()
+}

@@ -1,0 +1,194 @@
+package rig
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"database/sql"
+	"encoding/pem"
+	"fmt"
+	"maps"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	_ "github.com/lib/pq" // the PostgreSQL driver
+	"gopkg.in/yaml.v3"
+
+	"github.com/matrix-org/dendrite/futures/setup"
+)
+
+const (
+	// Secret is the registration shared secret of every server of the kit.
+	Secret = "the shared secret of a test"
+
+	password = "a long password" // of every user
+)
+
+// writeConfig lets the quick start write its dendrite.yaml and makes of it what the test wants. It returns the
+// file's path.
+func (s *Server) writeConfig(cfg Config) string {
+	s.t.Helper()
+	path, _, err := setup.QuickStart(s.Dir)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	root := map[string]any{}
+	if err := yaml.Unmarshal(data, &root); err != nil {
+		s.t.Fatal(err)
+	}
+	for key, value := range s.settings(cfg) {
+		set(root, strings.Split(key, "."), value)
+	}
+	if cfg.Postgres {
+		usePostgres(root, createDatabase(s.t))
+	}
+	if data, err = yaml.Marshal(root); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return path
+}
+
+// settings is what every test wants, under what this one wants: no rate limits, cheap passwords, no other
+// servers asked for keys.
+func (s *Server) settings(cfg Config) map[string]any {
+	unlimited := map[string]any{"per_second": 0}
+	settings := map[string]any{
+		"global.server_name":                      s.Name,
+		"client_api.registration_shared_secret":   Secret,
+		"client_api.rate_limiting.enabled":        false,
+		"user_api.bcrypt_cost":                    4,
+		"federation_api.disable_tls_validation":   cfg.Federation,
+		"federation_api.key_perspectives":         []any{},
+		"federation_api.allow_networks":           []any{"127.0.0.0/8", "::1/128"},
+		"future_server.rate_limits.create":        unlimited,
+		"future_server.rate_limits.token":         unlimited,
+		"future_server.rate_limits.invalid_token": unlimited,
+		"future_server.max_futures_per_user":      100_000,
+	}
+	maps.Copy(settings, cfg.Set)
+	return settings
+}
+
+func set(m map[string]any, path []string, value any) {
+	if len(path) == 1 {
+		m[path[0]] = value
+		return
+	}
+	child, ok := m[path[0]].(map[string]any)
+	if !ok {
+		child = map[string]any{}
+		m[path[0]] = child
+	}
+	set(child, path[1:], value)
+}
+
+// usePostgres moves all components to one database: their own connection strings go, the global one stays.
+func usePostgres(root map[string]any, connection string) {
+	for _, section := range root {
+		drop(section)
+	}
+	set(root, []string{"global", "database", "connection_string"}, connection)
+}
+
+func drop(node any) {
+	m, ok := node.(map[string]any)
+	if !ok {
+		return
+	}
+	delete(m, "connection_string")
+	for _, child := range m {
+		drop(child)
+	}
+}
+
+// HasPostgres reports whether there is a PostgreSQL server to test with. It is named by the environment
+// variables that Dendrite's own tests use: POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB, PGPORT.
+func HasPostgres() bool { return os.Getenv("POSTGRES_HOST") != "" }
+
+// createDatabase makes an empty database, which goes when the test ends, and returns its connection string.
+func createDatabase(t testing.TB) string {
+	t.Helper()
+	if !HasPostgres() {
+		t.Skip("there is no PostgreSQL: POSTGRES_HOST is not set")
+	}
+	name := fmt.Sprintf("rig_%d_%d", os.Getpid(), time.Now().UnixNano())
+	admin, err := sql.Open("postgres", connection(cmpEnv("POSTGRES_DB", "postgres")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := admin.Exec("CREATE DATABASE " + name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := admin.Exec("DROP DATABASE " + name + " WITH (FORCE)"); err != nil {
+			t.Error(err)
+		}
+		admin.Close()
+	})
+	return connection(name)
+}
+
+func connection(database string) string {
+	s := fmt.Sprintf("host=%s user=%s dbname=%s sslmode=disable",
+		os.Getenv("POSTGRES_HOST"), cmpEnv("POSTGRES_USER", "postgres"), database)
+	for key, variable := range map[string]string{"password": "POSTGRES_PASSWORD", "port": "PGPORT"} {
+		if value := os.Getenv(variable); value != "" {
+			s += fmt.Sprintf(" %s=%s", key, value)
+		}
+	}
+	return s
+}
+
+func cmpEnv(variable, otherwise string) string {
+	if value := os.Getenv(variable); value != "" {
+		return value
+	}
+	return otherwise
+}
+
+// writeCertificate makes a certificate for this machine and returns the paths of its two halves.
+func writeCertificate(t testing.TB, dir string) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: "localhost"},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(24 * time.Hour),
+		DNSNames:     []string{"localhost"},
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, kind string, der []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	return write("tls.crt", "CERTIFICATE", der), write("tls.key", "PRIVATE KEY", keyDER)
+}

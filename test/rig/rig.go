@@ -1,0 +1,289 @@
+// Package rig is the black-box kit of the end-to-end tests: a whole homeserver in a process of its own,
+// which can be killed at any instant, and clients that talk to it over HTTP. It sees the path of a future
+// from outside alone: requests go in, events come out.
+//
+// The server is the test binary itself, started again; a package that uses the kit says
+//
+//	func TestMain(m *testing.M) { rig.Main(m) }
+package rig
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	startTime = 60 * time.Second // a server that needs longer to come up is taken for hung
+	armTime   = 10 * time.Second
+	logTail   = 300 // lines of the log shown with a failed test
+)
+
+// Config says what server is wanted; the zero value is one on SQLite without federation.
+type Config struct {
+	Postgres   bool           // on a fresh PostgreSQL database; the test is skipped where there is none
+	Federation bool           // speaks TLS to other servers on this machine; its name is then localhost:PORT
+	Set        map[string]any // dendrite.yaml by dotted path, as in "future_server.max_timeout": "1h"
+}
+
+// Server is one homeserver with its folder and its port, which it keeps over restarts.
+type Server struct {
+	Name string // server name
+	URL  string // of the client-server API
+	Dir  string
+
+	t      testing.TB
+	http   *http.Client
+	launch launch
+	log    *os.File
+
+	cmd     *exec.Cmd
+	orders  io.WriteCloser // to the child's standard input
+	replies chan string
+	exited  chan struct{}
+}
+
+// New prepares a server and its database, and starts it. When the test ends the server is killed and, if the
+// test failed, its log is shown.
+func New(t testing.TB, cfg Config) *Server {
+	t.Helper()
+	dir := t.TempDir()
+	port, tlsPort := reservePort(t), reservePort(t)
+	s := &Server{
+		Name: "localhost",
+		URL:  fmt.Sprintf("http://127.0.0.1:%d", port),
+		Dir:  dir,
+		t:    t,
+		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
+	}
+	s.launch.HTTP = fmt.Sprintf("127.0.0.1:%d", port)
+	if cfg.Federation {
+		s.Name = fmt.Sprintf("localhost:%d", tlsPort)
+		s.launch.HTTPS = fmt.Sprintf("127.0.0.1:%d", tlsPort)
+		s.launch.Cert, s.launch.Key = writeCertificate(t, dir)
+	}
+	s.launch.Config = s.writeConfig(cfg)
+	log, err := os.Create(filepath.Join(dir, "server.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.log = log
+	t.Cleanup(s.cleanup)
+	s.Start()
+	return s
+}
+
+// Start starts the server after it has ended, and returns when it answers requests.
+func (s *Server) Start() {
+	s.t.Helper()
+	if err := s.TryStart(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// TryStart is Start for those who expect that the server refuses to start, or dies at it.
+func (s *Server) TryStart() error {
+	if err := s.spawn(); err != nil {
+		return err
+	}
+	select {
+	case <-s.replies: // it is up
+		return nil
+	case <-s.exited:
+		return fmt.Errorf("the server ended while starting: %s", s.cmd.ProcessState)
+	case <-time.After(startTime):
+		s.Kill()
+		return fmt.Errorf("the server did not come up in %s", startTime)
+	}
+}
+
+func (s *Server) spawn() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	s.http.CloseIdleConnections() // they lead to the server's former life
+	s.cmd = exec.Command(self)
+	s.cmd.Dir = s.Dir
+	// Dendrite's own races must not spoil the exit code; ours are looked for in the log.
+	s.cmd.Env = append(os.Environ(), s.launch.env(), "GORACE=exitcode=0 atexit_sleep_ms=0")
+	s.launch.Step = "" // for this life only
+	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
+	if s.orders, err = s.cmd.StdinPipe(); err != nil {
+		return err
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	s.cmd.ExtraFiles = []*os.File{w} // file descriptor 3 of the child
+	if err := s.cmd.Start(); err != nil {
+		return err
+	}
+	w.Close()
+	cmd, exited, replies := s.cmd, make(chan struct{}), make(chan string, 16)
+	s.exited, s.replies = exited, replies
+	go func() {
+		defer r.Close()
+		for lines := bufio.NewScanner(r); lines.Scan(); {
+			replies <- lines.Text()
+		}
+	}()
+	go func() {
+		cmd.Wait() //nolint:errcheck // the state is read from cmd.ProcessState
+		close(exited)
+	}()
+	return nil
+}
+
+// Kill ends the server at once, with SIGKILL.
+func (s *Server) Kill() {
+	s.cmd.Process.Kill() //nolint:errcheck // it may be gone already
+	<-s.exited
+}
+
+// Stop asks the server to shut down, with SIGTERM, and returns its exit code and how long it took.
+func (s *Server) Stop() (code int, took time.Duration) {
+	s.t.Helper()
+	start := time.Now()
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		s.t.Fatalf("stopping the server: %v", err)
+	}
+	if !s.WaitExit(time.Minute) {
+		s.Kill()
+		s.t.Fatal("the server did not stop in a minute")
+	}
+	return s.cmd.ProcessState.ExitCode(), time.Since(start)
+}
+
+// CrashAt lets the server kill itself, as if by SIGKILL from outside, when a future passes the named step of
+// its life for the nth time: from now on, or from the next start on if the server is down.
+func (s *Server) CrashAt(step string, n int) {
+	s.t.Helper()
+	if !s.Running() {
+		s.launch.Step, s.launch.N = step, n
+		return
+	}
+	fmt.Fprintf(s.orders, "%s %d\n", step, n)
+	select {
+	case <-s.replies:
+	case <-s.exited: // a step armed earlier was quicker
+	case <-time.After(armTime):
+		s.t.Fatal("the server does not take orders")
+	}
+}
+
+// WaitExit waits until the server has ended, and reports whether it did in the time.
+func (s *Server) WaitExit(within time.Duration) bool {
+	select {
+	case <-s.exited:
+		return true
+	case <-time.After(within):
+		return false
+	}
+}
+
+// Running reports whether the server's process lives.
+func (s *Server) Running() bool {
+	select {
+	case <-s.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// PID is the process ID of the server.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
+
+// Log returns all that the server has logged, over all its lives.
+func (s *Server) Log() string {
+	s.t.Helper()
+	data, err := os.ReadFile(s.log.Name())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(data)
+}
+
+func (s *Server) cleanup() {
+	if s.cmd != nil && s.cmd.Process != nil {
+		s.Kill()
+	}
+	s.http.CloseIdleConnections()
+	if race := ourRace(s.Log()); race != "" {
+		s.t.Errorf("a data race:\n%s", race)
+	}
+	if s.t.Failed() {
+		// JetStream tells its whole life at each start, which nobody wants to read.
+		lines := slices.DeleteFunc(slices.Collect(strings.Lines(s.Log())), func(line string) bool {
+			return strings.Contains(line, "level=info") && strings.Contains(line, "component=jetstream")
+		})
+		s.t.Logf("log of %s, the last %d of %d lines:\n%s", s.Name, min(logTail, len(lines)), len(lines),
+			strings.Join(lines[max(0, len(lines)-logTail):], ""))
+	}
+	s.log.Close()
+}
+
+// ourRace finds the report of a data race in which both sides are this module's code, "" if there is none.
+// Dendrite has races of its own.
+func ourRace(log string) string {
+	const rule = "==================\n"
+	for _, report := range strings.Split(log, rule) {
+		if !strings.HasPrefix(report, "WARNING: DATA RACE") {
+			continue
+		}
+		sides := strings.SplitN(report, "\n\n", 3)
+		if len(sides) == 3 && isOurs(sides[0]) && isOurs(sides[1]) {
+			return report
+		}
+	}
+	return ""
+}
+
+// isOurs reports whether the innermost call of a stack, the language's own aside, is in this module.
+func isOurs(stack string) bool {
+	for line := range strings.Lines(stack) {
+		call := strings.TrimSpace(line)
+		if !strings.HasSuffix(call, ")") || strings.HasPrefix(call, "runtime.") || strings.HasPrefix(call, "sync") {
+			continue
+		}
+		return strings.HasPrefix(call, "github.com/matrix-org/dendrite/futures/")
+	}
+	return false
+}
+
+// reservePort finds a TCP port that nothing listens on and keeps it for the length of the test. The mark of
+// possession is the UDP port of the same number: so the kit's other users, in other processes too, pass it
+// by while the server is down. Ports below 32768 are never given to outgoing connections.
+func reservePort(t testing.TB) int {
+	t.Helper()
+	for offset := range 10_000 {
+		port := 20_000 + (os.Getpid()*7+offset)%10_000
+		mark, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+		if err != nil {
+			continue
+		}
+		l, err := net.Listen("tcp4", "127.0.0.1:"+strconv.Itoa(port))
+		if err != nil {
+			mark.Close()
+			continue
+		}
+		l.Close()
+		t.Cleanup(func() { mark.Close() })
+		return port
+	}
+	t.Fatal("no free port")
+	return 0
+}
