@@ -329,10 +329,11 @@ func (s *simulation) newerState(o op) error {
 
 // stop is a clean restart.
 func (s *simulation) stop(downtime time.Duration) error {
-	if err := s.server.Stop(s.t.Context()); err != nil {
-		if s.freezer.isFrozen() {
-			return nil
-		}
+	err := s.server.Stop(s.t.Context())
+	if s.freezer.isFrozen() {
+		return nil // it died on its way; whoever has frozen it starts it again
+	}
+	if err != nil {
 		return err
 	}
 	time.Sleep(downtime)
