@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help build run test demo lint clean
+.PHONY: help build run test demo soak mutants lint clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
 
@@ -32,6 +32,12 @@ test: ## Run all tests with the race detector; with PostgreSQL too if it is inst
 
 demo: build ## Show futures at work, in half a minute
 	@go run ./test/demo
+
+soak: ## Let twenty users live with futures for ten minutes while the server is killed, and judge it
+	@go test ./test/soak -count=1 -v -timeout 0 -soak 10m
+
+mutants: ## Break the code line by line and check that the tests of the invariants notice
+	@go run ./test/mutants
 
 lint: ## Check the formatting, and what go vet knows
 	@unformatted=$$(gofmt -l .)

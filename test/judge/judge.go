@@ -55,17 +55,21 @@ type attempt struct {
 // maybe reports whether the server may have done as asked.
 func (a *attempt) maybe() bool { return a.status == 0 || a.status == 200 || a.status >= 500 }
 
+// seat is one piece of the rooms' state.
+type seat struct {
+	room, eventType, key string
+}
+
 // state is one ordinary state event that a client sent.
 type state struct {
-	room, eventType, key string
-	start, end           int64 // end is 0 as long as nobody knows whether the event is in the room
+	start, end int64 // end is 0 as long as nobody knows whether the event is in the room
 }
 
 // Judge gathers the records. The zero value is ready for use.
 type Judge struct {
 	mu      sync.Mutex
 	futures map[string]*Future
-	states  []*state
+	states  map[seat][]*state
 }
 
 // now is in Unix ms, as events have it. Rounding down is on the safe side for all comparisons.
@@ -112,10 +116,13 @@ func (f *Future) Use(verb Verb) (answered func(status int)) {
 // State is called before an ordinary state event is sent to a key that futures may be about. It returns a
 // function to be called when the event was answered with 200.
 func (j *Judge) State(room, eventType, key string) (answered func()) {
-	s := &state{room: room, eventType: eventType, key: key, start: now()}
+	s, about := &state{start: now()}, seat{room, eventType, key}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.states = append(j.states, s)
+	if j.states == nil {
+		j.states = make(map[seat][]*state)
+	}
+	j.states[about] = append(j.states[about], s)
 	return func() {
 		j.mu.Lock()
 		defer j.mu.Unlock()

@@ -19,7 +19,7 @@ type history struct {
 }
 
 func (h *history) judge() Report {
-	j := Judge{futures: make(map[string]*Future), states: h.states}
+	j := Judge{futures: make(map[string]*Future), states: map[seat][]*state{{room, "seat", ""}: h.states}}
 	for _, f := range h.futures {
 		j.futures[f.Mark] = f
 	}
@@ -44,7 +44,7 @@ func action(mark string, attempts ...*attempt) *Future {
 	return f
 }
 
-func seat(mark string, attempts ...*attempt) *Future {
+func seated(mark string, attempts ...*attempt) *Future {
 	f := timer(mark, attempts...)
 	key := ""
 	f.Type, f.StateKey = "seat", &key
@@ -60,7 +60,7 @@ func sent(mark string, ts int) string {
 }
 
 func seatTaken(start, end int64) *state {
-	return &state{room: room, eventType: "seat", start: start, end: end}
+	return &state{start: start, end: end}
 }
 
 // TestVerdicts tells short stories. Each says which counters of the report must not be zero.
@@ -98,11 +98,11 @@ func TestVerdicts(t *testing.T) {
 		{"never answered, not sent", history{futures: []*Future{unknown}}, ""},
 		{"never answered, sent", history{futures: []*Future{unknown}, events: []string{sent("a", 2000)}}, "sent=1"},
 		{"a stranger", history{events: []string{sent("a", 2000)}}, "unasked=1"},
-		{"newer state", history{futures: []*Future{seat("a")}, states: []*state{seatTaken(1500, 1510)}}, "invalidated=1"},
-		{"perhaps newer state", history{futures: []*Future{seat("a")}, states: []*state{seatTaken(1500, 0)}}, "invalidated=1"},
-		{"older state", history{futures: []*Future{seat("a")}, states: []*state{seatTaken(900, 910)}}, "lost=1 discarded=1"},
-		{"newer state in vain", history{futures: []*Future{seat("a")}, states: []*state{seatTaken(1500, 1510)}, events: []string{sent("a", 2000)}}, "sent=1 stale=1"},
-		{"newer state too late", history{futures: []*Future{seat("a")}, states: []*state{seatTaken(1995, 2005)}, events: []string{sent("a", 2010)}}, "sent=1"},
+		{"newer state", history{futures: []*Future{seated("a")}, states: []*state{seatTaken(1500, 1510)}}, "invalidated=1"},
+		{"perhaps newer state", history{futures: []*Future{seated("a")}, states: []*state{seatTaken(1500, 0)}}, "invalidated=1"},
+		{"older state", history{futures: []*Future{seated("a")}, states: []*state{seatTaken(900, 910)}}, "lost=1 discarded=1"},
+		{"newer state in vain", history{futures: []*Future{seated("a")}, states: []*state{seatTaken(1500, 1510)}, events: []string{sent("a", 2000)}}, "sent=1 stale=1"},
+		{"newer state too late", history{futures: []*Future{seated("a")}, states: []*state{seatTaken(1995, 2005)}, events: []string{sent("a", 2010)}}, "sent=1"},
 		{"newer state for a message", history{futures: []*Future{timer("a")}, states: []*state{seatTaken(1500, 1510)}}, "lost=1 discarded=1"},
 	} {
 		report := story.judge()
@@ -144,7 +144,8 @@ func TestRecords(t *testing.T) {
 	f.Tokens = []string{"x"}
 	j.State(room, "seat", "")()
 	after := now()
-	for _, at := range []int64{f.scheduled, f.answered, f.attempts[0].start, f.attempts[0].end, f.attempts[1].start, j.states[0].start, j.states[0].end} {
+	taken := j.states[seat{room, "seat", ""}][0]
+	for _, at := range []int64{f.scheduled, f.answered, f.attempts[0].start, f.attempts[0].end, f.attempts[1].start, taken.start, taken.end} {
 		if at < before || at > after {
 			t.Errorf("a time of %d between %d and %d", at, before, after)
 		}

@@ -1,13 +1,15 @@
 package judge
 
 import (
+	"slices"
+
 	"github.com/tidwall/gjson"
 )
 
 // trial is one judgement.
 type trial struct {
 	Report
-	states []*state
+	states map[seat][]*state
 	events map[string][]event // by mark, without repeats of the same event
 }
 
@@ -124,26 +126,25 @@ func (c *trial) outcome(f *Future, groupSent bool) {
 
 // newerState reports whether somebody has, or may have, set the future's piece of state since it was asked for.
 func (c *trial) newerState(f *Future) bool {
-	for _, s := range c.states {
-		if s.about(f) && (s.end == 0 || s.end >= f.scheduled) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(c.about(f), func(s *state) bool { return s.end == 0 || s.end >= f.scheduled })
 }
 
 // staleBy returns how long before the event newer state had been accepted that should have kept it out.
 func (c *trial) staleBy(f *Future, e event) int64 {
-	for _, s := range c.states {
-		if s.about(f) && s.end != 0 && f.answered != 0 && s.start > f.answered && s.end < f.earliestAt(s.end) && s.end < e.ts {
+	for _, s := range c.about(f) {
+		if s.end != 0 && f.answered != 0 && s.start > f.answered && s.end < f.earliestAt(s.end) && s.end < e.ts {
 			return e.ts - s.end
 		}
 	}
 	return 0
 }
 
-func (s *state) about(f *Future) bool {
-	return f.StateKey != nil && s.room == f.Room && s.eventType == f.Type && s.key == *f.StateKey
+// about returns what clients did to the future's piece of state.
+func (c *trial) about(f *Future) []*state {
+	if f.StateKey == nil {
+		return nil
+	}
+	return c.states[seat{f.Room, f.Type, *f.StateKey}]
 }
 
 // count returns how many uses of a token for the verb satisfy the condition.

@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -50,7 +51,10 @@ func (s *Server) writeConfig(cfg Config) string {
 	for key, value := range s.settings(cfg) {
 		set(root, strings.Split(key, "."), value)
 	}
-	if cfg.Postgres {
+	switch {
+	case cfg.Database != "":
+		usePostgres(root, cfg.Database)
+	case cfg.Postgres:
 		usePostgres(root, createDatabase(s.t))
 	}
 	if data, err = yaml.Marshal(root); err != nil {
@@ -126,7 +130,7 @@ func createDatabase(t testing.TB) string {
 		t.Skip("there is no PostgreSQL: POSTGRES_HOST is not set")
 	}
 	name := fmt.Sprintf("rig_%d_%d", os.Getpid(), time.Now().UnixNano())
-	admin, err := sql.Open("postgres", connection(cmpEnv("POSTGRES_DB", "postgres")))
+	admin, err := sql.Open("postgres", connection(cmp.Or(os.Getenv("POSTGRES_DB"), "postgres")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,20 +148,13 @@ func createDatabase(t testing.TB) string {
 
 func connection(database string) string {
 	s := fmt.Sprintf("host=%s user=%s dbname=%s sslmode=disable",
-		os.Getenv("POSTGRES_HOST"), cmpEnv("POSTGRES_USER", "postgres"), database)
+		os.Getenv("POSTGRES_HOST"), cmp.Or(os.Getenv("POSTGRES_USER"), "postgres"), database)
 	for key, variable := range map[string]string{"password": "POSTGRES_PASSWORD", "port": "PGPORT"} {
 		if value := os.Getenv(variable); value != "" {
 			s += fmt.Sprintf(" %s=%s", key, value)
 		}
 	}
 	return s
-}
-
-func cmpEnv(variable, otherwise string) string {
-	if value := os.Getenv(variable); value != "" {
-		return value
-	}
-	return otherwise
 }
 
 // writeCertificate makes a certificate for this machine and returns the paths of its two halves.

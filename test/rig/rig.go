@@ -33,6 +33,7 @@ const (
 // Config says what server is wanted; the zero value is one on SQLite without federation.
 type Config struct {
 	Postgres   bool           // on a fresh PostgreSQL database; the test is skipped where there is none
+	Database   string         // connection string of the PostgreSQL database to use, whoever has made it
 	Federation bool           // speaks TLS to other servers on this machine; its name is then localhost:PORT
 	Set        map[string]any // dendrite.yaml by dotted path, as in "future_server.max_timeout": "1h"
 }
@@ -203,6 +204,9 @@ func (s *Server) Running() bool {
 		return true
 	}
 }
+
+// Exit says how the server has ended, in the words of os.ProcessState.
+func (s *Server) Exit() string { return s.cmd.ProcessState.String() }
 
 // PID is the process ID of the server.
 func (s *Server) PID() int { return s.cmd.Process.Pid }

@@ -96,6 +96,9 @@ func (l *life) schedule(ctx context.Context, s judge.Spec) *future {
 			}
 			f.tokens = r.Future()
 			f.record.Tokens = []string{f.tokens.Send, f.tokens.Cancel}
+			if s.Timeout > 0 {
+				f.record.Tokens = append(f.record.Tokens, f.tokens.Refresh)
+			}
 			return f
 		}
 		if s.StateKey != nil || !l.pause(ctx, retryPause) {
