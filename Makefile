@@ -15,7 +15,7 @@ build: ## Build the homeserver and its tools into bin/
 	@go build -o bin/ ./cmd/... $(DENDRITE)/create-account $(DENDRITE)/generate-keys
 
 run: build ## Run a homeserver on http://127.0.0.1:8008 that keeps its data in dendrite-data/
-	@exec bin/dendrite -quickstart dendrite-data
+	@exec bin/dendrite -quickstart dendrite-data -really-enable-open-registration
 
 test: ## Run all tests with the race detector; with PostgreSQL too if it is installed
 	@go vet ./...

@@ -34,6 +34,7 @@ type components struct {
 	process *process.ProcessContext
 	cm      *sqlutil.Connections
 	nats    *jetstream.NATSInstance
+	conn    *nats.Conn // the connection that all components share
 	js      nats.JetStreamContext
 	roomDB  *sql.DB
 	caches  *caching.Caches
@@ -65,7 +66,7 @@ func newComponents(
 	rooms.SetUserAPI(users)
 	c.RoomserverAPI, c.FederationAPI, c.UserAPI, c.AppserviceAPI = rooms, federation, users, services
 
-	c.js, _ = c.nats.Prepare(processCtx, &cfg.Global.JetStream) // the connection that all components share
+	c.js, c.conn = c.nats.Prepare(processCtx, &cfg.Global.JetStream)
 	var err error
 	c.roomDB, _, err = c.cm.Connection(&cfg.RoomServer.Database)
 	return c, err

@@ -57,11 +57,14 @@ type Server struct {
 	tracing    io.Closer
 	unlock     func()
 
-	stop    sync.Once
-	stopErr error
-	done    chan struct{}
-	failed  error // why done was closed; read it only after
-	end     sync.Once
+	stop     sync.Once
+	stopping chan struct{} // closed when Stop begins
+	stopErr  error
+	outage   sync.Once
+
+	done   chan struct{}
+	failed error // why done was closed; read it only after
+	end    sync.Once
 }
 
 // Start starts a homeserver and returns when it answers requests. ctx bounds the start alone. On an error
@@ -71,7 +74,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := verify(o.Dendrite, o.Futures); err != nil {
 		return nil, err
 	}
-	s := &Server{process: process.NewProcessContext(), done: make(chan struct{})}
+	s := &Server{process: process.NewProcessContext(), stopping: make(chan struct{}), done: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			s.abandon()
@@ -103,6 +106,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := s.serve(o); err != nil {
 		return nil, err
 	}
+	s.surviveOutages()
 	minwinsvc.SetOnExit(s.stopService)
 	return s, nil
 }

@@ -29,18 +29,22 @@ const StopTimeout = 14 * time.Second
 func (s *Server) Stop(ctx context.Context) error {
 	s.stop.Do(func() {
 		logrus.Info("Stopping")
+		close(s.stopping)
 		s.stopErr = errors.Join(
-			stopPart(ctx, "requests", requestsTimeout, s.front.shutdown),
-			stopPart(ctx, "futures", futuresTimeout, s.stopFutures),
-			stopPart(ctx, "events on their way", drainTimeout, s.consumer.Drained),
-			stopPart(ctx, "components", componentsTimeout, s.stopDendrite),
+			s.stopPart(ctx, "requests", requestsTimeout, s.front.shutdown),
+			s.stopPart(ctx, "futures", futuresTimeout, s.stopFutures),
+			s.stopPart(ctx, "events on their way", drainTimeout, s.consumer.Drained),
+			s.stopPart(ctx, "components", componentsTimeout, s.stopDendrite),
 		)
 		s.finish(nil)
 	})
 	return s.stopErr
 }
 
-func stopPart(ctx context.Context, name string, limit time.Duration, stop func(context.Context) error) error {
+func (s *Server) stopPart(ctx context.Context, name string, limit time.Duration, stop func(context.Context) error) error {
+	if s.Err() != nil {
+		limit = min(limit, hurriedStop) // what could not go on does not come to rest either
+	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	start := time.Now()

@@ -97,6 +97,9 @@ func prepare() string {
 func configure(path string) (o setup.Options) {
 	o = setup.Options{Dendrite: dendrite.ParseFlags(true), CertFile: *certFile, KeyFile: *keyFile, Metrics: true}
 	setup.StartLogging(o.Dendrite, *quickStart != "")
+	if *quickStart != "" && flag.Lookup("really-enable-open-registration").Value.String() == "true" {
+		o.Dendrite.ClientAPI.RegistrationDisabled = false
+	}
 	var err error
 	o.Futures, o.Networks, err = fconfig.Load(path)
 	check(err, "Invalid config file")

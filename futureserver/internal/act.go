@@ -35,12 +35,7 @@ func (s *Server) PerformTokenAction(ctx context.Context, token api.Token) error 
 		s.enqueue(s.table.rooms.at(r.room), job{slot: slot, nid: r.nid, at: s.clock.now(), send: request})
 		s.dispatch()
 		s.mu.Unlock()
-		select {
-		case err := <-request.done:
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return request.wait(ctx)
 	}
 }
 

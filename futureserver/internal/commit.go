@@ -19,6 +19,7 @@ const (
 	maxBatch   = 10_000                 // inserts and raised deadlines in one transaction
 	dirtyDelay = 500 * time.Millisecond // how long raised deadlines gather before they are written
 	patience   = 30 * time.Second       // how long a request waits for the database
+	writePause = time.Second            // the longest between two tries to write what has been decided
 	sweepEvery = time.Minute            // how often finished futures are forgotten
 )
 
@@ -154,7 +155,7 @@ func (s *Server) commit(b *batch) {
 		if err = s.transact(b); err == nil {
 			break
 		}
-		if !s.sleep(backoff(attempt)) {
+		if !s.sleep(min(backoff(attempt), writePause)) {
 			b.err = api.ErrStopping
 			break
 		}

@@ -2,6 +2,7 @@ package internal
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"sync"
@@ -286,6 +287,16 @@ func (s *Server) crash(f *freezer) {
 	s.loops.Wait()
 	s.dismiss()
 	s.db.Close()
+}
+
+// moveDeadlines changes all deadlines in a database that nobody uses.
+func moveDeadlines(path string, by time.Duration) error {
+	db, err := sql.Open("sqlite3", path)
+	if err != nil {
+		return err
+	}
+	_, err = db.Exec("UPDATE futureserver_timers SET deadline_ts = deadline_ts + ? WHERE timeout_ms > 0", by.Milliseconds())
+	return errors.Join(err, db.Close())
 }
 
 func openTestDatabase(path string) (storage.Database, error) {

@@ -44,6 +44,21 @@ type sendRequest struct {
 	done chan error // buffered: the answer never waits for the asker
 }
 
+// wait returns when the work is done, or after a while that nobody would want to wait longer. A future that
+// has been claimed by then is sent all the same.
+func (r *sendRequest) wait(ctx context.Context) error {
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timeout.C:
+		return api.ErrOverloaded
+	}
+}
+
 // answer tells the asker, if there is one.
 func (j *job) answer(err error) {
 	if j.send != nil {

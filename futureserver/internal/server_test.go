@@ -657,6 +657,28 @@ func TestLosesItsDatabase(t *testing.T) {
 	})
 }
 
+// When the wall clock is set, what is on disk is counted anew, and no timer moves.
+func TestWallClockIsSet(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		counted := &countingDatabase{Database: b.db}
+		b.db = counted
+		b.create(message(time.Hour))
+		b.create(message(time.Hour))
+		b.after(2*sweepEvery, 0)
+		if n := counted.extends.Load(); n != 0 {
+			b.Fatalf("%d deadlines were written, and nothing had happened", n)
+		}
+		b.mu.Lock()
+		b.offset -= time.Hour.Milliseconds() // as if the clock had been an hour behind until now
+		b.mu.Unlock()
+		b.after(2*sweepEvery, 0)
+		if n := counted.extends.Load(); n != 2 {
+			b.Errorf("%d deadlines were written, want 2", n)
+		}
+		b.after(time.Hour, 2)
+	})
+}
+
 // Finished futures are forgotten after the retention time, and only those.
 func TestRetention(t *testing.T) {
 	inBubble(t, func(b *bench) {

@@ -46,7 +46,7 @@ func (o op) String() string {
 
 var verbs = []string{
 	"create", "create", "create", "create", "action", "action", "wait", "wait", "wait", "refresh", "refresh", "refresh",
-	"send", "cancel", "newer state", "crash", "crash at", "stop", "room",
+	"send", "cancel", "newer state", "crash", "crash at", "stop", "set clock", "room",
 }
 
 func drawOp(t *rapid.T) op {
@@ -207,6 +207,8 @@ func (s *simulation) do(o op) error {
 		s.freezer.freeze()
 	case "stop":
 		return s.stop(time.Duration(o.ms) * time.Millisecond)
+	case "set clock":
+		return s.setClock(time.Duration(o.ms)*time.Millisecond, o.late)
 	case "crash at":
 		s.freezer.arm(o.step)
 	case "room":
@@ -337,6 +339,26 @@ func (s *simulation) stop(downtime time.Duration) error {
 		return err
 	}
 	time.Sleep(downtime)
+	return s.start()
+}
+
+// setClock sets the wall clock while the server is down. What is on disk was counted by the old one, so to the
+// server it is as if all stored deadlines had moved the other way.
+func (s *simulation) setClock(by time.Duration, back bool) error {
+	err := s.server.Stop(s.t.Context())
+	if s.freezer.isFrozen() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !back {
+		by = -by
+	}
+	if err := moveDeadlines(s.path, by); err != nil {
+		return err
+	}
+	s.world.ClockSet(by, time.Now())
 	return s.start()
 }
 

@@ -167,6 +167,20 @@ func (w *World) RoomRefuses(room string) {
 	}
 }
 
+// ClockSet records that the wall clock was set while the server was down: to the server every deadline has moved
+// by as much. Set back, it delays, by a timeout at the most; set forward, it is as if the time had passed.
+func (w *World) ClockSet(by time.Duration, now time.Time) {
+	for _, f := range w.futures {
+		if f.Timeout == 0 || f.over() {
+			continue
+		}
+		f.earliest, f.latest = f.earliest.Add(by), f.latest.Add(by)
+		if full := now.Add(f.Timeout); f.earliest.After(full) {
+			f.earliest = full
+		}
+	}
+}
+
 // Restarted records that the server is back after a crash.
 func (w *World) Restarted(now time.Time) {
 	for _, f := range w.futures {
