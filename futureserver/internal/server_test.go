@@ -313,7 +313,8 @@ func TestHeartbeatsAreRarelyWritten(t *testing.T) {
 
 type countingDatabase struct {
 	storage.Database
-	extends atomic.Int64
+	extends atomic.Int64 // rows
+	commits atomic.Int64
 	fail    func(*storage.Batch) error
 }
 
@@ -324,6 +325,7 @@ func (d *countingDatabase) Commit(ctx context.Context, b *storage.Batch) (storag
 		}
 	}
 	d.extends.Add(int64(len(b.Extends)))
+	d.commits.Add(1)
 	return d.Database.Commit(ctx, b)
 }
 
