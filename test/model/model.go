@@ -174,7 +174,11 @@ func (w *World) ClockSet(by time.Duration, now time.Time) {
 		if f.Timeout == 0 || f.over() {
 			continue
 		}
-		f.earliest, f.latest = f.earliest.Add(by), f.latest.Add(by)
+		f.latest = f.latest.Add(by)
+		if !now.Before(f.earliest) {
+			continue // its timer may have run out before, and its event may be on its way
+		}
+		f.earliest = f.earliest.Add(by)
 		if full := now.Add(f.Timeout); f.earliest.After(full) {
 			f.earliest = full
 		}
