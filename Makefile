@@ -4,12 +4,12 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help build run test demo soak mutants lint clean
+.PHONY: help build run test demo soak mutants bench bench-quick lint clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 build: ## Build the homeserver and its tools into bin/
 	@go build -o bin/ ./cmd/... $(DENDRITE)/create-account $(DENDRITE)/generate-keys
@@ -38,6 +38,18 @@ soak: ## Let twenty users live with futures for ten minutes while the server is 
 
 mutants: ## Break the code line by line and check that the tests of the invariants notice
 	@go run ./test/mutants
+
+bench: ## Measure what futures cost, on SQLite and, if it is installed, PostgreSQL: half an hour or more
+	@if command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
+		dir=$$(mktemp -d)
+		trap 'test/postgres.sh stop "$$dir"; rm -rf "$$dir"' EXIT
+		settings=$$(POSTGRES_OPTIONS='-c fsync=on' test/postgres.sh start "$$dir")
+		eval "$$settings"
+	fi
+	go run ./test/bench -json bench.json
+
+bench-quick: ## The same smaller, on SQLite, in two minutes
+	@go run ./test/bench -quick
 
 lint: ## Check the formatting, and what go vet knows
 	@unformatted=$$(gofmt -l .)

@@ -41,12 +41,22 @@ type components struct {
 	metrics bool
 }
 
-// newComponents starts all components. wrap may put something between the user API and whoever calls it.
+// newComponents starts all components. wrap may put something between the user API and whoever calls it. What
+// makes Dendrite panic, such as a database or a NATS server that is not there, is an error here.
 func newComponents(
 	processCtx *process.ProcessContext, cfg *config.Dendrite, networks fconfig.Networks, metrics bool,
 	wrap func(userapis.UserInternalAPI) userapis.UserInternalAPI,
-) (*components, error) {
-	c := &components{
+) (c *components, err error) {
+	defer func() {
+		switch reason := recover().(type) {
+		case nil:
+		case *logrus.Entry:
+			c, err = nil, fmt.Errorf("%s: %v", reason.Message, reason.Data[logrus.ErrorKey])
+		default:
+			panic(reason)
+		}
+	}()
+	c = &components{
 		process: processCtx,
 		cm:      sqlutil.NewConnectionManager(processCtx, cfg.Global.DatabaseOptions),
 		nats:    new(jetstream.NATSInstance),
@@ -57,9 +67,12 @@ func newComponents(
 	c.FedClient, c.Client = newClients(cfg, networks)
 
 	rooms := roomserver.NewInternalAPI(processCtx, cfg, c.cm, c.nats, c.caches, metrics)
-	federation := federationapi.NewInternalAPI(processCtx, cfg, c.cm, c.nats, c.FedClient, rooms, c.caches, nil, false)
+	complete := make(chan struct{})
+	early := earlyCalls{rooms, complete}
+	federation := federationapi.NewInternalAPI(processCtx, cfg, c.cm, c.nats, c.FedClient, early, c.caches, nil, false)
 	c.KeyRing = federation.KeyRing()
 	rooms.SetFederationAPI(federation, c.KeyRing)
+	close(complete)
 	users := wrap(userapi.NewInternalAPI(processCtx, cfg, c.cm, c.nats, rooms, c.FedClient, metrics, federation.IsBlacklistedOrBackingOff))
 	services := appservice.NewInternalAPI(processCtx, cfg, c.nats, users, rooms)
 	rooms.SetAppserviceAPI(services)
@@ -67,7 +80,6 @@ func newComponents(
 	c.RoomserverAPI, c.FederationAPI, c.UserAPI, c.AppserviceAPI = rooms, federation, users, services
 
 	c.js, c.conn = c.nats.Prepare(processCtx, &cfg.Global.JetStream)
-	var err error
 	c.roomDB, _, err = c.cm.Connection(&cfg.RoomServer.Database)
 	return c, err
 }

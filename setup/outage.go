@@ -58,7 +58,7 @@ func (h lastWords) Fire(entry *logrus.Entry) error {
 		if entry.Message == readerStopped {
 			go h.server.endWhenBack(why)
 		}
-	case saidByDendrite():
+	case byItself():
 		logrus.WithFields(entry.Data).Error(entry.Message)
 		h.server.endWhenBack(why)
 		select {}
@@ -66,38 +66,40 @@ func (h lastWords) Fire(entry *logrus.Entry) error {
 	return nil
 }
 
-// saidByDendrite reports whether it was Dendrite's own code that called the logger.
-func saidByDendrite() bool {
-	const dendrite = "github.com/matrix-org/dendrite/"
-	calls := make([]uintptr, 32)
-	frames := runtime.CallersFrames(calls[:runtime.Callers(0, calls)])
+// byItself reports whether the logger's caller is a goroutine of Dendrite's own: one that runs its code and none
+// of ours. A start that fails and a request that is answered do not belong to these.
+func byItself() bool {
+	const dendrite, ours = "github.com/matrix-org/dendrite/", "github.com/matrix-org/dendrite/futures/"
+	calls := make([]uintptr, 64)
+	frames := runtime.CallersFrames(calls[:runtime.Callers(3, calls)]) // without Callers, byItself and Fire
+	found := false
 	for frame, more := frames.Next(); more; frame, more = frames.Next() {
-		name, ofDendrite := strings.CutPrefix(frame.Function, dendrite)
-		if ofDendrite && !strings.HasPrefix(name, "futures/") {
-			return true
+		if strings.HasPrefix(frame.Function, ours) {
+			return false
 		}
+		found = found || strings.HasPrefix(frame.Function, dendrite)
 	}
-	return false
+	return found
 }
 
-// endWhenBack ends the server as soon as NATS and the database are there.
+// endWhenBack ends the server as soon as NATS and the database are there. The first caller does it for all.
 func (s *Server) endWhenBack(why error) {
 	s.outage.Do(func() {
-		logrus.Warnf("%s; the server will be ended when NATS and the database are back", why)
+		logrus.Warnf("%s; the server will end when NATS and the database are back", why)
+		look := time.NewTicker(outagePause)
+		defer look.Stop()
+		for good := 0; good < steady; {
+			select {
+			case <-look.C:
+			case <-s.stopping:
+				return
+			}
+			if good++; !s.supported() {
+				good = 0
+			}
+		}
+		s.giveUp(why)
 	})
-	pause := time.NewTicker(outagePause)
-	defer pause.Stop()
-	for good := 0; good < steady; {
-		if good++; !s.supported() {
-			good = 0
-		}
-		select {
-		case <-pause.C:
-		case <-s.stopping:
-			return
-		}
-	}
-	s.giveUp(why)
 }
 
 // giveUp ends the server, unless it is being stopped anyway.

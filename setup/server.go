@@ -75,6 +75,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s := &Server{process: process.NewProcessContext(), stopping: make(chan struct{}), done: make(chan struct{})}
+	s.process.ComponentStarted() // until stopDendrite, so that nobody starts to count while it is waited for
 	defer func() {
 		if err != nil {
 			s.abandon()

@@ -68,6 +68,7 @@ func (s *Server) stopDendrite(ctx context.Context) error {
 		defer s.unlock()
 	}
 	s.process.ShutdownDendrite()
+	s.process.ComponentFinished()
 	finished := make(chan struct{})
 	go func() {
 		s.process.WaitForComponentsToFinish()

@@ -3,6 +3,7 @@
 #
 #   eval "$(test/postgres.sh start DIR)"   makes a cluster in DIR, starts it and tells the tests where it is
 #   test/postgres.sh stop DIR              stops it and removes what start has made
+#   test/postgres.sh ctl DIR ARGUMENT...   runs pg_ctl on it, as in "ctl DIR restart -m immediate"
 #
 # It listens on a free port of the loopback interface, with a random password. PostgreSQL refuses to run as
 # root; root therefore starts it as the user postgres, who must be able to reach DIR. As it is thrown away it
@@ -11,7 +12,8 @@ set -eu
 
 die() { echo "postgres.sh: $*" >&2; exit 1; }
 
-[ $# -eq 2 ] || die "usage: $0 start|stop DIR"
+usage="usage: $0 start|stop DIR, or $0 ctl DIR ARGUMENT..."
+[ $# -ge 2 ] || die "$usage"
 command=$1
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
@@ -57,8 +59,11 @@ stop() {
 	rmdir "$dir" 2>/dev/null || true # unless it holds something else
 }
 
+ctl() { as "$bin/pg_ctl" -D "$data" -s -w -l "$dir/server.log" "$@" >/dev/null; }
+
 case $command in
 start) start ;;
 stop) stop ;;
-*) die "usage: $0 start|stop DIR" ;;
+ctl) shift 2 && ctl "$@" ;;
+*) die "$usage" ;;
 esac

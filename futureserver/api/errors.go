@@ -15,7 +15,8 @@ var (
 	ErrNewerState = errors.New("the state has been set anew since the future was made")
 	// ErrStopping: the server is shutting down. Nothing was changed.
 	ErrStopping = errors.New("the server is shutting down")
-	// ErrOverloaded: the database cannot keep up. Nothing was changed; the request may be tried again.
+	// ErrOverloaded: the database or the room cannot keep up. What was asked for may still be done; the request
+	// may be tried again.
 	ErrOverloaded = errors.New("too many requests are waiting for the database")
 )
 

@@ -110,15 +110,16 @@ func (s *Server) refused(j *job, f *api.Future, err error) (pause time.Duration)
 
 // tryAgain says when, and gives up on a future that has had no answer from its room for a day.
 func (s *Server) tryAgain(j *job, f *api.Future, err error) (pause time.Duration) {
-	tried := time.Duration(s.clock.now()-j.since) * time.Millisecond
-	if tried > giveUpAfter {
+	tried := s.clock.now() - j.since
+	if tried > giveUpAfter.Milliseconds() {
 		refusal := &api.Refusal{Kind: api.Internal, Message: "The server could not find out what the room says."}
 		s.logFailure(f, refusal)
 		s.conclude(j, api.Failed, refusal)
 		j.answer(refusal)
 		return 0
 	}
-	pause = min(backoff(j.attempt), time.Second+tried/8) // so that after an outage all goes on soon
+	// Not much longer than it has been tried, so that after an outage all goes on soon.
+	pause = min(backoff(j.attempt), time.Second+time.Duration(tried/8)*time.Millisecond)
 	j.attempt++
 	if j.attempt == 3 && s.ctx.Err() == nil {
 		logrus.WithError(err).WithField("future", int64(j.nid)).Warn("futureserver: a due event is stuck; it will be tried on")

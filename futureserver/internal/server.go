@@ -78,7 +78,9 @@ func (c clock) ceil() int64 {
 
 // wall converts a time of this clock to the wall clock's, as it stands now: that is what goes to disk.
 func (c clock) wall(ms int64) int64 {
-	return ms + time.Now().UnixMilli() - c.now()
+	now := time.Now() // one reading for both clocks: two would differ by chance
+	step := now.Round(0).Sub(c.start.Round(0)) - now.Sub(c.start)
+	return ms + step.Round(time.Millisecond).Milliseconds()
 }
 
 // PerformFutureCreation implements api.FutureInternalAPI.

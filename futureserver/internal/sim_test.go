@@ -358,6 +358,9 @@ func (s *simulation) setClock(by time.Duration, back bool) error {
 	if err := moveDeadlines(s.path, by); err != nil {
 		return err
 	}
+	if err := s.judge(); err != nil { // what was sent while it stopped was sent by the old clock
+		return err
+	}
 	s.world.ClockSet(by, time.Now())
 	return s.start()
 }

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestVerdicts(t *testing.T) {
+	for _, c := range []struct {
+		bound Bound
+		value float64
+		want  Verdict
+	}{
+		{atMost(1.6, 1.25), 1.25, reached},
+		{atMost(1.6, 1.25), 1.6, between},
+		{atMost(1.6, 1.25), 1.61, missed},
+		{atLeast(10, 50), 50, reached},
+		{atLeast(10, 50), 10, between},
+		{atLeast(10, 50), 9.9, missed},
+		{atLeast(10, 50), math.NaN(), missed},
+		{Bound{}, 1e9, shown},
+	} {
+		if got := c.bound.judge(c.value); got != c.want {
+			t.Errorf("%v of %+v is %q, want %q", c.value, c.bound, got, c.want)
+		}
+	}
+}
+
+// A run fails if, and only if, a row is below its floor, and names it.
+func TestReportFails(t *testing.T) {
+	r := newReport(true)
+	r.add("fast", []Result{ratio("", "", 2, 1, "s", atMost(3, 1))})
+	if err := r.err(); err != nil {
+		t.Error(err)
+	}
+	r.add("slow", []Result{ratio("", "", 4, 1, "s", atMost(3, 1))})
+	if err := r.err(); err == nil || !strings.Contains(err.Error(), "slow") || strings.Contains(err.Error(), "fast") {
+		t.Error(err)
+	}
+}
+
+// The load generator counts what was answered, and takes no error for an answer.
+func TestHammer(t *testing.T) {
+	status := http.StatusOK
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		io.WriteString(w, strings.Repeat("x", 100)) //nolint:errcheck // the client notices
+	}))
+	defer server.Close()
+	hit := func() (int, error) {
+		n, _, err := hammer(t.Context(), server.Listener.Addr().String(), 4, 50*time.Millisecond, func(buf []byte, _ int) []byte {
+			return append(buf, "PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"...)
+		})
+		return n, err
+	}
+	if n, err := hit(); err != nil || n == 0 {
+		t.Errorf("%d answers, %v", n, err)
+	}
+	status = http.StatusGone
+	if n, err := hit(); err == nil || n != 0 {
+		t.Errorf("%d answers of 410, %v", n, err)
+	}
+}
+
+func TestEachStopsAtTheFirstError(t *testing.T) {
+	bad := errors.New("bad")
+	err := each(t.Context(), 1, 10, func(_ context.Context, i int) error {
+		if i > 3 {
+			t.Errorf("%d was begun", i)
+		}
+		if i == 3 {
+			return bad
+		}
+		return nil
+	})
+	if err != bad {
+		t.Error(err)
+	}
+	if err := each(t.Context(), 3, 10, func(context.Context, int) error { return nil }); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPercentile(t *testing.T) {
+	if p := percentile([]int{1, 2, 3, 4}, 0.99); p != 4 {
+		t.Error(p)
+	}
+	if p := percentile([]int{1, 2, 3, 4}, 0.5); p != 3 {
+		t.Error(p)
+	}
+}

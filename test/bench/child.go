@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// jobVariable is the environment variable that makes the program one of its own children.
+const jobVariable = "BENCH_JOB"
+
+// runJob is main in a child. When its standard input ends, so does it.
+func runJob(name string) (code int) {
+	jobs := map[string]func() error{"bare": serveBare, "sleep": sleepBare, "load": loadAndWeigh}
+	job, ok := jobs[name]
+	if !ok {
+		return 2
+	}
+	if err := job(); err != nil {
+		fmt.Fprintln(os.Stderr, name+":", err)
+		return 1
+	}
+	return 0
+}
+
+// child is a process that this one has started, and will end.
+type child struct {
+	cmd    *exec.Cmd
+	stdin  io.WriteCloser
+	stdout *bufio.Reader
+	exited chan struct{}
+}
+
+// spawn starts a program. pinned gives it a processor of its own, if there is more than one and a way to.
+func spawn(cmd *exec.Cmd, pinned bool) (*child, error) {
+	if taskset, err := exec.LookPath("taskset"); pinned && err == nil && runtime.NumCPU() > 1 {
+		cmd.Args = slices.Concat([]string{taskset, "-c", "0", cmd.Path}, cmd.Args[1:])
+		cmd.Path = taskset
+	}
+	// A group of its own, so that Ctrl+C reaches this program alone, who then ends the child.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	c := &child{cmd: cmd, stdin: stdin, exited: make(chan struct{})}
+	if cmd.Stdout == nil {
+		out, in, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		defer in.Close()
+		cmd.Stdout, c.stdout = in, bufio.NewReader(out)
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		cmd.Wait() //nolint:errcheck // whoever wants to know reads its output
+		close(c.exited)
+	}()
+	return c, nil
+}
+
+// self starts this program as a child with that job.
+func self(job string, pinned bool, env ...string) (*child, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(path)
+	cmd.Env = append(append(os.Environ(), jobVariable+"="+job), env...)
+	cmd.Stderr = os.Stderr
+	return spawn(cmd, pinned)
+}
+
+// kill ends the child at once.
+func (c *child) kill() {
+	c.cmd.Process.Kill() //nolint:errcheck // it may be gone already
+	<-c.exited
+}
+
+// answer reads one line of JSON that the child writes.
+func (c *child) answer(to any) error {
+	line, err := c.stdout.ReadBytes('\n')
+	if err != nil {
+		return fmt.Errorf("a child process ended without an answer: %w", err)
+	}
+	return json.Unmarshal(line, to)
+}
+
+// cpu returns the processor time the child has taken so far, in user and system mode.
+func (c *child) cpu() (time.Duration, error) { return cpuOf(strconv.Itoa(c.cmd.Process.Pid)) }
+
+func cpuOf(pid string) (time.Duration, error) {
+	data, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	// The name in parentheses may hold anything. utime and stime are fields 14 and 15, in 1/100 s.
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	if len(fields) < 13 {
+		return 0, errors.New("/proc/PID/stat is not as expected")
+	}
+	user, err1 := strconv.Atoi(fields[11])
+	system, err2 := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * 10 * time.Millisecond, errors.Join(err1, err2)
+}
+
+// rss returns the memory that this process has in use, in bytes.
+func rss() float64 {
+	data, _ := os.ReadFile("/proc/self/status")
+	for line := range strings.Lines(string(data)) {
+		if kb, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			n, _ := strconv.ParseFloat(strings.Fields(kb)[0], 64)
+			return n * 1024
+		}
+	}
+	return 0
+}
+
+// untilStdinEnds is how a child learns that its parent needs it no more.
+func untilStdinEnds() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		io.Copy(io.Discard, os.Stdin) //nolint:errcheck // whatever the end is, it is the end
+		cancel()
+	}()
+	return ctx
+}
+
+// say answers the parent.
+func say(v any) error { return json.NewEncoder(os.Stdout).Encode(v) }
+
+// serveBare is the least an HTTP server can do: a fixed answer. So that the collector does not work more for
+// it than for a server with a large heap, it has one too.
+func serveBare() error {
+	debug.SetGCPercent(-1)
+	debug.SetMemoryLimit(512 << 20)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	ctx := untilStdinEnds()
+	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Content-Type"] = []string{"application/json"}
+		io.WriteString(w, "{}") //nolint:errcheck // the client's loss
+	})}
+	go server.Serve(l) //nolint:errcheck // it ends with the process
+	if err := say(l.Addr().String()); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// sleepBare sleeps for a millisecond, again and again, and answers how much longer that takes, in ms, in the
+// worst of a hundred cases.
+func sleepBare() error {
+	ctx := untilStdinEnds()
+	var over []time.Duration
+	for ctx.Err() == nil {
+		start := time.Now()
+		time.Sleep(time.Millisecond)
+		over = append(over, time.Since(start)-time.Millisecond)
+	}
+	slices.Sort(over)
+	return say(percentile(over, 0.99).Seconds() * 1000)
+}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/matrix-org/dendrite/setup/config"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/matrix-org/dendrite/futures/futureserver"
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
+)
+
+// core is the futureserver alone, in this process: the real one with the real database, only that its rooms
+// are not real and answer at once.
+type core struct {
+	futureserver.Server
+	metrics tap
+}
+
+// openCore starts it. change, if not nil, alters the configuration.
+func openCore(ctx context.Context, source config.DataSource, room api.Room, change func(*fconfig.FutureServer)) (*core, error) {
+	var cfg fconfig.FutureServer
+	cfg.Defaults()
+	cfg.Database.ConnectionString = source
+	cfg.MaxFuturesPerUser = 1_000_000
+	if change != nil {
+		change(&cfg)
+	}
+	c := &core{metrics: tap{}}
+	var err error
+	c.Server, err = futureserver.NewInternalAPI(ctx, &cfg, room, futureserver.Options{Registerer: c.metrics})
+	return c, err
+}
+
+// stop ends it as a crash would leave it: nobody needs the deadlines any more.
+func (c *core) stop() {
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	c.Stop(over) //nolint:errcheck // the error says that it was hurried
+}
+
+// warm refreshes the first n futures once: the first time after a start waits for a commit.
+func (c *core) warm(ctx context.Context, n int) error {
+	return each(ctx, 4096, n, func(ctx context.Context, i int) error {
+		return c.PerformTokenAction(ctx, secret(i).Token(api.RefreshToken))
+	})
+}
+
+// tap is a prometheus.Registerer that lets metrics be read one by one, and in nanoseconds.
+type tap map[string]prometheus.Metric
+
+var _ prometheus.Registerer = tap{}
+
+// Register implements prometheus.Registerer.
+func (t tap) Register(c prometheus.Collector) error {
+	if m, ok := c.(prometheus.Metric); ok {
+		var name string // Desc{fqName: "name", help: ...
+		if _, err := fmt.Sscanf(m.Desc().String(), "Desc{fqName: %q", &name); err != nil {
+			return err
+		}
+		t[name] = m
+	}
+	return nil
+}
+
+// MustRegister implements prometheus.Registerer.
+func (t tap) MustRegister(cs ...prometheus.Collector) {
+	for _, c := range cs {
+		if err := t.Register(c); err != nil {
+			panic(err)
+		}
+	}
+}
+
+// Unregister implements prometheus.Registerer.
+func (t tap) Unregister(prometheus.Collector) bool { return false }
+
+// metric returns the sum of a histogram, or the value of a counter or a gauge.
+func (c *core) metric(name string) (float64, error) {
+	m, ok := c.metrics["dendrite_futureserver_"+name]
+	if !ok {
+		return 0, fmt.Errorf("there is no metric %s", name)
+	}
+	var value dto.Metric
+	err := m.Write(&value)
+	return value.GetHistogram().GetSampleSum() + value.GetCounter().GetValue() + value.GetGauge().GetValue(), err
+}
+
+// easyRoom says yes to everything at once. Its hook sees each event when it is to be built.
+type easyRoom struct {
+	build func(*api.Future)
+}
+
+var _ api.Room = easyRoom{}
+
+// Admit implements api.Room.
+func (easyRoom) Admit(context.Context, *api.Future) (string, error) { return "", nil }
+
+// Current implements api.Room.
+func (easyRoom) Current(_ context.Context, _ string, keys []api.StateKeyTuple) ([]string, error) {
+	return make([]string, len(keys)), nil
+}
+
+// Build implements api.Room.
+func (r easyRoom) Build(_ context.Context, f *api.Future) (*api.Event, error) {
+	if r.build != nil {
+		r.build(f)
+	}
+	return &api.Event{ID: fmt.Sprintf("$%d", f.NID), PDU: f.Content}, nil
+}
+
+// Submit implements api.Room.
+func (easyRoom) Submit(context.Context, *api.Future) error { return nil }
+
+// Verdict implements api.Room.
+func (easyRoom) Verdict(context.Context, *api.Future) (api.Verdict, error) { return api.Proved, nil }
+
+// repeat has workers call f, with 0, 1, 2, ... in turn, for a while, and returns how often that was.
+func repeat(ctx context.Context, workers int, d time.Duration, f func(i int) error) (times int, took time.Duration, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next, done atomic.Int64
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range workers {
+		wg.Go(func() {
+			for time.Since(start) < d && ctx.Err() == nil {
+				if err := f(int(next.Add(1) - 1)); err != nil {
+					cancel(err)
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	return int(done.Load()), time.Since(start), context.Cause(ctx)
+}
+
+// perSecond is how often f can be called.
+func perSecond(ctx context.Context, workers int, d time.Duration, f func(i int) error) (float64, error) {
+	n, took, err := repeat(ctx, workers, d, f)
+	return float64(n) / took.Seconds(), err
+}
+
+// paced calls f with 0, 1, 2, ... at that rate for a while. If it cannot keep up it falls behind and goes on.
+func paced(ctx context.Context, rate float64, d time.Duration, f func(i int) error) error {
+	start := time.Now()
+	for i := 0; ; {
+		passed := time.Since(start)
+		if passed >= d || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		for ; float64(i) < passed.Seconds()*rate && time.Since(start) < d; i++ {
+			if err := f(i); err != nil {
+				return err
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// pacedTogether does the same with several goroutines, so that one that has to wait does not hold up the rest.
+func pacedTogether(ctx context.Context, rate float64, d time.Duration, f func(i int) error) error {
+	const pacers = 32
+	return each(ctx, pacers, pacers, func(ctx context.Context, p int) error {
+		return paced(ctx, rate/pacers, d, func(i int) error { return f(i*pacers + p) })
+	})
+}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/test/rig"
+)
+
+// each calls f with 0 to n-1, that many at a time, and stops at the first error.
+func each(ctx context.Context, workers, n int, f func(ctx context.Context, i int) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range workers {
+		wg.Go(func() {
+			for i := int(next.Add(1) - 1); i < n && ctx.Err() == nil; i = int(next.Add(1) - 1) {
+				if err := f(ctx, i); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// hammer sends requests over some connections that stay open, one after another on each, for a while. It
+// does as little as one can, so that the processors are the server's. request i is what to write.
+func hammer(ctx context.Context, address string, connections int, d time.Duration, request func(buf []byte, i int) []byte) (n int, took time.Duration, err error) {
+	var next, done atomic.Int64
+	errs := make([]error, connections)
+	var wg sync.WaitGroup
+	start := time.Now()
+	for c := range connections {
+		wg.Go(func() {
+			conn, err := net.Dial("tcp", address)
+			if err != nil {
+				errs[c] = err
+				return
+			}
+			defer conn.Close()
+			in, buf := bufio.NewReader(conn), []byte(nil)
+			for time.Since(start) < d && ctx.Err() == nil && errs[c] == nil {
+				buf = request(buf[:0], int(next.Add(1)-1))
+				if _, errs[c] = conn.Write(buf); errs[c] == nil {
+					if errs[c] = readOK(in); errs[c] == nil {
+						done.Add(1)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return int(done.Load()), time.Since(start), errors.Join(append(errs, ctx.Err())...)
+}
+
+// readOK reads a response, which has to be a 200.
+func readOK(in *bufio.Reader) error {
+	length := 0
+	for first := true; ; first = false {
+		line, err := in.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		if first && !bytes.HasPrefix(line, []byte("HTTP/1.1 200")) {
+			return fmt.Errorf("a request was answered with %q", bytes.TrimSpace(line))
+		}
+		if value, ok := bytes.CutPrefix(line, []byte("Content-Length: ")); ok {
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
+				return err
+			}
+		}
+		if len(bytes.TrimSpace(line)) == 0 {
+			_, err = in.Discard(length)
+			return err
+		}
+	}
+}
+
+// members are rooms in which events are sent, one at a time in each.
+type members struct {
+	*user
+	rooms []string
+	txns  atomic.Int64
+}
+
+// join makes a user on the server, and rooms for it.
+func (s *server) join(ctx context.Context, name string, rooms int) (*members, error) {
+	u, err := s.register(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	m := &members{user: u}
+	m.rooms, err = u.createRooms(ctx, rooms)
+	return m, err
+}
+
+// message is what is sent, now or later. The number makes each different.
+func message(i int64) map[string]any {
+	return map[string]any{"msgtype": "m.text", "body": fmt.Sprintf("This is event %d of a number of events that are all alike.", i)}
+}
+
+// send sends n messages over all rooms: one in flight in each, and in so many rooms at a time. stateEach, if not
+// 0, makes each such event a state event. It returns how long that took.
+func (m *members) send(ctx context.Context, n, inFlight, stateEach int) (time.Duration, error) {
+	free := make(chan string, len(m.rooms))
+	for _, room := range m.rooms {
+		free <- room
+	}
+	start := time.Now()
+	err := each(ctx, min(inFlight, len(m.rooms)), n, func(ctx context.Context, i int) error {
+		room := <-free
+		defer func() { free <- room }()
+		txn := m.txns.Add(1)
+		path := rig.Path("rooms", room, "send", "m.room.message", "t"+strconv.FormatInt(txn, 10))
+		if stateEach > 0 && i%stateEach == 0 {
+			path = rig.Path("rooms", room, "state", "com.example.status", "")
+		}
+		_, err := m.do(ctx, http.MethodPut, path, nil, message(txn))
+		return err
+	})
+	return time.Since(start), err
+}
+
+// schedule makes futures of n messages over all rooms, all due at that time.
+func (m *members) schedule(ctx context.Context, n int, due time.Time) error {
+	return each(ctx, 32, n, func(ctx context.Context, i int) error {
+		_, err := m.future(ctx, m.rooms[i%len(m.rooms)], time.Until(due))
+		return err
+	})
+}
+
+// future schedules one message and returns its refresh token.
+func (m *members) future(ctx context.Context, room string, timeout time.Duration) (refresh string, err error) {
+	txn := m.txns.Add(1)
+	if timeout <= 0 {
+		return "", errors.New("scheduling took longer than planned")
+	}
+	r, err := m.do(ctx, http.MethodPut, rig.Path("rooms", room, "send_future", "m.room.message", "f"+strconv.FormatInt(txn, 10)),
+		url.Values{"future_timeout": {strconv.FormatInt(timeout.Milliseconds(), 10)}}, message(txn))
+	return r.Future().Refresh, err
+}
+
+// sent returns how many futures the server has sent since its start.
+func (s *server) sent(ctx context.Context, c *rig.Client) (int, error) {
+	r, err := c.Do(ctx, http.MethodGet, "/metrics", nil, nil)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(r.Body)) {
+		if value, ok := strings.CutPrefix(line, "dendrite_futureserver_sent_total "); ok {
+			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			return int(n), err
+		}
+	}
+	return 0, errors.New("the server does not tell how many futures it has sent")
+}
+
+// fire schedules n messages over all rooms for one moment, and returns how long it takes from there until the
+// last is proved to be in its room.
+func (m *members) fire(ctx context.Context, s *server, n int, atDue func()) (time.Duration, error) {
+	before, err := s.sent(ctx, &m.Client)
+	if err != nil {
+		return 0, err
+	}
+	due := time.Now().Add(2*time.Second + time.Duration(n)*4*time.Millisecond)
+	if err := m.schedule(ctx, n, due); err != nil {
+		return 0, err
+	}
+	if err := pause(ctx, time.Until(due)); err != nil {
+		return 0, err
+	}
+	if atDue != nil {
+		atDue()
+	}
+	for wait := 100 * time.Millisecond; ; {
+		if err := pause(ctx, wait); err != nil {
+			return 0, err
+		}
+		after, err := s.sent(ctx, &m.Client)
+		took := time.Since(due)
+		switch done := after - before; {
+		case err != nil || done >= n:
+			return took, err
+		case done > 0: // to ask is work for the server, so it is asked a few times only, and often near the end
+			wait = max(30*time.Millisecond, took*time.Duration(n-done)/time.Duration(done)*2/3)
+		}
+		if took > 10*time.Minute {
+			return 0, errors.New("the futures are not sent")
+		}
+	}
+}

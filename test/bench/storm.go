@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/test/rig"
+)
+
+// storm lets thousands of futures become due at one moment, and measures how long that lasts and what others
+// notice of it.
+func storm(b *bench, ctx context.Context) (results []Result, err error) {
+	for _, k := range kinds() {
+		list, err := stormOn(b, ctx, k)
+		results = append(results, list...)
+		if err != nil || b.quick {
+			return results, err
+		}
+	}
+	return results, nil
+}
+
+func stormOn(b *bench, ctx context.Context, k kind) ([]Result, error) {
+	s, m, err := b.startWithRooms(ctx, plan{}, k, size(b, 50, 20))
+	if err != nil {
+		return nil, err
+	}
+	defer s.kill()
+	results, err := stormInMany(b, ctx, s, m, k, size(b, 5_000, 1_000))
+	if err != nil || b.quick {
+		return results, err
+	}
+	one := &members{user: m.user, rooms: m.rooms[:1]}
+	one.txns.Store(m.txns.Load())
+	const n = 1_000
+	ours, against, err := duel(ctx, s, one, n, 1)
+	return append(results, drained(k, n, 1, ours, against)), err
+}
+
+func drained(k kind, n, rooms int, ours, against time.Duration) Result {
+	how := fmt.Sprintf("over HTTP, %s, %d events in %d rooms", k, n, rooms)
+	return ratio("storm: time to drain : Dendrite sending the same", how, ours.Seconds(), against.Seconds(), "s", atMost(1.2, 1.0))
+}
+
+func stormInMany(b *bench, ctx context.Context, s *server, m *members, k kind, n int) ([]Result, error) {
+	w, err := newWitness(ctx, s, m)
+	if err != nil {
+		return nil, err
+	}
+	calm, err := w.during(ctx, func() error { return pause(ctx, size(b, 20*time.Second, 4*time.Second)) })
+	if err != nil {
+		return nil, err
+	}
+	var ours, against time.Duration
+	stormy, err := w.during(ctx, func() (err error) {
+		ours, err = m.fire(ctx, s, n, w.forget) // what was before the futures were due is not the storm
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	rival, err := w.during(ctx, func() (err error) {
+		against, err = m.send(ctx, n, roomsInFlight(), 0)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	how := func(other float64) string {
+		return fmt.Sprintf("over HTTP, %s, while the above was sent by futures; by clients: %.3g ms", k, other)
+	}
+	return []Result{
+		drained(k, n, len(m.rooms), ours, against),
+		ratio("p99 of a refresh in the storm : calm", how(rival.refresh), stormy.refresh, calm.refresh, "ms", atMost(5, 2)),
+		ratio("p99 of another user's /sync in the storm : calm", how(rival.sync), stormy.sync, calm.sync, "ms", Bound{}),
+	}, nil
+}
+
+// witness has nothing to do with a storm, and sees how long its own requests take.
+type witness struct {
+	*user
+	tokens []string
+	since  string
+
+	mu              sync.Mutex
+	refreshes, sync []float64 // ms
+}
+
+// seen is the p99 of each, in ms.
+type seen struct{ refresh, sync float64 }
+
+// newWitness registers a user with a room and some futures in it.
+func newWitness(ctx context.Context, s *server, m *members) (*witness, error) {
+	own, err := s.join(ctx, "bob", 1)
+	if err != nil {
+		return nil, err
+	}
+	w := &witness{user: own.user}
+	for range 200 {
+		token, err := own.future(ctx, own.rooms[0], time.Hour)
+		if err != nil {
+			return nil, err
+		}
+		w.tokens = append(w.tokens, token)
+		if err := w.refresh(ctx, len(w.tokens)-1); err != nil { // the first waits for a commit, and is none of a storm's
+			return nil, err
+		}
+	}
+	return w, w.look(ctx)
+}
+
+func (w *witness) refresh(ctx context.Context, i int) error {
+	_, err := w.do(ctx, http.MethodPut, rig.Path("futures", w.tokens[i%len(w.tokens)]), nil, nil)
+	return err
+}
+
+func (w *witness) look(ctx context.Context) error {
+	query := url.Values{"timeout": {"0"}}
+	if w.since != "" {
+		query.Set("since", w.since)
+	}
+	r, err := w.do(ctx, http.MethodGet, rig.Path("sync"), query, nil)
+	w.since = r.JSON.Get("next_batch").String()
+	return err
+}
+
+// forget drops what has been seen so far.
+func (w *witness) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refreshes, w.sync = nil, nil
+}
+
+// during refreshes a hundred times and syncs ten times a second while f runs.
+func (w *witness) during(ctx context.Context, f func() error) (seen, error) {
+	w.forget()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	var failed error
+	probe := func(every time.Duration, list *[]float64, ask func(context.Context, int) error) {
+		for i := 0; ctx.Err() == nil; i++ {
+			start := time.Now()
+			err := ask(ctx, i)
+			took := time.Since(start)
+			w.mu.Lock()
+			if err == nil {
+				*list = append(*list, took.Seconds()*1000)
+			} else if ctx.Err() == nil {
+				failed = err
+			}
+			w.mu.Unlock()
+			pause(ctx, every-took) //nolint:errcheck // the loop looks itself
+		}
+	}
+	wg.Go(func() { probe(10*time.Millisecond, &w.refreshes, w.refresh) })
+	wg.Go(func() {
+		probe(100*time.Millisecond, &w.sync, func(ctx context.Context, _ int) error { return w.look(ctx) })
+	})
+	err := f()
+	cancel()
+	wg.Wait()
+	if err == nil {
+		err = failed
+	}
+	slices.Sort(w.refreshes)
+	slices.Sort(w.sync)
+	return seen{percentile(w.refreshes, 0.99), percentile(w.sync, 0.99)}, err
+}

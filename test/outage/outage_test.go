@@ -1,0 +1,186 @@
+// Package outage takes away what a homeserver stands on: an external NATS server, and PostgreSQL. Under a
+// crowd of clients it stops, kills and restarts the real servers, and leaves them away for a while. The test
+// stands in for the service manager and starts the homeserver again whenever it ends. Then the judge says by
+// the rooms' timelines alone whether futures were lost, doubled or early.
+//
+//	go test ./test/outage -v -away 60s -rounds 10
+//
+// makes it as long as one likes; without flags it is short.
+package outage_test
+
+import (
+	"context"
+	"flag"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/matrix-org/dendrite/futures/test/rig"
+	"github.com/matrix-org/dendrite/futures/test/workload"
+)
+
+var (
+	away   = flag.Duration("away", 10*time.Second, "how long the long absence lasts")
+	rounds = flag.Int("rounds", 1, "how often the servers are restarted in each way")
+	seed   = flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the crowd")
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	rig.Main(m)
+}
+
+const (
+	users   = 4
+	between = time.Second // of ordinary life before each outage
+	// recovery is how soon after an outage futures must be sent and seen again, a restart of the homeserver
+	// included, on a machine that is busy with other tests.
+	recovery = 45 * time.Second
+	// stopLimit is how long an orderly stop may take, whatever is away.
+	stopLimit = 15 * time.Second
+)
+
+// support is what a homeserver stands on.
+type support interface {
+	restart()              // in order, and back at once
+	crash()                // the same, without notice
+	stop() (resume func()) // away until resume
+}
+
+// ordeal is a homeserver under a crowd, whose support is taken away.
+type ordeal struct {
+	*testing.T
+	server *rig.Server
+	keeper *keeper
+	crowd  *workload.Crowd
+	beat   *beat
+	prober *rig.User
+	room   string
+}
+
+// endure lets the crowd live through all kinds of outages and asks the judge. unnoticed is how much of an absence
+// those who only send heartbeats must not feel.
+func endure(t *testing.T, s *rig.Server, below support, unnoticed time.Duration) {
+	t.Logf("-seed %d -rounds %d -away %s", *seed, *rounds, *away)
+	o := &ordeal{T: t, server: s, prober: s.Register(t, "prober"), crowd: workload.New(t, s, users, *seed)}
+	o.room = o.prober.CreateRoom(nil)
+	o.beat = newBeat(t, s, o.prober, o.room)
+	o.keeper = keep(t, s)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	o.crowd.Start(ctx)
+
+	for range *rounds {
+		o.suffer("a restart", below.restart)
+		o.suffer("a crash", below.crash)
+	}
+	o.suffer("three restarts in a row", func() {
+		for range 3 {
+			below.restart()
+		}
+	})
+	o.suffer("an absence of "+away.String(), func() {
+		resume := below.stop()
+		o.checkAbsence(*away, unnoticed)
+		resume()
+	})
+	stop()
+	o.crowd.Wait()
+	report := o.crowd.Settle(t)
+	o.keeper.dismiss()
+	t.Logf("%s\n%s\n%s", o.keeper, o.beat, &report)
+	if !report.Good() {
+		t.Error("the server broke its promises")
+	}
+	if report.Sent < 20 {
+		t.Errorf("only %d futures were sent, so nothing is proved", report.Sent)
+	}
+	if o.keeper.panics() > 0 {
+		t.Error("the homeserver has panicked")
+	}
+	o.stopWhileAway(below)
+}
+
+// suffer has an outage happen, and waits until futures are sent again.
+func (o *ordeal) suffer(what string, outage func()) {
+	o.Helper()
+	time.Sleep(between)
+	ends := o.keeper.count()
+	start := time.Now()
+	outage()
+	over := time.Now()
+	if !o.works(recovery) {
+		o.Fatalf("after %s futures are not sent again within %s", what, recovery)
+	}
+	o.Logf("%s of %s: all works %s later; the homeserver ended %v", what, over.Sub(start).Round(time.Millisecond),
+		time.Since(over).Round(time.Millisecond), o.keeper.since(ends))
+}
+
+// checkAbsence waits for the end of the absence, and sees whether a client in a call notices it for as long as
+// it must not.
+func (o *ordeal) checkAbsence(d, unnoticed time.Duration) {
+	o.Helper()
+	unnoticed = min(d, unnoticed)
+	answered, missed := o.beat.count()
+	time.Sleep(unnoticed)
+	answeredSince, missedSince := o.beat.count()
+	answered, missed = answeredSince-answered, missedSince-missed
+	o.Logf("during the absence %d heartbeats were answered and %d were not", answered, missed)
+	if answered < 9*missed || answered == 0 {
+		o.Error("the absence was felt by a client in a call")
+	}
+	time.Sleep(d - unnoticed)
+}
+
+// works waits until a new future of a tenth of a second is seen in its room.
+func (o *ordeal) works(within time.Duration) bool {
+	ctx, cancel := context.WithTimeout(o.Context(), within)
+	defer cancel()
+	for ; ctx.Err() == nil; pause(ctx) {
+		if o.probe(ctx) {
+			return true
+		}
+	}
+	return false
+}
+
+const probeTime = 5 * time.Second
+
+func (o *ordeal) probe(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	body := o.prober.NextTxn()
+	path := rig.Path("rooms", o.room, "send_future", "m.room.message", body)
+	query := rig.Params{Timeout: 100 * time.Millisecond}.Query()
+	r, err := o.prober.Client.Do(ctx, http.MethodPut, path, query, map[string]any{"msgtype": "m.text", "body": body})
+	if err != nil || r.Status != http.StatusOK {
+		return false
+	}
+	is := rig.HasBody(body)
+	seen := false
+	err = o.prober.Watch(ctx, o.room, func(e gjson.Result) bool { seen = is(e); return seen })
+	return err == nil && seen
+}
+
+func pause(ctx context.Context) {
+	select {
+	case <-time.After(100 * time.Millisecond):
+	case <-ctx.Done():
+	}
+}
+
+// stopWhileAway asks the homeserver to shut down while it stands on nothing.
+func (o *ordeal) stopWhileAway(below support) {
+	if !o.server.Running() {
+		o.Fatal("the homeserver is down")
+	}
+	resume := below.stop()
+	defer resume()
+	code, took := o.server.Stop()
+	o.Logf("stopped during an absence: %s, after %s", o.server.Exit(), took.Round(time.Millisecond))
+	if code != 0 || took > stopLimit {
+		o.Errorf("asked to stop, it ended with code %d, %s later", code, took)
+	}
+}
