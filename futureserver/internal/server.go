@@ -80,6 +80,9 @@ func (c clock) ceil() int64 {
 func (c clock) wall(ms int64) int64 {
 	now := time.Now() // one reading for both clocks: two would differ by chance
 	step := now.Round(0).Sub(c.start.Round(0)) - now.Sub(c.start)
+	if c.start.Nanosecond()%int(time.Millisecond) != 0 {
+		ms++ // this clock began a part of a millisecond early
+	}
 	return ms + step.Round(time.Millisecond).Milliseconds()
 }
 
