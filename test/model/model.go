@@ -38,6 +38,7 @@ type Future struct {
 
 	// Its timer runs out at a time between the two.
 	earliest, latest time.Time
+	stored           time.Time // the server's bound for it, which a crash leaves, lies no later
 	asked            bool      // somebody used its send token and was not told that it failed
 	dead             bool      // cancelled or invalidated, for certain
 	silenced         bool      // newer state was there before the deadline: it must not be sent
@@ -60,6 +61,7 @@ func (w *World) Created(f *Future, group string, asked, answered time.Time) {
 	f.Group = g
 	g.Members = append(g.Members, f)
 	f.earliest, f.latest = asked.Add(f.Timeout), answered.Add(f.Timeout)
+	f.stored = f.latest
 	w.futures = append(w.futures, f)
 }
 
@@ -94,6 +96,7 @@ func (w *World) Refreshed(f *Future, ok bool, asked, answered time.Time) error {
 		return err
 	}
 	f.earliest, f.latest = asked.Add(f.Timeout), answered.Add(f.Timeout)
+	f.stored = later(f.stored, f.latest.Add(w.Slack))
 	return nil
 }
 
@@ -174,7 +177,7 @@ func (w *World) ClockSet(by time.Duration, now time.Time) {
 		if f.Timeout == 0 || f.over() {
 			continue
 		}
-		f.latest = f.latest.Add(by)
+		f.latest, f.stored = f.latest.Add(by), f.stored.Add(by)
 		if !now.Before(f.earliest) {
 			continue // its timer may have run out before, and its event may be on its way
 		}
@@ -191,7 +194,7 @@ func (w *World) Restarted(now time.Time) {
 		if f.Timeout == 0 || f.over() {
 			continue
 		}
-		late := f.latest.Add(w.Slack)
+		late := f.stored
 		if full := now.Add(f.Timeout); late.After(full) {
 			late = full
 		}
