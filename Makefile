@@ -55,6 +55,7 @@ lint: ## Check the formatting, and what go vet knows
 	@unformatted=$$(gofmt -l .)
 	if [ -n "$$unformatted" ]; then echo "Not formatted: $$unformatted"; exit 1; fi
 	go vet ./...
+	(cd test/clients/mautrix && go vet .)
 
 clean: ## Delete what the build has made; dendrite-data/ stays
 	@rm -rf bin

@@ -28,6 +28,7 @@ type adminCounts struct {
 // adminFuture is a live future as an administrator sees it: neither tokens nor content.
 type adminFuture struct {
 	ID       api.NID `json:"id"`
+	Kind     string  `json:"kind"`
 	State    string  `json:"state"`
 	UserID   string  `json:"user_id"`
 	RoomID   string  `json:"room_id"`
@@ -44,13 +45,13 @@ type adminFuture struct {
 //	{
 //	  "counts": {"scheduled": 2, "sending": 0, "users": 1, "rooms": 1},
 //	  "futures": [{
-//	    "id": 7, "state": "scheduled", "user_id": "@u:example.org", "room_id": "!r:example.org",
+//	    "id": 7, "kind": "future", "state": "scheduled", "user_id": "@u:example.org", "room_id": "!r:example.org",
 //	    "type": "m.room.topic", "state_key": "",
 //	    "timeout_ms": 10000, "deadline_ts": 1700000010000, "created_ts": 1700000000000
 //	  }]
 //	}
 //
-// The counts are those of the whole server. state is "scheduled" or "sending", times are Unix milliseconds,
+// The counts are those of the whole server. kind is "delayed_event" for those of generations 1 and 2. state is "scheduled" or "sending", times are Unix milliseconds,
 // state_key is absent for a message, timeout_ms and deadline_ts for a future without a timer.
 func (h *handlers) adminList(req *http.Request, _ *userapi.Device) util.JSONResponse {
 	filter, fault := adminFilter(req.URL.Query())
@@ -64,7 +65,7 @@ func (h *handlers) adminList(req *http.Request, _ *userapi.Device) util.JSONResp
 	rows := make([]adminFuture, len(futures))
 	for i, f := range futures {
 		rows[i] = adminFuture{
-			ID: f.NID, State: f.State.String(), UserID: f.UserID, RoomID: f.RoomID, Type: f.Type, StateKey: f.StateKey,
+			ID: f.NID, Kind: kind(f), State: f.State.String(), UserID: f.UserID, RoomID: f.RoomID, Type: f.Type, StateKey: f.StateKey,
 			Timeout: f.Timeout.Milliseconds(), Deadline: f.Deadline, Created: f.Created,
 		}
 	}
@@ -72,6 +73,13 @@ func (h *handlers) adminList(req *http.Request, _ *userapi.Device) util.JSONResp
 		Counts  adminCounts   `json:"counts"`
 		Futures []adminFuture `json:"futures"`
 	}{adminCounts(h.futures.QueryFutureCounts(req.Context())), rows}}
+}
+
+func kind(f *api.Future) string {
+	if f.Policy.Has(api.Managed) {
+		return "delayed_event"
+	}
+	return "future"
 }
 
 // adminCancel serves DELETE /_dendrite/admin/futures?user_id=&room_id=&id= for administrators: it cancels the

@@ -15,13 +15,14 @@ func TestAdminList(t *testing.T) {
 	topic, action := timeoutFuture(alice), timeoutFuture("@bob:test")
 	topic.StateKey, topic.Type = ptr(""), "m.room.topic"
 	action.NID, action.State, action.Timeout, action.Deadline = 8, api.Sending, 0, 0
+	action.Policy = api.Managed
 	h.listed = []*api.Future{topic, action}
 	h.counts = api.Counts{Scheduled: 5, Sending: 1, Users: 2, Rooms: 3}
 	t.Run("whole answer", func(t *testing.T) {
 		const want = `{"counts":{"scheduled":5,"sending":1,"users":2,"rooms":3},"futures":[` +
-			`{"id":7,"state":"scheduled","user_id":"@alice:test","room_id":"!r:test","type":"m.room.topic","state_key":"",` +
+			`{"id":7,"kind":"future","state":"scheduled","user_id":"@alice:test","room_id":"!r:test","type":"m.room.topic","state_key":"",` +
 			`"timeout_ms":10000,"deadline_ts":1700000010000,"created_ts":1700000000000},` +
-			`{"id":8,"state":"sending","user_id":"@bob:test","room_id":"!r:test","type":"m.room.message","created_ts":1700000000000}]}`
+			`{"id":8,"kind":"delayed_event","state":"sending","user_id":"@bob:test","room_id":"!r:test","type":"m.room.message","created_ts":1700000000000}]}`
 		a := h.do("GET", adminPath, "admin", "").wantOK(t)
 		if a.body != want {
 			t.Errorf("got  %s\nwant %s", a.body, want)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,6 +46,11 @@ type fakeFutures struct {
 	filter   api.Filter
 	counts   api.Counts
 	canceled int
+
+	events        []*api.Future // delayed ones, by NID
+	refusal       error         // of actions on those that are scheduled
+	acts          []act
+	delayedFilter api.DelayedFilter
 }
 
 func (s *fakeFutures) PerformFutureCreation(_ context.Context, f *api.Future) (*api.Future, error) {
@@ -105,6 +111,62 @@ func (s *fakeFutures) PerformAdminCancellation(_ context.Context, f api.Filter) 
 	return s.canceled, s.fail
 }
 
+// An act is a call of PerformDelayedEventAction.
+type act struct {
+	id, owner string
+	action    api.Action
+}
+
+func (s *fakeFutures) PerformDelayedEventAction(_ context.Context, id, owner string, a api.Action) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acts = append(s.acts, act{id, owner, a})
+	f, err := s.delayed(id, owner)
+	if err == nil && f.State != api.Scheduled {
+		return &api.FinishedError{Future: f}
+	}
+	if err == nil {
+		err = s.refusal
+	}
+	return err
+}
+
+func (s *fakeFutures) QueryDelayedEvent(_ context.Context, id, owner string) (*api.Future, error) {
+	if s.fail != nil {
+		return nil, s.fail
+	}
+	return s.delayed(id, owner)
+}
+
+func (s *fakeFutures) delayed(id, owner string) (*api.Future, error) {
+	for _, f := range s.events {
+		if f.GroupID == id && (owner == "" || owner == f.UserID) {
+			return f, nil
+		}
+	}
+	return nil, api.ErrGone
+}
+
+func (s *fakeFutures) QueryDelayedEvents(_ context.Context, filter api.DelayedFilter) (found []*api.Future, err error) {
+	s.delayedFilter = filter
+	states := filter.States
+	if states == nil {
+		states = []api.State{api.Scheduled}
+	}
+	events := slices.Clone(s.events)
+	if filter.Backwards {
+		slices.Reverse(events)
+	}
+	for _, f := range events {
+		beyond := filter.After == 0 || !filter.Backwards && f.NID > filter.After || filter.Backwards && f.NID < filter.After
+		if f.UserID == filter.UserID && beyond && slices.Contains(states, f.State) && (filter.RoomID == "" || filter.RoomID == f.RoomID) &&
+			len(found) < filter.Limit {
+			found = append(found, f)
+		}
+	}
+	return found, s.fail
+}
+
 // fakeUsers knows an access token for each of its devices. AS_Device is what Dendrite makes of an application
 // service's token and a user_id.
 type fakeUsers struct{}
@@ -126,8 +188,9 @@ func (fakeUsers) QueryAccessToken(_ context.Context, req *userapi.QueryAccessTok
 // harness is this package's routes in front of a stand-in for Dendrite's.
 type harness struct {
 	*fakeFutures
-	tokens *TokenHandler
-	router http.Handler
+	tokens     *TokenHandler
+	management *ManagementHandler
+	router     http.Handler
 }
 
 func newHarness(change ...func(*fconfig.FutureServer)) *harness {
@@ -140,7 +203,7 @@ func newHarness(change ...func(*fconfig.FutureServer)) *harness {
 	}
 	fake := &fakeFutures{byTxn: map[string]*api.Future{}, outcome: map[api.Token]error{}}
 	routers := httputil.NewRouters()
-	tokens := AddPublicRoutes(routers, &cfg, &fcfg, fake, fakeUsers{})
+	tokens, management := AddPublicRoutes(routers, &cfg, &fcfg, fake, fakeUsers{})
 
 	stock := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"stock":true}`) })
 	v3 := routers.Client.PathPrefix("/{apiversion:(?:r0|v3)}/").Subrouter()
@@ -151,10 +214,21 @@ func newHarness(change ...func(*fconfig.FutureServer)) *harness {
 	v3.Handle("/rooms/{roomID}/state/{eventType:[^/]+/?}", stock).Methods("PUT", "OPTIONS")
 	v3.Handle("/rooms/{roomID}/state/{eventType}/{stateKey}", stock).Methods("PUT", "OPTIONS")
 
+	routers.Client.HandleFunc("/versions", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+		io.WriteString(w, `{"versions":["v1.2"],"unstable_features":{"org.matrix.other":true}}`)
+	}).Methods("GET", "OPTIONS")
+	v3.HandleFunc("/capabilities", func(w http.ResponseWriter, req *http.Request) {
+		if req.Header.Get("Authorization") == "" {
+			w.WriteHeader(401)
+		}
+		io.WriteString(w, `{"capabilities":{"m.other":{"enabled":true}}}`)
+	}).Methods("GET", "OPTIONS")
+
 	outer := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	outer.PathPrefix(httputil.DendriteAdminPathPrefix).Handler(routers.DendriteAdmin)
 	outer.PathPrefix(httputil.PublicClientPathPrefix).Handler(routers.Client)
-	return &harness{fake, tokens, outer}
+	return &harness{fake, tokens, management, outer}
 }
 
 // answer is a response, read.

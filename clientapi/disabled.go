@@ -7,11 +7,23 @@ import (
 )
 
 // disabled stands for the futureserver where the configuration switches it off: there is no future, and no
-// token stands for one. Creating never gets this far (handlers.create); the methods without a body here are
+// token or ID stands for one. Creating never gets this far (dialect.off); the methods without a body here are
 // not called from this package.
 type disabled struct{ api.FutureInternalAPI }
 
 func (disabled) PerformTokenAction(context.Context, api.Token) error { return api.ErrGone }
+
+func (disabled) PerformDelayedEventAction(context.Context, string, string, api.Action) error {
+	return api.ErrGone
+}
+
+func (disabled) QueryDelayedEvent(context.Context, string, string) (*api.Future, error) {
+	return nil, api.ErrGone
+}
+
+func (disabled) QueryDelayedEvents(context.Context, api.DelayedFilter) ([]*api.Future, error) {
+	return nil, nil
+}
 
 func (disabled) QueryFuturesByUser(context.Context, string) ([]*api.Future, error) { return nil, nil }
 

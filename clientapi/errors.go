@@ -16,9 +16,12 @@ import (
 
 // Codes that Dendrite's spec package has no name for.
 const (
-	errorTooLarge        spec.MatrixErrorCode = "M_TOO_LARGE"
-	errorUnknownGroup    spec.MatrixErrorCode = "M_UNKNOWN_FUTURE_GROUP"
-	errorTimeoutExceeded spec.MatrixErrorCode = "M_FUTURE_MAX_TIMEOUT_EXCEEDED"
+	errorTooLarge              spec.MatrixErrorCode = "M_TOO_LARGE"
+	errorUnknownGroup          spec.MatrixErrorCode = "M_UNKNOWN_FUTURE_GROUP"
+	errorTimeoutExceeded       spec.MatrixErrorCode = "M_FUTURE_MAX_TIMEOUT_EXCEEDED"
+	errorMaxDelayExceeded      spec.MatrixErrorCode = "M_MAX_DELAY_EXCEEDED"
+	errorDelayTooLarge         spec.MatrixErrorCode = "M_DELAY_TOO_LARGE"
+	errorDelayTooLargeUnstable spec.MatrixErrorCode = "ORG.MATRIX.MSC4140_DELAY_TOO_LARGE"
 )
 
 // How long a client is told to wait until the server has restarted, or has caught up.
@@ -27,15 +30,17 @@ const (
 	retryOverloaded = time.Second
 )
 
-// mscError is an error with a code of the proposal, which is unstable and so has a prefix (3.2, 3.3).
+// mscError is an error with fields of the proposal, which are unstable and so have a prefix (generation 0, 3.2
+// and 3.3; generation 1, 3.6; generation 2, 3.4). Times are milliseconds.
 type mscError struct {
 	spec.MatrixError
-	MSCCode spec.MatrixErrorCode `json:"org.matrix.msc4140.errcode"`
-	Max     int64                `json:"org.matrix.msc4140.timeout_duration,omitempty"` // ms
+	MSCCode    spec.MatrixErrorCode `json:"org.matrix.msc4140.errcode,omitempty"`
+	MaxTimeout int64                `json:"org.matrix.msc4140.timeout_duration,omitempty"`
+	MaxDelay   int64                `json:"org.matrix.msc4140.max_delay,omitempty"`
 }
 
-// respond translates the errors of the api package into Matrix errors: the only place that does. Anything
-// that is not the caller's doing is a 500 without details.
+// respond translates the errors of the api package into Matrix errors, where the dialects do not differ.
+// Anything that is not the caller's doing is a 500 without details.
 func respond(err error) util.JSONResponse {
 	if refusal, ok := errors.AsType[*api.Refusal](err); ok {
 		return refused(refusal)
@@ -43,15 +48,10 @@ func respond(err error) util.JSONResponse {
 	if limit, ok := errors.AsType[*api.LimitError](err); ok {
 		return limited(limit.Error(), limit.RetryAfter)
 	}
-	if timeout, ok := errors.AsType[*api.TimeoutError](err); ok {
-		return util.JSONResponse{Code: http.StatusBadRequest, JSON: mscError{
-			spec.Unknown(timeout.Error()), errorTimeoutExceeded, timeout.Max.Milliseconds(),
-		}}
-	}
 	switch {
 	case errors.Is(err, api.ErrUnknownGroup):
 		return util.JSONResponse{Code: http.StatusConflict, JSON: mscError{
-			spec.Unknown("There is no timeout future with this future_group_id"), errorUnknownGroup, 0,
+			MatrixError: spec.Unknown("There is no timeout future with this future_group_id"), MSCCode: errorUnknownGroup,
 		}}
 	case errors.Is(err, api.ErrGone): // never M_UNKNOWN_TOKEN, which clients take for a dead login (4.8)
 		return util.JSONResponse{Code: http.StatusGone, JSON: spec.NotFound("The token is unknown or has been used up")}
@@ -112,8 +112,12 @@ func tooLarge(message string) util.JSONResponse {
 	}
 }
 
-func badRequest(e spec.MatrixError) *util.JSONResponse {
+func badRequest(e any) *util.JSONResponse {
 	return &util.JSONResponse{Code: http.StatusBadRequest, JSON: e}
+}
+
+func notFound(message string) *util.JSONResponse {
+	return &util.JSONResponse{Code: http.StatusNotFound, JSON: spec.NotFound(message)}
 }
 
 func invalidParam(format string, args ...any) *util.JSONResponse {

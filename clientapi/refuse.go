@@ -16,18 +16,25 @@ func refuse(*http.Request, *userapi.Device) util.JSONResponse {
 	return *invalidParam("futures are scheduled with send_future and state_future, not with /send and /state")
 }
 
-// asksForFuture reports whether the query names a parameter of a future. It reads the raw query, because
+// asksForFuture reports whether a parameter of that name asks for a future, in its plain or its prefixed form.
+func asksForFuture(name string) bool {
+	name = strings.TrimPrefix(name, mscPrefix)
+	return name == paramTimeout || name == paramGroup
+}
+
+// hasParam matches requests whose query has a parameter of such a name. It reads the raw query, because
 // url.ParseQuery drops pairs that are not quite right, and what it drops would be sent at once.
-func asksForFuture(req *http.Request, _ *mux.RouteMatch) bool {
-	for pair := range strings.FieldsFuncSeq(req.URL.RawQuery, func(r rune) bool { return r == '&' || r == ';' }) {
-		name, _, _ := strings.Cut(pair, "=")
-		if decoded, err := url.QueryUnescape(name); err == nil {
-			name = decoded
+func hasParam(such func(name string) bool) mux.MatcherFunc {
+	return func(req *http.Request, _ *mux.RouteMatch) bool {
+		for pair := range strings.FieldsFuncSeq(req.URL.RawQuery, func(r rune) bool { return r == '&' || r == ';' }) {
+			name, _, _ := strings.Cut(pair, "=")
+			if decoded, err := url.QueryUnescape(name); err == nil {
+				name = decoded
+			}
+			if such(name) {
+				return true
+			}
 		}
-		switch strings.TrimPrefix(name, "org.matrix.msc4140.") {
-		case paramTimeout, paramGroup:
-			return true
-		}
+		return false
 	}
-	return false
 }

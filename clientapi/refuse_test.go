@@ -38,7 +38,7 @@ func TestRefuse(t *testing.T) {
 				})
 			}
 			for _, query := range []string{
-				"", "?", "?ts=1000", "?org.matrix.msc4140.delay=1000", "?xfuture_timeout=1", "?a=future_timeout", "?timeout=1",
+				"", "?", "?ts=1000", "?delay=1000", "?parent_delay_id=x", "?xfuture_timeout=1", "?a=future_timeout", "?timeout=1",
 				"?future_timeout2=1", "?future%5Ftimeou", "?user_id=future_group_id",
 			} {
 				t.Run("9 left alone: "+r.method+" "+r.path+query, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/matrix-org/dendrite/internal/httputil"
 	"github.com/matrix-org/util"
@@ -23,19 +24,26 @@ import (
 // an answer tells what a token stands for or whose it is. Heartbeats come this way, thousands in a second, so
 // it does without Dendrite's wrappers, and no token reaches a log.
 type TokenHandler struct {
-	futures api.FutureInternalAPI
-	valid   *limiter[api.Token]  // calls with a valid token, for each token
-	invalid *limiter[netip.Addr] // calls with others, for each source address
-	proxies []netip.Prefix
-	headers http.Header // of every answer
-	paths   []string    // what comes before the token
+	*bearerCalls
+	paths []string // what comes before the token
 }
 
-func newTokenHandler(futures api.FutureInternalAPI, cfg *fconfig.FutureServer) *TokenHandler {
-	h := &TokenHandler{
+// bearerCalls is what calls by token and by delay_id have in common: knowing it is the credential.
+type bearerCalls struct {
+	futures api.FutureInternalAPI
+	valid   *limiter[api.Token]  // calls with a valid one, for each
+	invalid *limiter[netip.Addr] // calls with others, for each source address
+	missed  *limiter[string]     // likewise, for each user who has logged in
+	proxies []netip.Prefix
+	headers http.Header // of every answer
+}
+
+func newBearerCalls(futures api.FutureInternalAPI, cfg *fconfig.FutureServer) *bearerCalls {
+	return &bearerCalls{
 		futures: futures,
 		valid:   newLimiter[api.Token](cfg.RateLimits.Token),
 		invalid: newLimiter[netip.Addr](cfg.RateLimits.InvalidToken),
+		missed:  newLimiter[string](cfg.RateLimits.Token),
 		proxies: cfg.TrustedProxies,
 		headers: http.Header{
 			"Content-Type":                 {"application/json"},
@@ -44,6 +52,10 @@ func newTokenHandler(futures api.FutureInternalAPI, cfg *fconfig.FutureServer) *
 			"Access-Control-Allow-Headers": {"Origin, X-Requested-With, Content-Type, Accept, Authorization"},
 		},
 	}
+}
+
+func newTokenHandler(calls *bearerCalls) *TokenHandler {
+	h := &TokenHandler{bearerCalls: calls}
 	for _, version := range []string{"v3", "unstable/org.matrix.msc4140", "v1", "r0", "unstable/io.element.msc3140"} {
 		for _, name := range []string{"/future/", "/futures/"} {
 			h.paths = append(h.paths, httputil.PublicClientPathPrefix+version+name)
@@ -74,36 +86,50 @@ func (h *TokenHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 }
 
 func (h *TokenHandler) use(w http.ResponseWriter, req *http.Request) {
-	err := api.ErrGone
 	path := req.URL.Path
 	token, ok := api.ParseToken(path[strings.LastIndexByte(path, '/')+1:])
-	if ok {
-		// Only valid tokens ever take from a bucket: made-up ones would fill the memory with buckets.
-		if retry := h.valid.wait(token); retry > 0 {
-			writeJSON(w, limited("This token is used too often", retry))
-			return
-		}
-		err = h.futures.PerformTokenAction(req.Context(), token)
-	}
-	if errors.Is(err, api.ErrGone) {
-		if retry := h.invalid.take(source(req, h.proxies)); retry > 0 {
-			writeJSON(w, limited("Too many unknown tokens", retry))
-			return
-		}
+	retry, err := h.call(req, "", token, ok, func() error {
+		return h.futures.PerformTokenAction(req.Context(), token)
+	})
+	switch {
+	case retry > 0 && err == nil:
+		writeJSON(w, limited("This token is used too often", retry))
+	case retry > 0:
+		writeJSON(w, limited("Too many unknown tokens", retry))
+	case errors.Is(err, api.ErrGone):
 		writeJSON(w, respond(err))
-		return
+	case err != nil:
+		writeJSON(w, bearerFailure(req, err))
+	default:
+		io.WriteString(w, "{}")
 	}
-	h.valid.take(token)
-	if err != nil {
-		writeJSON(w, tokenFailure(req, err))
-		return
-	}
-	io.WriteString(w, "{}")
 }
 
-// tokenFailure answers for a valid token whose action failed. The room's own words may name a user or the
+// call acts if the limits let it, or returns how long they do not: with a nil error because of the token itself,
+// with api.ErrGone because too many unknown ones come from its source: the user, if there is one, so that people
+// behind one address are not in each other's way, else the address. ok is false for what cannot be a token.
+func (c *bearerCalls) call(req *http.Request, user string, token api.Token, ok bool, act func() error) (retry time.Duration, err error) {
+	err = api.ErrGone
+	if ok {
+		// Only valid tokens ever take from a bucket: made-up ones would fill the memory with buckets.
+		if retry = c.valid.wait(token); retry > 0 {
+			return retry, nil
+		}
+		err = act()
+	}
+	if errors.Is(err, api.ErrGone) && user != "" {
+		return c.missed.take(user), err
+	}
+	if errors.Is(err, api.ErrGone) {
+		return c.invalid.take(source(req, c.proxies)), err
+	}
+	c.valid.take(token)
+	return 0, err
+}
+
+// bearerFailure answers for a valid token whose action failed. The room's own words may name a user or the
 // room, which the holder of a token is not to learn (4.10).
-func tokenFailure(req *http.Request, err error) util.JSONResponse {
+func bearerFailure(req *http.Request, err error) util.JSONResponse {
 	if refusal, ok := errors.AsType[*api.Refusal](err); ok {
 		err = &api.Refusal{Kind: refusal.Kind, Message: "The room does not accept the event now"}
 	}

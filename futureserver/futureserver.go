@@ -44,11 +44,12 @@ func NewInternalAPI(ctx context.Context, cfg *config.FutureServer, room api.Room
 		return nil, err
 	}
 	s, err := internal.New(ctx, internal.Config{
-		MaxTimeout:    cfg.MaxTimeout,
-		MaxPerUser:    cfg.MaxFuturesPerUser,
+		Futures:       internal.Limits{MaxTimeout: cfg.MaxTimeout, MaxPerUser: cfg.MaxFuturesPerUser},
+		Delayed:       internal.Limits{MaxTimeout: cfg.DelayedEvents.MaxDelay, MaxPerUser: cfg.DelayedEvents.MaxScheduled},
 		Slack:         cfg.HighWaterSlack,
 		RoomsInFlight: cfg.RoomsInFlight,
 		Retention:     cfg.Retention,
+		KeepPerUser:   cfg.DelayedEvents.KeepPerUser,
 	}, db, room, internal.NewMetrics(o.Registerer), o.Step)
 	if err != nil {
 		return nil, err

@@ -256,9 +256,9 @@ type looking struct {
 }
 
 func (l looking) PerformStateChange(ctx context.Context, roomID string, changed []api.StateKeyTuple) error {
-	ids, err := l.room.Current(ctx, roomID, changed)
+	now, err := l.room.Current(ctx, roomID, changed)
 	if err == nil && changed[0].Type == "x" {
-		l.seen <- ids[0]
+		l.seen <- now[0].ID
 	}
 	return err
 }

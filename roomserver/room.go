@@ -50,15 +50,20 @@ func (r *Room) Admit(ctx context.Context, f *api.Future) (string, error) {
 	if _, err := r.build(ctx, d); err != nil {
 		return "", err
 	}
-	return d.base, nil
+	return d.base.ID, nil
+}
+
+// stateEvent is what the core knows of an event. In rooms that futures can live in a sender ID is a user ID.
+func stateEvent(e *types.HeaderedEvent) api.StateEvent {
+	return api.StateEvent{ID: e.EventID(), Sender: string(e.SenderID())}
 }
 
 // Current implements api.Room. It costs one roomserver query, however many keys there are. In a room that
 // the server does not know, or no longer, nothing is set.
-func (r *Room) Current(ctx context.Context, roomID string, keys []api.StateKeyTuple) ([]string, error) {
-	ids := make([]string, len(keys))
+func (r *Room) Current(ctx context.Context, roomID string, keys []api.StateKeyTuple) ([]api.StateEvent, error) {
+	now := make([]api.StateEvent, len(keys))
 	if len(keys) == 0 {
-		return ids, nil // no tuples at all would mean the whole state
+		return now, nil // no tuples at all would mean the whole state
 	}
 	tuples := make([]gomatrixserverlib.StateKeyTuple, len(keys))
 	for i, k := range keys {
@@ -68,17 +73,18 @@ func (r *Room) Current(ctx context.Context, roomID string, keys []api.StateKeyTu
 	if err != nil {
 		return nil, err
 	}
-	current := make(map[api.StateKeyTuple]string, len(room.StateEvents))
+	current := make(map[api.StateKeyTuple]api.StateEvent, len(room.StateEvents))
 	for _, e := range room.StateEvents {
-		current[api.StateKeyTuple{Type: e.Type(), StateKey: *e.StateKey()}] = e.EventID()
+		current[api.StateKeyTuple{Type: e.Type(), StateKey: *e.StateKey()}] = stateEvent(e)
 	}
 	for i, k := range keys {
-		ids[i] = current[k]
+		now[i] = current[k]
 	}
-	return ids, nil
+	return now, nil
 }
 
-// Build implements api.Room. The event's origin_server_ts is now (generation 0, 5.8). Whoever is not in the
+// Build implements api.Room. The event's origin_server_ts is now (generation 0, 5.8), unless the
+// future says otherwise. Whoever is not in the
 // room at that moment sends nothing, not even a member event about themselves: what the server knows of a
 // room that its user has left may be stale.
 func (r *Room) Build(ctx context.Context, f *api.Future) (*api.Event, error) {
@@ -86,7 +92,7 @@ func (r *Room) Build(ctx context.Context, f *api.Future) (*api.Event, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.StateKey != nil && f.Policy.Has(api.CancelOnNewerState) && d.base != f.Base {
+	if f.StateKey != nil && f.Policy.Outdated(f.Base, f.UserID, d.base) {
 		return nil, api.ErrNewerState
 	}
 	event, err := r.build(ctx, d)
@@ -115,7 +121,8 @@ type draft struct {
 	proto   gomatrixserverlib.ProtoEvent
 	needed  gomatrixserverlib.StateNeeded
 	room    rsapi.QueryLatestEventsAndStateResponse
-	base    string // the event that is current for the future's state key
+	base    api.StateEvent // what is current for the future's state key
+	at      time.Time      // origin_server_ts
 }
 
 // draft reads all that an event needs of its room: one roomserver query.
@@ -129,7 +136,10 @@ func (r *Room) draft(ctx context.Context, f *api.Future) (*draft, error) {
 	if err != nil {
 		return nil, unknownRoom()
 	}
-	d := &draft{sender: *sender, roomID: *roomID}
+	d := &draft{sender: *sender, roomID: *roomID, at: time.Now()}
+	if f.OriginTS != 0 {
+		d.at = time.UnixMilli(f.OriginTS)
+	}
 	if err := d.compose(f); err != nil {
 		return nil, err
 	}
@@ -150,7 +160,7 @@ func (r *Room) draft(ctx context.Context, f *api.Future) (*draft, error) {
 		return nil, refuse(api.BadEvent, "futures are not possible in rooms of version %s", d.room.RoomVersion)
 	}
 	if e := d.state(own); f.StateKey != nil && e != nil {
-		d.base = e.EventID()
+		d.base = stateEvent(e)
 	}
 	return d, nil
 }
@@ -211,7 +221,7 @@ func (r *Room) build(ctx context.Context, d *draft) (*types.HeaderedEvent, error
 	if err != nil {
 		return nil, err
 	}
-	event, err := eventutil.BuildEvent(ctx, &d.proto, &identity, time.Now(), &d.needed, &d.room)
+	event, err := eventutil.BuildEvent(ctx, &d.proto, &identity, d.at, &d.needed, &d.room)
 	if err != nil {
 		return nil, buildRefusal(err)
 	}

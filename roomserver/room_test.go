@@ -128,13 +128,14 @@ func TestBaseAndCurrent(t *testing.T) {
 		}
 		keys := []api.StateKeyTuple{{Type: "x", StateKey: "b"}, {Type: "y", StateKey: "a"}, {Type: "x", StateKey: "a"}, {Type: "x", StateKey: "b"}}
 		got, err := r.room.Current(r.Context(), roomID, keys)
-		if want := [4]string{b, "", a, b}; err != nil || [4]string(got) != want {
+		by := func(id string) api.StateEvent { return api.StateEvent{ID: id, Sender: alice.ID} }
+		if want := [4]api.StateEvent{by(b), {}, by(a), by(b)}; err != nil || [4]api.StateEvent(got) != want {
 			r.Errorf("Current = %q, %v; want %q", got, err, want)
 		}
 		if got, err := r.room.Current(r.Context(), roomID, nil); err != nil || len(got) != 0 {
 			r.Errorf("Current of nothing = %q, %v", got, err)
 		}
-		if got, err := r.room.Current(r.Context(), "!unknown:test", keys); err != nil || [4]string(got) != [4]string{} {
+		if got, err := r.room.Current(r.Context(), "!unknown:test", keys); err != nil || [4]api.StateEvent(got) != [4]api.StateEvent{} {
 			r.Errorf("Current in an unknown room = %q, %v", got, err)
 		}
 	})
@@ -178,7 +179,7 @@ func TestSend(t *testing.T) {
 		}
 		key := state(alice, roomID, "x", "", `{"n":1}`)
 		id := r.send(key)
-		if got, err := r.room.Current(r.Context(), roomID, []api.StateKeyTuple{{Type: "x"}}); err != nil || got[0] != id {
+		if got, err := r.room.Current(r.Context(), roomID, []api.StateKeyTuple{{Type: "x"}}); err != nil || got[0].ID != id {
 			r.Errorf("the state is %q, %v; want %q", got, err, id)
 		}
 		member := r.send(state(alice, roomID, "m.room.member", alice.ID, `{"membership":"join","join_authorised_via_users_server":"@x:test"}`))

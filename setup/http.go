@@ -19,8 +19,6 @@ import (
 	"github.com/matrix-org/dendrite/setup/process"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
-
-	"github.com/matrix-org/dendrite/futures/clientapi"
 )
 
 // newRouters returns Dendrite's routers with the routes that belong to no component: the static pages and
@@ -72,13 +70,21 @@ func newHandler(cfg *config.Dendrite, routers httputil.Routers) http.Handler {
 	return outer
 }
 
-// tokensFirst spares heartbeats the way through Dendrite's routers, which costs more than they do, and keeps
+// direct is a handler that knows which requests are its own.
+type direct interface {
+	http.Handler
+	Matches(*http.Request) bool
+}
+
+// heartbeatsFirst spares heartbeats the way through Dendrite's routers, which costs more than they do, and keeps
 // their tokens out of what the routers report of requests.
-func tokensFirst(tokens *clientapi.TokenHandler, next http.Handler) http.Handler {
+func heartbeatsFirst(next http.Handler, first ...direct) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if tokens.Matches(r) {
-			tokens.ServeHTTP(w, r)
-			return
+		for _, h := range first {
+			if h.Matches(r) {
+				h.ServeHTTP(w, r)
+				return
+			}
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -96,7 +96,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
-		return roomserver.WrapUserAPI(users, s.dropFutures)
+		return clientapi.NoteCallers(roomserver.WrapUserAPI(users, s.dropFutures))
 	})
 	if err != nil {
 		return nil, err
@@ -161,11 +161,19 @@ func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
 // serve registers all routes, ours first because the first that matches wins, and opens the door.
 func (s *Server) serve(o Options) error {
 	routers := newRouters(s.process, o.Dendrite)
-	tokens := clientapi.AddPublicRoutes(routers, o.Dendrite, o.Futures, s.futures, s.components.UserAPI)
+	tokens, management := clientapi.AddPublicRoutes(routers, o.Dendrite, o.Futures, s.futures, s.components.UserAPI)
 	if err := s.components.addRoutes(routers); err != nil {
 		return err
 	}
-	s.front.serve(s.process.Context(), o, tokensFirst(tokens, newHandler(o.Dendrite, routers)), s.finish)
+	syncDB, _, err := s.components.cm.Connection(&o.Dendrite.SyncAPI.Database)
+	if err != nil {
+		return err
+	}
+	handler := clientapi.StateAfter(newHandler(o.Dendrite, routers), syncDB, s.components.UserAPI, s.components.RoomserverAPI)
+	if s.futures != nil {
+		handler = clientapi.ShowDelayIDs(s.futures, handler)
+	}
+	s.front.serve(s.process.Context(), o, heartbeatsFirst(handler, tokens, management), s.finish)
 	return nil
 }
 

@@ -29,6 +29,11 @@ const (
 	// CancelOnNewerState closes a state future when somebody else's or the user's own newer state event
 	// becomes current for its room, type and state key (generation 0, 5.7).
 	CancelOnNewerState Policy = 1 << iota
+	// CancelOnOthersState does so only if somebody else sent that newer event (generation 1, 6.3).
+	CancelOnOthersState
+	// Managed futures are delayed events (generations 1 and 2): they have one ID for all that can be done to
+	// them, which is their group ID, instead of tokens, and their outcome can be looked up afterwards.
+	Managed
 )
 
 // Has reports whether p contains all of q.
@@ -86,9 +91,10 @@ type Future struct {
 	Content  json.RawMessage // as submitted, a JSON object
 	GroupID  string          // as the client knows it
 	Timeout  time.Duration   // 0: an action future, sent only by its send token
-	Deadline int64           // Unix ms; 0 for an action future
+	Deadline int64           // Unix ms; 0 for an action future. Of a finished future: when it would have been due
 	Created  int64           // Unix ms
 	Base     string          // event ID that was current for the state key at creation; "" for none or a message
+	OriginTS int64           // origin_server_ts of the event, Unix ms; 0: the time at which it is built
 
 	// Where the request came from: a repeat of the same transaction is answered with the same future,
 	// and the device that scheduled the event gets its local echo.
@@ -114,10 +120,44 @@ func (f *Future) Tuple() (t StateKeyTuple, ok bool) {
 	return StateKeyTuple{f.Type, *f.StateKey}, true
 }
 
+// Outdated reports whether newer state ends a state future of that policy: base is what was current for its
+// piece of state when userID made it, now is what sets it now.
+func (p Policy) Outdated(base, userID string, now StateEvent) bool {
+	if now.ID == base {
+		return false
+	}
+	return p.Has(CancelOnNewerState) || p.Has(CancelOnOthersState) && now.Sender != userID
+}
+
+// Watched reports whether newer state can end the future at all.
+func (p Policy) Watched() bool { return p&(CancelOnNewerState|CancelOnOthersState) != 0 }
+
 // Event is a built and signed PDU. Its ID is fixed, so submitting it twice puts it into the room once.
 type Event struct {
 	ID  string
 	PDU json.RawMessage // in Dendrite's headered form, which survives a round trip byte for byte
+}
+
+// Action is what can be done to a delayed event.
+type Action uint8
+
+const (
+	Send Action = iota
+	Cancel
+	Restart
+)
+
+// FinishedError answers an action on a delayed event that is over, or is being sent at this moment.
+type FinishedError struct {
+	*Future
+}
+
+// Error implements error.
+func (e *FinishedError) Error() string { return "the delayed event is " + e.State.String() }
+
+// StateEvent is what sets a piece of state; the zero value means that nothing does.
+type StateEvent struct {
+	ID, Sender string
 }
 
 // FutureInternalAPI is the futureserver as the rest of the server sees it. All methods are safe for
@@ -141,7 +181,25 @@ type FutureInternalAPI interface {
 	// which case the future and its group are as they were.
 	PerformTokenAction(ctx context.Context, token Token) error
 
-	// QueryFuturesByUser returns the user's scheduled futures: by deadline, action futures last.
+	// PerformDelayedEventAction acts on the managed future of that ID; owner, if not empty, must be its user.
+	// What it promises is PerformTokenAction's. Errors: ErrGone for an unknown ID, somebody else's, or one that
+	// is forgotten; *FinishedError for one that has ended; *Refusal if the room refuses the event now.
+	PerformDelayedEventAction(ctx context.Context, id, owner string, a Action) error
+
+	// QueryDelayedEvent returns a managed future, live or finished; ErrGone as above.
+	QueryDelayedEvent(ctx context.Context, id, owner string) (*Future, error)
+
+	// QueryDelayedEvents returns managed futures of a user, at most filter.Limit of them.
+	QueryDelayedEvents(ctx context.Context, filter DelayedFilter) ([]*Future, error)
+
+	// QueryDelayIDs returns, by event ID, the IDs of the user's delayed events whose event is in a room or on its
+	// way there: of the newest of them, as long as they are kept. From the moment at which anybody could see an
+	// event on, it is among them. The map is shared and must not be changed. For users who have none it costs no
+	// I/O.
+	QueryDelayIDs(ctx context.Context, userID string) (map[string]string, error)
+
+	// QueryFuturesByUser returns the user's scheduled futures that are not managed: by deadline, action futures
+	// last.
 	QueryFuturesByUser(ctx context.Context, userID string) ([]*Future, error)
 
 	// QueryFutures is the administrator's view: live futures that match the filter, by NID.
@@ -174,6 +232,17 @@ type Filter struct {
 	Limit          int
 }
 
+// DelayedFilter selects managed futures of one user. Without States it selects the scheduled ones. They
+// come in order of their NID, or from the newest on if Backwards, and begin behind After if that is not 0.
+type DelayedFilter struct {
+	UserID    string
+	RoomID    string // "": all rooms
+	States    []State
+	After     NID
+	Backwards bool
+	Limit     int // 0: no limit
+}
+
 // Counts says how many futures are live.
 type Counts struct {
 	Scheduled, Sending, Users, Rooms int
@@ -188,12 +257,12 @@ type Room interface {
 	// event that is current for the future's state key, "" if there is none or f is a message.
 	Admit(ctx context.Context, f *Future) (base string, err error)
 
-	// Current returns, for each piece of state, the ID of the event that sets it now, "" if none does.
-	Current(ctx context.Context, roomID string, keys []StateKeyTuple) ([]string, error)
+	// Current returns, for each piece of state, the event that sets it now.
+	Current(ctx context.Context, roomID string, keys []StateKeyTuple) ([]StateEvent, error)
 
 	// Build makes the event that f stands for, as if its user had sent it now, and checks it against the
-	// room's current state. Errors: ErrNewerState if f cancels on newer state and its piece of state is
-	// no longer f.Base; *Refusal if the room would not accept the event.
+	// room's current state. Errors: ErrNewerState if its policy is Outdated; *Refusal if the
+	// room would not accept the event.
 	Build(ctx context.Context, f *Future) (*Event, error)
 
 	// Submit hands f.Event to the room. Its result is a hint at most: nil is no proof that the event is in

@@ -37,7 +37,7 @@ const (
 	SendToken TokenKind = iota
 	CancelToken
 	RefreshToken
-	GroupToken // not a credential: the group ID of a future that named none
+	GroupToken // the group ID of a future that named none: no credential, but of a managed future it is the ID
 )
 
 // Secret is the one random value of a future. Its tokens are SHA-256(secret ‖ kind), cut to 128 bits:

@@ -18,25 +18,35 @@ func (s *Server) PerformTokenAction(ctx context.Context, token api.Token) error 
 		return api.ErrStopping
 	}
 	slot, kind, ok := s.table.tokens.find(token, s.table.secretOf)
-	if !ok {
+	if !ok || kind == api.GroupToken { // a delayed event's ID is no token
 		s.mu.Unlock()
 		return api.ErrGone
 	}
-	switch r := s.table.at(slot); kind {
+	r := s.table.at(slot)
+	switch kind {
 	case api.RefreshToken:
 		return s.refresh(ctx, slot, r)
 	case api.CancelToken:
-		b := s.batch()
-		s.end(b, slot, r, api.Cancelled, nil)
-		s.mu.Unlock()
-		return b.wait(ctx)
-	default:
-		request := &sendRequest{ctx: ctx, done: make(chan error, 1)}
-		s.enqueue(s.table.rooms.at(r.room), job{slot: slot, nid: r.nid, at: s.clock.now(), send: request})
-		s.dispatch()
-		s.mu.Unlock()
-		return request.wait(ctx)
+		return s.cancelOne(ctx, slot, r)
 	}
+	return s.send(ctx, slot, r)
+}
+
+// cancelOne is called with the lock and gives it back.
+func (s *Server) cancelOne(ctx context.Context, slot uint32, r *record) error {
+	b := s.batch()
+	s.end(b, slot, r, api.Cancelled, nil)
+	s.mu.Unlock()
+	return b.wait(ctx)
+}
+
+// send asks for a future to be sent now, and waits; it is called with the lock and gives it back.
+func (s *Server) send(ctx context.Context, slot uint32, r *record) error {
+	request := &sendRequest{ctx: ctx, done: make(chan error, 1)}
+	s.enqueue(s.table.rooms.at(r.room), job{slot: slot, nid: r.nid, at: s.clock.now(), send: request})
+	s.dispatch()
+	s.mu.Unlock()
+	return request.wait(ctx)
 }
 
 // refresh restarts a timer; it is called with the lock and gives it back. Each future has its true deadline
@@ -105,14 +115,19 @@ func (s *Server) close(b *batch, slot uint32, r *record, state api.State, failur
 		r.flags |= doomed
 		return
 	}
-	b.Ends = append(b.Ends, storage.End{NID: r.nid, State: state, At: s.clock.wall(s.clock.now()), Failure: failure})
+	e := storage.End{NID: r.nid, State: state, At: s.clock.wall(s.clock.now()), Failure: failure}
+	if r.deadline != 0 {
+		e.Deadline = s.clock.wall(r.deadline)
+	}
+	b.Ends = append(b.Ends, e)
+	s.unwritten++
 	s.metrics.ended(state, failure)
 	s.leave(slot, r)
 }
 
 // leave takes a future out of memory: its tokens stop working, its timer stops. Under the lock.
 func (s *Server) leave(slot uint32, r *record) {
-	if r.state == api.Scheduled && r.flags&creating == 0 {
+	if r.flags&creating == 0 && (r.state == api.Scheduled || r.flags&managed != 0) {
 		s.table.removeTokens(slot, r)
 		s.wheel.Remove(slot)
 	}
@@ -134,14 +149,14 @@ func (s *Server) PerformStateChange(ctx context.Context, roomID string, changed 
 	}
 	var nids []api.NID
 	var keys []api.StateKeyTuple
-	var bases []string
+	var bases []storage.Base
 	for _, nid := range candidates {
 		base, ok, err := s.db.LoadBase(ctx, nid)
 		if err != nil {
 			return err
 		}
 		if ok {
-			nids, keys, bases = append(nids, nid), append(keys, base.StateKeyTuple), append(bases, base.EventID)
+			nids, keys, bases = append(nids, nid), append(keys, base.StateKeyTuple), append(bases, base)
 		}
 	}
 	current, err := s.room.Current(ctx, roomID, keys)
@@ -150,7 +165,7 @@ func (s *Server) PerformStateChange(ctx context.Context, roomID string, changed 
 	}
 	var stale []api.NID
 	for i, nid := range nids {
-		if current[i] != bases[i] {
+		if bases[i].Policy.Outdated(bases[i].EventID, bases[i].UserID, current[i]) {
 			stale = append(stale, nid)
 		}
 	}

@@ -21,6 +21,7 @@ const (
 	patience   = 30 * time.Second       // how long a request waits for the database
 	writePause = time.Second            // the longest between two tries to write what has been decided
 	sweepEvery = time.Minute            // how often finished futures are forgotten
+	keepSweeps = 10                     // of so many sweeps one counts the finished futures of each user
 )
 
 // batch is one transaction and those who wait for it.
@@ -88,11 +89,12 @@ func (s *Server) write() {
 	defer close(s.stopped)
 	sweep := time.NewTicker(sweepEvery)
 	defer sweep.Stop()
-	for {
+	for sweeps := 0; ; {
 		var forget int64
 		select {
 		case <-s.kick:
 		case <-sweep.C:
+			sweeps++
 			forget = s.clock.wall(s.clock.now()) - s.cfg.Retention.Milliseconds()
 			s.noticeClockStep()
 		case <-s.ctx.Done():
@@ -100,6 +102,9 @@ func (s *Server) write() {
 			return
 		}
 		b := s.take(forget)
+		if forget != 0 && sweeps%keepSweeps == 0 {
+			b.KeepPerUser = s.cfg.KeepPerUser
+		}
 		if b.Rows() > 0 || b.ForgetBefore != 0 {
 			s.commit(b)
 		}
@@ -220,6 +225,7 @@ func (s *Server) settle(b *batch) {
 			// Nobody can know whether a failed commit was applied. If it was, this undoes it.
 			next := s.batch()
 			next.Ends = append(next.Ends, storage.End{NID: f.NID, State: api.Discarded, At: f.Created})
+			s.unwritten++
 			s.leave(slot, r)
 		case b.result.Duplicate[i]:
 			s.leave(slot, r)
@@ -232,6 +238,7 @@ func (s *Server) settle(b *batch) {
 			s.arm(slot, r)
 		}
 	}
+	s.unwritten -= len(b.Ends)
 	if b.err == nil {
 		for i, x := range b.raises {
 			if r := s.table.live(x.slot, b.Extends[i].NID); r != nil {

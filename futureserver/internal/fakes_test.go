@@ -34,7 +34,7 @@ type fakeRooms struct {
 	mu        sync.Mutex
 	mode      roomMode
 	sick      bool // has ever been anything but working
-	state     map[[2]string]string
+	state     map[[2]string]api.StateEvent
 	submitted map[string]int
 	arrived   map[string]bool
 	events    []fakeEvent
@@ -56,7 +56,7 @@ type fakeEvent struct {
 var errDown = errors.New("the room is down")
 
 func newFakeRooms() *fakeRooms {
-	return &fakeRooms{state: map[[2]string]string{}, submitted: map[string]int{}, arrived: map[string]bool{}, inFlight: map[string]int{}}
+	return &fakeRooms{state: map[[2]string]api.StateEvent{}, submitted: map[string]int{}, arrived: map[string]bool{}, inFlight: map[string]int{}}
 }
 
 func (r *fakeRooms) setMode(m roomMode) {
@@ -86,11 +86,14 @@ func (r *fakeRooms) refuses() bool {
 	return r.mode == refusing || r.mode == softFailing
 }
 
-func (r *fakeRooms) setState(room, key string) {
+// setState is somebody's ordinary state event.
+func (r *fakeRooms) setState(room, key string) { r.setStateAs("@somebody:test", room, key) }
+
+func (r *fakeRooms) setStateAs(sender, room, key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.builds++
-	r.state[[2]string{room, key}] = fmt.Sprintf("$outside%d", r.builds)
+	r.state[[2]string{room, key}] = api.StateEvent{ID: fmt.Sprintf("$outside%d", r.builds), Sender: sender}
 }
 
 // fresh returns the events that have arrived since the last call.
@@ -118,9 +121,9 @@ func (r *fakeRooms) enter(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (r *fakeRooms) current(f *api.Future) string {
+func (r *fakeRooms) current(f *api.Future) api.StateEvent {
 	if f.StateKey == nil {
-		return ""
+		return api.StateEvent{}
 	}
 	return r.state[[2]string{f.RoomID, *f.StateKey}]
 }
@@ -131,20 +134,20 @@ func (r *fakeRooms) Admit(ctx context.Context, f *api.Future) (string, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.current(f), nil
+	return r.current(f).ID, nil
 }
 
-func (r *fakeRooms) Current(ctx context.Context, room string, keys []api.StateKeyTuple) ([]string, error) {
+func (r *fakeRooms) Current(ctx context.Context, room string, keys []api.StateKeyTuple) ([]api.StateEvent, error) {
 	if err := r.enter(ctx); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ids := make([]string, len(keys))
+	now := make([]api.StateEvent, len(keys))
 	for i, k := range keys {
-		ids[i] = r.state[[2]string{room, k.StateKey}]
+		now[i] = r.state[[2]string{room, k.StateKey}]
 	}
-	return ids, nil
+	return now, nil
 }
 
 func (r *fakeRooms) Build(ctx context.Context, f *api.Future) (*api.Event, error) {
@@ -156,7 +159,7 @@ func (r *fakeRooms) Build(ctx context.Context, f *api.Future) (*api.Event, error
 	if r.mode == refusing {
 		return nil, &api.Refusal{Kind: api.Forbidden, Message: "no"}
 	}
-	if f.Policy.Has(api.CancelOnNewerState) && f.StateKey != nil && r.current(f) != f.Base {
+	if f.StateKey != nil && f.Policy.Outdated(f.Base, f.UserID, r.current(f)) {
 		return nil, api.ErrNewerState
 	}
 	r.builds++
@@ -191,7 +194,7 @@ func (r *fakeRooms) Submit(ctx context.Context, f *api.Future) error {
 		r.arrived[f.Event.ID] = true
 		r.events = append(r.events, fakeEvent{f.NID, f.Event.ID, f.RoomID, time.Now()})
 		if f.StateKey != nil {
-			r.state[[2]string{f.RoomID, *f.StateKey}] = f.Event.ID
+			r.state[[2]string{f.RoomID, *f.StateKey}] = api.StateEvent{ID: f.Event.ID, Sender: f.UserID}
 		}
 	}
 	if r.mode == deaf {

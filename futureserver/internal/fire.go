@@ -151,7 +151,9 @@ func (s *Server) claim(j *job, f *api.Future, event *api.Event) bool {
 		s.metrics.ended(api.Discarded, nil)
 		s.leave(slot, sibling)
 	}
-	s.table.removeTokens(j.slot, r)
+	if r.flags&managed == 0 { // the ID of a delayed event says until its end what becomes of it
+		s.table.removeTokens(j.slot, r)
+	}
 	s.wheel.Remove(j.slot)
 	s.table.leaveGroup(j.slot, r)
 	s.table.setState(r, api.Sending)
@@ -188,6 +190,7 @@ func (s *Server) deliver(j *job) (pause time.Duration) {
 		j.future = f
 	}
 	f := j.future
+	s.delayIDs.submit(f)
 	err := s.room.Submit(ctx, f)
 	s.step("submitted")
 

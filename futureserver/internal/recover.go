@@ -16,21 +16,22 @@ import (
 // New recovers the futures in db and starts. step is told of each step of a future's life, for tests; nil
 // otherwise. The server owns db from now on, also if New fails.
 func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m *Metrics, step func(string)) (*Server, error) {
-	if cfg.MaxTimeout.Milliseconds() > math.MaxUint32 {
-		return nil, fmt.Errorf("the maximum timeout is %v; the futureserver counts up to 49 days", cfg.MaxTimeout)
+	if most := max(cfg.Futures.MaxTimeout, cfg.Delayed.MaxTimeout); most.Milliseconds() > math.MaxUint32 {
+		return nil, fmt.Errorf("the maximum timeout is %v; the futureserver counts up to 49 days", most)
 	}
 	if step == nil {
 		step = func(string) {}
 	}
 	s := &Server{
 		cfg: cfg, db: db, room: rooms, metrics: m, step: step,
-		clock:   clock{start: time.Now()},
-		table:   newTable(),
-		wake:    make(chan struct{}, 1),
-		next:    newBatch(),
-		kick:    make(chan struct{}, 1),
-		stopRun: make(chan struct{}),
-		stopped: make(chan struct{}),
+		clock:    clock{start: time.Now()},
+		table:    newTable(),
+		delayIDs: newDelayIDs(),
+		wake:     make(chan struct{}, 1),
+		next:     newBatch(),
+		kick:     make(chan struct{}, 1),
+		stopRun:  make(chan struct{}),
+		stopped:  make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.offset = s.clock.wall(0)
@@ -66,6 +67,9 @@ func (s *Server) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.db.SelectSenders(ctx, s.delayIDs.addSender); err != nil {
+		return err
+	}
 	s.lastNID = last
 	s.wakeAt = s.wheel.Next()
 	logrus.WithFields(logrus.Fields{
@@ -79,8 +83,11 @@ func (s *Server) restore(t *storage.Timer, now int64) {
 		nid: t.NID, secret: t.Secret, state: t.State,
 		timeout: uint32(t.Timeout.Milliseconds()),
 	}
-	if t.Policy.Has(api.CancelOnNewerState) {
+	if t.Policy.Watched() {
 		r.key = t.KeyHash
+	}
+	if t.Policy.Has(api.Managed) {
+		r.flags = managed
 	}
 	if r.timeout != 0 {
 		r.deadline = min(t.Deadline, now+int64(r.timeout))
@@ -90,6 +97,10 @@ func (s *Server) restore(t *storage.Timer, now int64) {
 	slot, rec := s.table.put(r, userID, roomID)
 	s.table.count(t.State, 1)
 	if t.State == api.Sending {
+		if rec.flags&managed != 0 {
+			s.delayIDs.addSender(userID)
+			s.table.addTokens(slot, rec)
+		}
 		s.enqueue(s.table.rooms.at(rec.room), job{slot: slot, nid: t.NID, claimed: true})
 		return
 	}

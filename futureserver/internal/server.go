@@ -21,11 +21,26 @@ import (
 
 // Config is what an operator can set. All fields are required.
 type Config struct {
-	MaxTimeout    time.Duration // at most 49 days
-	MaxPerUser    int
+	Futures       Limits
+	Delayed       Limits        // of managed futures
 	Slack         time.Duration // of the stored deadline; see refresh
 	RoomsInFlight int
 	Retention     time.Duration // of finished futures
+	KeepPerUser   int           // how many finished futures are kept of one user
+}
+
+// Limits are those of one kind of futures.
+type Limits struct {
+	MaxTimeout time.Duration // at most 49 days
+	MaxPerUser int
+}
+
+// limits returns those that apply to a future.
+func (s *Server) limits(isManaged bool) Limits {
+	if isManaged {
+		return s.cfg.Delayed
+	}
+	return s.cfg.Futures
 }
 
 // Server is the futureserver. It implements api.FutureInternalAPI.
@@ -37,22 +52,25 @@ type Server struct {
 	step    func(string) // told of each step of a future's life; tests stop the process there
 	clock   clock
 
+	delayIDs *delayIDs // of what has been sent
+
 	naming [64]sync.Mutex // by user: held while a group name is looked up on disk
 
-	mu       sync.Mutex // guards everything below
-	table    *table
-	wheel    *wheel.Wheel
-	wakeAt   int64 // when the run loop will look at the wheel
-	wake     chan struct{}
-	ready    readyHeap // rooms with something to do
-	inFlight int
-	lastNID  api.NID
-	next     *batch // gathers what the next transaction writes
-	kick     chan struct{}
-	dirty    []uint32 // slots whose stored deadline is to be raised
-	offset   int64    // of the wall clock, when deadlines were last known to be right on disk
-	stopping bool     // nothing new is accepted
-	failed   error    // why the server cannot go on
+	mu        sync.Mutex // guards everything below
+	table     *table
+	wheel     *wheel.Wheel
+	wakeAt    int64 // when the run loop will look at the wheel
+	wake      chan struct{}
+	ready     readyHeap // rooms with something to do
+	inFlight  int
+	lastNID   api.NID
+	next      *batch // gathers what the next transaction writes
+	kick      chan struct{}
+	unwritten int      // ends that are decided and not yet on disk
+	dirty     []uint32 // slots whose stored deadline is to be raised
+	offset    int64    // of the wall clock, when deadlines were last known to be right on disk
+	stopping  bool     // nothing new is accepted
+	failed    error    // why the server cannot go on
 
 	ctx        context.Context // of everything that is in flight
 	cancel     context.CancelFunc
@@ -100,8 +118,8 @@ func (s *Server) PerformFutureCreation(ctx context.Context, f *api.Future) (*api
 }
 
 func (s *Server) create(ctx context.Context, f *api.Future) (*api.Future, error) {
-	if f.Timeout > s.cfg.MaxTimeout {
-		return nil, &api.TimeoutError{Max: s.cfg.MaxTimeout}
+	if most := s.limits(f.Policy.Has(api.Managed)).MaxTimeout; f.Timeout > most {
+		return nil, &api.TimeoutError{Max: most}
 	}
 	slot, err := s.reserve(ctx, f)
 	if err != nil {
@@ -168,7 +186,7 @@ func (s *Server) reserve(ctx context.Context, f *api.Future) (uint32, error) {
 	if s.stopping {
 		return 0, api.ErrStopping
 	}
-	if err := s.checkLimit(f.UserID); err != nil {
+	if err := s.checkLimit(f.UserID, f.Policy.Has(api.Managed)); err != nil {
 		return 0, err
 	}
 	if named {
@@ -177,8 +195,11 @@ func (s *Server) reserve(ctx context.Context, f *api.Future) (uint32, error) {
 		}
 	}
 	r := record{secret: f.Secret, timeout: uint32(f.Timeout.Milliseconds()), state: api.Scheduled, flags: creating}
-	if t, ok := f.Tuple(); ok && f.Policy.Has(api.CancelOnNewerState) {
+	if t, ok := f.Tuple(); ok && f.Policy.Watched() {
 		r.key = storage.KeyHash(t.Type, t.StateKey)
+	}
+	if f.Policy.Has(api.Managed) {
+		r.flags |= managed
 	}
 	s.lastNID++
 	f.NID, r.nid = s.lastNID, s.lastNID
@@ -190,20 +211,31 @@ func (s *Server) reserve(ctx context.Context, f *api.Future) (uint32, error) {
 	return slot, nil
 }
 
-func (s *Server) checkLimit(userID string) error {
+// checkLimit counts the user's futures of one kind. A limit may have been lowered since they were made: then
+// it takes the end of several to get below it.
+func (s *Server) checkLimit(userID string, isManaged bool) error {
+	most := s.limits(isManaged).MaxPerUser
 	u, ok := s.table.users.numbers[userID]
-	if !ok || len(s.table.users.at(u).slots) < s.cfg.MaxPerUser {
+	if !ok || len(s.table.users.at(u).slots) < most {
 		return nil
 	}
-	var first int64
+	n := 0
+	var deadlines []int64
 	for _, slot := range s.table.users.at(u).slots {
-		if d := s.table.at(slot).deadline; d != 0 && (first == 0 || d < first) {
-			first = d
+		if r := s.table.at(slot); (r.flags&managed != 0) == isManaged {
+			n++
+			if r.deadline != 0 {
+				deadlines = append(deadlines, r.deadline)
+			}
 		}
 	}
-	e := &api.LimitError{Max: s.cfg.MaxPerUser}
-	if first != 0 {
-		e.RetryAfter = max(0, time.Duration(first-s.clock.now())*time.Millisecond)
+	if n < most {
+		return nil
+	}
+	slices.Sort(deadlines)
+	e := &api.LimitError{Max: most}
+	if tooMany := n - most; tooMany < len(deadlines) {
+		e.RetryAfter = max(0, time.Duration(deadlines[tooMany]-s.clock.now())*time.Millisecond)
 	}
 	return e
 }
@@ -294,7 +326,7 @@ func (s *Server) QueryFutureByTransaction(ctx context.Context, txnKey []byte) (*
 // QueryFuturesByUser implements api.FutureInternalAPI.
 func (s *Server) QueryFuturesByUser(ctx context.Context, userID string) ([]*api.Future, error) {
 	fs, err := s.QueryFutures(ctx, api.Filter{UserID: userID})
-	fs = slices.DeleteFunc(fs, func(f *api.Future) bool { return f.State != api.Scheduled })
+	fs = slices.DeleteFunc(fs, func(f *api.Future) bool { return f.State != api.Scheduled || f.Policy.Has(api.Managed) })
 	slices.SortFunc(fs, func(a, b *api.Future) int {
 		return cmp.Or(
 			bytes.Compare([]byte{isZero(a.Timeout)}, []byte{isZero(b.Timeout)}), // action futures last
@@ -319,17 +351,20 @@ func (s *Server) QueryFutures(ctx context.Context, filter api.Filter) ([]*api.Fu
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.DeleteFunc(fs, func(f *api.Future) bool {
-		_, r := s.lookUp(f)
-		if r == nil {
-			return true
-		}
-		f.State = r.state
-		if f.Timeout != 0 {
-			f.Deadline = s.clock.wall(r.deadline)
-		}
+	return slices.DeleteFunc(fs, func(f *api.Future) bool { return !s.refine(f) }), nil
+}
+
+// refine tells a future read from disk what memory knows better, and reports whether it is live. Under the lock.
+func (s *Server) refine(f *api.Future) bool {
+	_, r := s.lookUp(f)
+	if r == nil {
 		return false
-	}), nil
+	}
+	f.State = r.state
+	if f.Timeout != 0 {
+		f.Deadline = s.clock.wall(r.deadline)
+	}
+	return true
 }
 
 // lookUp finds the live record of a future read from disk, nil if it has ended meanwhile.

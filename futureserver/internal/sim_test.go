@@ -37,11 +37,12 @@ type op struct {
 	step          string
 	mode          roomMode
 	late, message bool
+	managed       bool // a delayed event
 }
 
 func (o op) String() string {
-	return fmt.Sprintf("%s{user:%d room:%d group:%d key:%d ms:%d future:%d step:%q mode:%v late:%v message:%v}",
-		o.verb, o.user, o.room, o.group, o.key, o.ms, o.future, o.step, o.mode, o.late, o.message)
+	return fmt.Sprintf("%s{user:%d room:%d group:%d key:%d ms:%d future:%d step:%q mode:%v late:%v message:%v managed:%v}",
+		o.verb, o.user, o.room, o.group, o.key, o.ms, o.future, o.step, o.mode, o.late, o.message, o.managed)
 }
 
 var verbs = []string{
@@ -62,6 +63,7 @@ func drawOp(t *rapid.T) op {
 		step:    rapid.SampledFrom([]string{"accepted", "commit", "committed", "built", "claimed", "submitted", "proved", "finalised"}).Draw(t, "step"),
 		mode:    roomMode(rapid.IntRange(0, int(modes)-1).Draw(t, "mode")),
 		late:    rapid.Bool().Draw(t, "late"),
+		managed: rapid.IntRange(0, 2).Draw(t, "managed") == 0,
 	}
 }
 
@@ -164,9 +166,7 @@ func (s *simulation) start() error {
 	if err != nil {
 		return err
 	}
-	s.server, err = New(s.t.Context(), Config{
-		MaxTimeout: 24 * time.Hour, MaxPerUser: 100, Slack: slack, RoomsInFlight: 2, Retention: time.Hour,
-	}, db, s.rooms, NewMetrics(nil), s.freezer.step)
+	s.server, err = New(s.t.Context(), testConfig(), db, s.rooms, NewMetrics(nil), s.freezer.step)
 	s.world.Restarted(time.Now())
 	return err
 }
@@ -184,11 +184,29 @@ func (s *simulation) finish() error {
 		return fmt.Errorf("something is left in memory: %+v", n)
 	}
 	for _, f := range s.futures {
+		if err := s.judgeOutcome(f); err != nil {
+			return err
+		}
 		for _, k := range []api.TokenKind{api.SendToken, api.CancelToken, api.RefreshToken, api.GroupToken} {
 			if err := s.server.PerformTokenAction(s.t.Context(), f.Token(k)); !errors.Is(err, api.ErrGone) {
 				return fmt.Errorf("%s: a spent token answered %v", f.seen.Name, err)
 			}
 		}
+	}
+	return nil
+}
+
+// judgeOutcome: what can be looked up of a delayed event agrees with the room.
+func (s *simulation) judgeOutcome(f *simFuture) error {
+	if !f.Policy.Has(api.Managed) {
+		return nil
+	}
+	found, err := s.server.QueryDelayedEvent(s.t.Context(), f.GroupID, f.UserID)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.seen.Name, err)
+	}
+	if found.State.Live() || (found.State == api.Sent) != !f.seen.Sent.IsZero() {
+		return fmt.Errorf("%s: it is said to be %v, and its event came at %v", f.seen.Name, found.State, f.seen.Sent)
 	}
 	return nil
 }
@@ -236,13 +254,19 @@ func (s *simulation) create(o op, timeout time.Duration) error {
 	seen := &model.Future{Name: fmt.Sprintf("future %d", len(s.futures)), Room: f.RoomID, Timeout: timeout}
 	if !o.message {
 		key := fmt.Sprintf("key%d", o.key)
-		f.StateKey, seen.Key = &key, key
+		f.StateKey, seen.Sets, seen.Key = &key, key, key
 	}
 	group := fmt.Sprintf("own %d", len(s.futures))
-	if o.group != 0 {
+	if o.managed && timeout != 0 {
+		f.Policy, seen.Key = api.Managed, ""
+		if o.key == 1 {
+			f.Policy |= api.CancelOnOthersState
+			seen.Key = seen.Sets
+		}
+	} else if o.group != 0 {
 		f.GroupID = fmt.Sprintf("group%d", o.group)
 		group = groupKey(f.UserID, f.GroupID)
-		if last := len(s.futures) - 1; o.group == 4 && last >= 0 { // a group the server has named
+		if last := len(s.futures) - 1; o.group == 4 && last >= 0 && !s.futures[last].Policy.Has(api.Managed) { // a group the server has named
 			f.UserID, f.GroupID, group = s.futures[last].UserID, s.futures[last].GroupID, s.futures[last].seen.Group.Name
 		}
 	}
@@ -281,7 +305,7 @@ func (s *simulation) useToken(o op, f *simFuture) error {
 	if kind == api.SendToken {
 		s.world.Asked(f.seen)
 	}
-	err := s.server.PerformTokenAction(ctx, f.Token(kind))
+	err := s.act(ctx, f, kind)
 	answered := time.Now()
 	if judged := s.judge(); judged != nil {
 		return judged
@@ -309,6 +333,19 @@ func (s *simulation) useToken(o op, f *simFuture) error {
 		return nil
 	}
 	return s.world.Refreshed(f.seen, !gone, asked, answered)
+}
+
+// act uses a token, or does the same to a delayed event.
+func (s *simulation) act(ctx context.Context, f *simFuture, kind api.TokenKind) error {
+	if !f.Policy.Has(api.Managed) {
+		return s.server.PerformTokenAction(ctx, f.Token(kind))
+	}
+	a := map[api.TokenKind]api.Action{api.SendToken: api.Send, api.CancelToken: api.Cancel, api.RefreshToken: api.Restart}[kind]
+	err := s.server.PerformDelayedEventAction(ctx, f.GroupID, f.UserID, a)
+	if _, over := errors.AsType[*api.FinishedError](err); over {
+		return api.ErrGone
+	}
+	return err
 }
 
 // newerState sets a piece of state; the consumer of the room's output may hear of it late.

@@ -31,6 +31,7 @@ const (
 	doomed                     // ended while it was being created
 	lookAgain                  // its piece of state changed while it was being created
 	dirty                      // its stored deadline is to be raised with the next batch
+	managed                    // a delayed event: one ID instead of tokens
 )
 
 // spareUnit is in ms; 16 bits of it are 17 minutes, more than any slack.
@@ -181,7 +182,10 @@ func (t *table) count(s api.State, n int) {
 
 // kinds lists the tokens that a record has.
 func (r *record) kinds() []api.TokenKind {
-	if r.timeout == 0 {
+	switch {
+	case r.flags&managed != 0:
+		return []api.TokenKind{api.GroupToken}
+	case r.timeout == 0:
 		return []api.TokenKind{api.SendToken, api.CancelToken}
 	}
 	return []api.TokenKind{api.SendToken, api.CancelToken, api.RefreshToken}
@@ -216,7 +220,7 @@ func (t *table) openGroup(userID, groupID string) uint32 {
 	}
 	for _, slot := range t.users.at(u).slots { // at most as many as one user may have
 		r := t.at(slot)
-		if r.group == 0 && r.state == api.Scheduled && r.secret.Token(api.GroupToken) == token {
+		if r.group == 0 && r.flags&managed == 0 && r.state == api.Scheduled && r.secret.Token(api.GroupToken) == token {
 			return t.joinGroup(slot, r, userID, groupID)
 		}
 	}

@@ -48,6 +48,20 @@ type Database interface {
 	// Load returns one future whole, nil if it is not on disk. The deadline of a finished one is 0.
 	Load(ctx context.Context, nid api.NID) (*api.Future, error)
 
+	// LoadFinished returns the managed future of that group ID that has ended, nil if there is none.
+	LoadFinished(ctx context.Context, groupID string) (*api.Future, error)
+
+	// SelectDelayed returns the managed futures that match, live and finished, whole. The states and deadlines of
+	// live ones are those on disk.
+	SelectDelayed(ctx context.Context, f api.DelayedFilter) ([]*api.Future, error)
+
+	// SelectSent calls each for the newest managed futures of that user whose event is in a room or on its way
+	// there, at most limit of them.
+	SelectSent(ctx context.Context, userID string, limit int, each func(eventID, groupID string)) error
+
+	// SelectSenders calls each for every user who has a managed future that was sent.
+	SelectSenders(ctx context.Context, each func(userID string)) error
+
 	// LoadBase returns what a state future would set and the event it was made against; ok is false if the
 	// future is not on disk or is a message.
 	LoadBase(ctx context.Context, nid api.NID) (b Base, ok bool, err error)
@@ -75,6 +89,8 @@ type Batch struct {
 	Ends    []End
 	// ForgetBefore, if not 0, deletes up to 1,000 futures that finished before that Unix ms.
 	ForgetBefore int64
+	// KeepPerUser, if not 0, deletes up to 1,000 finished futures of whose user there are that many newer ones.
+	KeepPerUser int
 }
 
 // Rows returns how many futures the batch touches.
@@ -116,6 +132,8 @@ type End struct {
 	State   api.State
 	At      int64 // Unix ms
 	Failure *api.Refusal
+	// Deadline is when its timer would have run out, Unix ms; 0 for an action future.
+	Deadline int64
 }
 
 // Timer is the narrow row of a live future: what the table in memory is rebuilt from.
@@ -136,6 +154,8 @@ type Timer struct {
 type Base struct {
 	api.StateKeyTuple
 	EventID string
+	UserID  string // of the future
+	Policy  api.Policy
 }
 
 // KeyHash is a stable 32-bit digest of a piece of state, never 0. It finds candidates; LoadBase tells.

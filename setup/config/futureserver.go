@@ -41,6 +41,8 @@ type FutureServer struct {
 	// Retention is how long finished futures are remembered, so that a repeated request finds its answer.
 	// 1m to 10 years.
 	Retention time.Duration `yaml:"retention"`
+	// DelayedEvents is what differs for delayed events, the later generations of MSC4140.
+	DelayedEvents DelayedEvents `yaml:"delayed_events"`
 	// RateLimits bounds what clients may ask.
 	RateLimits RateLimits `yaml:"rate_limits"`
 	// TrustedProxies lists the networks whose X-Forwarded-For is believed.
@@ -49,13 +51,28 @@ type FutureServer struct {
 	SQLiteWAL bool `yaml:"sqlite_wal"`
 }
 
+// DelayedEvents are the policies for generations 1 and 2.
+type DelayedEvents struct {
+	// MaxDelay is the longest delay; 0 switches delayed events off.
+	MaxDelay time.Duration `yaml:"max_delay"`
+	// MaxScheduled is how many a user may have scheduled at a time; 0 switches delayed events off.
+	MaxScheduled int `yaml:"max_scheduled"`
+	// CancelOnOthersState ends a delayed state event when another user sends newer state for its key.
+	CancelOnOthersState bool `yaml:"cancel_on_others_state"`
+	// OpenManagement lets anybody who knows a delay_id act on it, on the unstable path: services that hold the
+	// leave event for a client need it.
+	OpenManagement bool `yaml:"open_management"`
+	// KeepPerUser is how many finished ones are kept of each user, within the retention time; 0: all.
+	KeepPerUser int `yaml:"keep_per_user"`
+}
+
 // RateLimits are token buckets: PerSecond refills, Burst is the size.
 type RateLimits struct {
 	// Create limits scheduling, for each user.
 	Create RateLimit `yaml:"create"`
-	// InvalidToken limits calls with unknown tokens, for each source address. Valid tokens do not count.
+	// InvalidToken limits calls with unknown tokens and delay_ids, for each source address. Valid ones do not count.
 	InvalidToken RateLimit `yaml:"invalid_token"`
-	// Token limits calls with one valid token.
+	// Token limits calls with one valid token or delay_id, and how often a user looks at delayed events.
 	Token RateLimit `yaml:"token"`
 }
 
@@ -73,6 +90,9 @@ func (c *FutureServer) Defaults() {
 	c.HighWaterSlack = 30 * time.Second
 	c.RoomsInFlight = 6
 	c.Retention = 7 * Day
+	c.DelayedEvents = DelayedEvents{
+		MaxDelay: 7 * 24 * time.Hour, MaxScheduled: 100, OpenManagement: true, KeepPerUser: 1000,
+	}
 	c.RateLimits = RateLimits{
 		Create:       RateLimit{PerSecond: 10, Burst: 50},
 		InvalidToken: RateLimit{PerSecond: 0.5, Burst: 5},

@@ -57,6 +57,13 @@ func (c *FutureServer) fields(r *reader) fields {
 		"high_water_slack":     r.duration(&c.HighWaterSlack, shortestSlack, longestSlack),
 		"rooms_in_flight":      r.integer(&c.RoomsInFlight, 1, 64),
 		"retention":            r.duration(&c.Retention, shortestRetention, longestRetention),
+		"delayed_events": r.nested(fields{
+			"max_delay":              r.duration(&c.DelayedEvents.MaxDelay, 0, longestTimeout),
+			"max_scheduled":          r.integer(&c.DelayedEvents.MaxScheduled, 0, 1_000_000),
+			"cancel_on_others_state": r.boolean(&c.DelayedEvents.CancelOnOthersState),
+			"open_management":        r.boolean(&c.DelayedEvents.OpenManagement),
+			"keep_per_user":          r.integer(&c.DelayedEvents.KeepPerUser, 0, 1_000_000),
+		}),
 		"rate_limits": r.nested(fields{
 			"create":        r.rate(&limits.Create),
 			"invalid_token": r.rate(&limits.InvalidToken),

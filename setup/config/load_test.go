@@ -56,6 +56,8 @@ future_server:
   high_water_slack: 500s
   rooms_in_flight: 64
   retention: 48h
+  delayed_events:
+    {max_delay: 0, max_scheduled: 5, cancel_on_others_state: yes, open_management: no, keep_per_user: 6}
   rate_limits:
     create: {per_second: 0, burst: 1}
     invalid_token: {per_second: 1.5, burst: 2}
@@ -72,6 +74,9 @@ future_server:
 	}
 	if want := (config.DatabaseOptions{ConnectionString: "file:x.db", MaxOpenConnections: 3, MaxIdleConnections: 2, ConnMaxLifetimeSeconds: -1}); got.Database != want {
 		t.Errorf("database %+v", got.Database)
+	}
+	if want := (DelayedEvents{0, 5, true, false, 6}); got.DelayedEvents != want {
+		t.Errorf("delayed events %+v", got.DelayedEvents)
 	}
 	if want := (RateLimits{RateLimit{0, 1}, RateLimit{1.5, 2}, RateLimit{3, 4}}); got.RateLimits != want {
 		t.Errorf("rate limits %+v", got.RateLimits)

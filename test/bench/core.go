@@ -103,8 +103,8 @@ var _ api.Room = easyRoom{}
 func (easyRoom) Admit(context.Context, *api.Future) (string, error) { return "", nil }
 
 // Current implements api.Room.
-func (easyRoom) Current(_ context.Context, _ string, keys []api.StateKeyTuple) ([]string, error) {
-	return make([]string, len(keys)), nil
+func (easyRoom) Current(_ context.Context, _ string, keys []api.StateKeyTuple) ([]api.StateEvent, error) {
+	return make([]api.StateEvent, len(keys)), nil
 }
 
 // Build implements api.Room.

@@ -13,14 +13,31 @@ import (
 	"testing"
 )
 
-const table = "docs/gen0-requirements.md"
+// A table is the page of one generation: which requirement is proved by which tests.
+type table struct {
+	page     string
+	folder   string // of the tests on a whole server
+	test     string // their function
+	sections []section
+	more     []string // numbers outside of the sections
+}
 
-// sections says how many numbered requirements each section has.
-var sections = []struct {
+// A section says how many numbered requirements begin with a prefix.
+type section struct {
 	prefix string
 	last   int
-}{
-	{"2.1.", 4}, {"2.2.", 4}, {"2.3.", 7}, {"2.4.", 5}, {"2.5.", 3}, {"3.", 8}, {"4.", 12}, {"5.", 21}, {"6.", 6}, {"7.", 4}, {"10.", 25},
+}
+
+var tables = []table{
+	{"docs/gen0-requirements.md", "test/gen0", "TestGen0", []section{
+		{"2.1.", 4}, {"2.2.", 4}, {"2.3.", 7}, {"2.4.", 5}, {"2.5.", 3}, {"3.", 8}, {"4.", 12}, {"5.", 21}, {"6.", 6}, {"7.", 4}, {"10.", 25},
+	}, []string{"8", "9"}},
+	{"docs/gen1-requirements.md", "test/gen1", "TestGen1", []section{
+		{"1.", 3}, {"2.", 4}, {"3.", 12}, {"4.", 12}, {"5.", 5}, {"6.", 10}, {"7.", 9},
+	}, []string{"8"}},
+	{"docs/gen2-requirements.md", "test/gen2", "TestGen2", []section{
+		{"1.", 6}, {"2.", 5}, {"3.", 11}, {"4.", 9}, {"5.", 8}, {"6.", 4}, {"7.", 2}, {"8.", 3}, {"11.", 23},
+	}, []string{"9", "10"}},
 }
 
 var (
@@ -31,12 +48,12 @@ var (
 )
 
 // rows returns the references to tests in the table's row of each number.
-func rows(t *testing.T) map[string][]string {
+func (tab table) rows(t *testing.T) map[string][]string {
 	t.Helper()
 	found := map[string][]string{}
-	for _, m := range row.FindAllStringSubmatch(read(t, table), -1) {
+	for _, m := range row.FindAllStringSubmatch(read(t, tab.page), -1) {
 		if found[m[1]] != nil {
-			t.Errorf("%s has two rows of number %s", table, m[1])
+			t.Errorf("%s has two rows of number %s", tab.page, m[1])
 		}
 		cells := strings.Split(m[2], "|")
 		for _, c := range code.FindAllStringSubmatch(cells[len(cells)-1], -1) {
@@ -83,63 +100,76 @@ func parse(t *testing.T, folder string) (s source) {
 	return s
 }
 
+// numbers lists all that the table must have a row of.
+func (tab table) numbers() []string {
+	all := slices.Clone(tab.more)
+	for _, s := range tab.sections {
+		for i := range s.last {
+			all = append(all, fmt.Sprint(s.prefix, i+1))
+		}
+	}
+	return all
+}
+
 // TestRequirementsHaveTests: each number has a row, and each row names tests that exist.
 func TestRequirementsHaveTests(t *testing.T) {
-	found := rows(t)
-	want := []string{"8", "9"}
-	for _, s := range sections {
-		for i := range s.last {
-			want = append(want, fmt.Sprint(s.prefix, i+1))
-		}
-	}
-	for _, n := range want {
-		if found[n] == nil {
-			t.Errorf("%s has no row of number %s", table, n)
-		}
-	}
 	sources := map[string]source{}
-	for n, references := range found {
-		if !slices.Contains(want, n) {
-			t.Errorf("%s has a row of number %s, which does not exist", table, n)
+	for _, tab := range tables {
+		found, want := tab.rows(t), tab.numbers()
+		for _, n := range want {
+			if found[n] == nil {
+				t.Errorf("%s has no row of number %s", tab.page, n)
+			}
 		}
-		for _, text := range references {
-			r := reference.FindStringSubmatch(text)
-			if r == nil {
-				t.Errorf("%s: %q is no reference to a test", n, text)
-				continue
+		for n, references := range found {
+			if !slices.Contains(want, n) {
+				t.Errorf("%s has a row of number %s, which does not exist", tab.page, n)
 			}
-			s, ok := sources[r[1]]
-			if !ok {
-				s = parse(t, r[1])
-				sources[r[1]] = s
-			}
-			if !slices.Contains(s.tests, r[2]) {
-				t.Errorf("%s: %s has no test %s", n, r[1], r[2])
-			}
-			if r[3] != "" && !slices.Contains(s.literals, r[3]) {
-				t.Errorf("%s: no subtest of %s is called %q", n, r[1], r[3])
+			for _, text := range references {
+				checkReference(t, sources, tab.page+" "+n, text)
 			}
 		}
 	}
 }
 
-// TestTestsHaveRequirements: a test of gen0 whose name gives a number stands in the row of that number.
+func checkReference(t *testing.T, sources map[string]source, at, text string) {
+	r := reference.FindStringSubmatch(text)
+	if r == nil {
+		t.Errorf("%s: %q is no reference to a test", at, text)
+		return
+	}
+	s, ok := sources[r[1]]
+	if !ok {
+		s = parse(t, r[1])
+		sources[r[1]] = s
+	}
+	if !slices.Contains(s.tests, r[2]) {
+		t.Errorf("%s: %s has no test %s", at, r[1], r[2])
+	}
+	if r[3] != "" && !slices.Contains(s.literals, r[3]) {
+		t.Errorf("%s: no subtest of %s is called %q", at, r[1], r[3])
+	}
+}
+
+// TestTestsHaveRequirements: a test of a generation whose name gives a number stands in the row of that number.
 func TestTestsHaveRequirements(t *testing.T) {
-	found := rows(t)
-	named := 0
-	for _, name := range parse(t, "test/gen0").literals {
-		for part := range strings.SplitSeq(name, ",") {
-			n, _, _ := strings.Cut(part, " ")
-			if !number.MatchString(n) || found[n] == nil && !strings.Contains(n, ".") {
-				continue // a string that only looks like the name of a test
-			}
-			named++
-			if reference := "test/gen0 TestGen0/" + name; !slices.Contains(found[n], reference) {
-				t.Errorf("%s: the row of number %s does not name %q", table, n, reference)
+	for _, tab := range tables {
+		found := tab.rows(t)
+		named := 0
+		for _, name := range parse(t, tab.folder).literals {
+			for part := range strings.SplitSeq(name, ",") {
+				n, _, _ := strings.Cut(part, " ")
+				if !number.MatchString(n) || found[n] == nil && !strings.Contains(n, ".") {
+					continue // a string that only looks like the name of a test
+				}
+				named++
+				if reference := tab.folder + " " + tab.test + "/" + name; !slices.Contains(found[n], reference) {
+					t.Errorf("%s: the row of number %s does not name %q", tab.page, n, reference)
+				}
 			}
 		}
-	}
-	if named < 50 {
-		t.Errorf("only %d numbers were found in the names of tests", named)
+		if named < 50 {
+			t.Errorf("only %d numbers were found in the names of the tests of %s", named, tab.folder)
+		}
 	}
 }

@@ -91,7 +91,7 @@ func (s *scene) register(name string) *rig.User {
 }
 
 // patience is how long a test waits for what must come; only a failing test waits so long.
-const patience = 30 * time.Second
+const patience = time.Minute // after SIGKILL JetStream delivers anew after 30 s what a reader had in hand
 
 const (
 	soon  = 800 * time.Millisecond // a timeout that is to run out in the test

@@ -33,7 +33,8 @@ type Future struct {
 	Name    string
 	Group   *Group
 	Room    string
-	Key     string        // of its piece of state; "" for a message
+	Sets    string        // its piece of state; "" for a message
+	Key     string        // the piece of state whose newer state ends it; "" if none does
 	Timeout time.Duration // 0: an action future
 
 	// Its timer runs out at a time between the two.
@@ -221,9 +222,9 @@ func (w *World) Happened(f *Future, at time.Time) error {
 	}
 	f.Sent = at
 	f.Group.over = true
-	if f.Key != "" {
+	if f.Sets != "" {
 		for _, o := range w.futures {
-			if o != f && o.Room == f.Room && o.Key == f.Key && !o.over() {
+			if o != f && o.Room == f.Room && o.Key == f.Sets && !o.over() {
 				o.mayDie = true
 				o.Group.settle()
 			}

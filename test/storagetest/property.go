@@ -176,7 +176,7 @@ func compareBase(t tb, db storage.Database, m model, nid api.NID) {
 	isState := false
 	if f := m[nid]; f != nil {
 		if want.StateKeyTuple, isState = f.Tuple(); isState {
-			want.EventID = f.Base
+			want.EventID, want.UserID, want.Policy = f.Base, f.UserID, f.Policy
 		}
 	}
 	got, ok, err := db.LoadBase(t.Context(), nid)

@@ -32,6 +32,7 @@ func Run(t *testing.T, create Source) {
 		"Exclusive":  exclusive,
 		"Random":     random,
 		"ReadBeside": readBeside,
+		"Sent":       sent,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

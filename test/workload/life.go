@@ -34,6 +34,10 @@ func (l *life) group(ctx context.Context) {
 	l.marks++
 	name := fmt.Sprintf("%s/%d", l.name, l.marks)
 	room := l.rooms[l.random.IntN(len(l.rooms))]
+	if l.random.IntN(4) == 0 {
+		l.delayed(ctx, name, room)
+		return
+	}
 	var stateKey *string
 	if l.random.IntN(3) == 0 {
 		stateKey = &name // nobody else's seat

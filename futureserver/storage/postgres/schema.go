@@ -46,12 +46,16 @@ CREATE TABLE IF NOT EXISTS futureserver_events (
 	txn_id BYTEA NOT NULL,
 	-- digest that identifies the transaction; NULL where there is none
 	txn_key BYTEA,
+	-- origin_server_ts that the event is to have; 0 for the time of sending
+	origin_ts BIGINT NOT NULL,
 	-- the claimed event; empty before
 	event_id BYTEA NOT NULL DEFAULT '',
 	pdu BYTEA NOT NULL DEFAULT '',
 	-- the final state and its time; 0 while the future is live
 	state SMALLINT NOT NULL DEFAULT 0,
 	finished_ts BIGINT NOT NULL DEFAULT 0,
+	-- of a finished future: when its timer would have run out
+	deadline_ts BIGINT NOT NULL DEFAULT 0,
 	-- api.RefusalKind, 0 for none
 	failure_kind SMALLINT NOT NULL DEFAULT 0,
 	failure_message BYTEA NOT NULL DEFAULT ''
@@ -64,9 +68,12 @@ CREATE UNIQUE INDEX IF NOT EXISTS futureserver_events_txn_key_idx
 CREATE INDEX IF NOT EXISTS futureserver_events_user_id_idx
 	ON futureserver_events (user_id) WHERE finished_ts = 0;
 CREATE INDEX IF NOT EXISTS futureserver_events_group_id_idx
-	ON futureserver_events (user_id, group_id) WHERE finished_ts > 0;
+	ON futureserver_events (group_id, user_id) WHERE finished_ts > 0;
 CREATE INDEX IF NOT EXISTS futureserver_events_finished_ts_idx
 	ON futureserver_events (finished_ts) WHERE finished_ts > 0;
+-- The delayed events that have been sent, for those who are to recognise them.
+CREATE INDEX IF NOT EXISTS futureserver_events_sent_idx
+	ON futureserver_events (user_id) WHERE state = 3 AND policy & 4 <> 0;
 
 -- One row: how often the lock has been taken by a server that started.
 CREATE TABLE IF NOT EXISTS futureserver_owner (

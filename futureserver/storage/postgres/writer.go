@@ -17,15 +17,15 @@ const (
 WITH given AS (
 	SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bytea[], $7::bytea[],
 		$8::boolean[], $9::bytea[], $10::bytea[], $11::bytea[], $12::bigint[], $13::bytea[], $14::bytea[],
-		$15::bigint[], $16::bytea[], $17::bytea[], $18::bytea[], $19::bigint[], $20::bigint[])
+		$15::bigint[], $16::bytea[], $17::bytea[], $18::bytea[], $19::bigint[], $20::bigint[], $21::bigint[])
 	AS g (nid, secret, policy, timeout_ms, user_id, room_id, type,
 		is_state, state_key, content, group_id, created_ts, base, device_id,
-		session_id, txn_id, txn_key, timer_group_id, deadline_ts, key_hash)
+		session_id, txn_id, txn_key, timer_group_id, deadline_ts, key_hash, origin_ts)
 ), stored AS (
 	INSERT INTO futureserver_events (nid, secret, policy, timeout_ms, user_id, room_id, type, state_key, content,
-		group_id, created_ts, base, device_id, session_id, txn_id, txn_key)
+		group_id, created_ts, base, device_id, session_id, txn_id, txn_key, origin_ts)
 	SELECT nid, secret, policy, timeout_ms, user_id, room_id, type, CASE WHEN is_state THEN state_key END, content,
-		group_id, created_ts, base, device_id, session_id, txn_id, NULLIF(txn_key, '')
+		group_id, created_ts, base, device_id, session_id, txn_id, NULLIF(txn_key, ''), origin_ts
 	FROM given ON CONFLICT DO NOTHING RETURNING nid, secret
 ), armed AS (
 	INSERT INTO futureserver_timers (nid, state, policy, secret, deadline_ts, timeout_ms, key_hash, user_id, room_id, group_id)
@@ -57,9 +57,9 @@ WITH disarmed AS (
 	DELETE FROM futureserver_timers WHERE nid = ANY($1::bigint[]) RETURNING nid
 )
 UPDATE futureserver_events e SET state = g.state, finished_ts = g.finished_ts,
-	failure_kind = g.failure_kind, failure_message = g.failure_message
-FROM disarmed d JOIN unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[])
-	AS g (nid, state, finished_ts, failure_kind, failure_message) ON g.nid = d.nid
+	failure_kind = g.failure_kind, failure_message = g.failure_message, deadline_ts = g.deadline_ts
+FROM disarmed d JOIN unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bigint[])
+	AS g (nid, state, finished_ts, failure_kind, failure_message, deadline_ts) ON g.nid = d.nid
 WHERE e.nid = d.nid`
 )
 
@@ -120,7 +120,8 @@ func (w *writer) Insert(ctx context.Context, tx *sql.Tx, futures []*api.Future) 
 		bytes(futures, func(f *api.Future) []byte { return f.TxnKey }),
 		bytes(futures, shared.TimerGroupID),
 		ints(futures, func(f *api.Future) int64 { return f.Deadline }),
-		ints(futures, func(f *api.Future) int64 { return int64(shared.KeyHash(f)) }))
+		ints(futures, func(f *api.Future) int64 { return int64(shared.KeyHash(f)) }),
+		ints(futures, func(f *api.Future) int64 { return f.OriginTS }))
 	return found(nids, rows, err)
 }
 
@@ -154,7 +155,8 @@ func (w *writer) End(ctx context.Context, tx *sql.Tx, ends []storage.End) error 
 		ints(ends, func(e storage.End) int64 { return int64(e.State) }),
 		ints(ends, func(e storage.End) int64 { return e.At }),
 		ints(ends, func(e storage.End) int64 { kind, _ := shared.Failure(e.Failure); return int64(kind) }),
-		bytes(ends, func(e storage.End) string { _, message := shared.Failure(e.Failure); return message }))
+		bytes(ends, func(e storage.End) string { _, message := shared.Failure(e.Failure); return message }),
+		ints(ends, func(e storage.End) int64 { return e.Deadline }))
 	return err
 }
 

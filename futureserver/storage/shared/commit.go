@@ -21,6 +21,14 @@ DELETE FROM futureserver_events WHERE nid IN (
 	ORDER BY finished_ts LIMIT $2
 )`
 
+const forgetBeyond = `
+DELETE FROM futureserver_events WHERE nid IN (
+	SELECT nid FROM (
+		SELECT nid, ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY finished_ts DESC, nid DESC) AS place
+		FROM futureserver_events WHERE finished_ts > 0
+	) AS placed WHERE place > $1 LIMIT $2
+)`
+
 // Commit implements storage.Database.
 func (d *Database) Commit(ctx context.Context, b *storage.Batch) (storage.Result, error) {
 	tx, err := d.writer.Begin(ctx)
@@ -57,6 +65,13 @@ func (d *Database) apply(ctx context.Context, tx *sql.Tx, b *storage.Batch) (r s
 		if r.Forgotten, err = exec(tx.ExecContext(ctx, forget, b.ForgetBefore, forgetAtOnce)); err != nil {
 			return r, fmt.Errorf("forget futures: %w", err)
 		}
+	}
+	if b.KeepPerUser != 0 {
+		n, err := exec(tx.ExecContext(ctx, forgetBeyond, b.KeepPerUser, forgetAtOnce))
+		if err != nil {
+			return r, fmt.Errorf("forget futures: %w", err)
+		}
+		r.Forgotten += n
 	}
 	return r, nil
 }

@@ -44,7 +44,7 @@ type Database struct {
 	writer  Writer
 	readers *sql.DB
 
-	load, loadBase, loadByTransaction, groupUsed *sql.Stmt
+	load, loadFinished, loadBase, loadByTransaction, groupUsed, selectSent *sql.Stmt
 }
 
 var _ storage.Database = (*Database)(nil)
@@ -61,8 +61,10 @@ func New(ctx context.Context, writer Writer, readers *sql.DB) (*Database, error)
 	}
 	d.load = prepare(selectAny + " WHERE e.nid = $1")
 	d.loadByTransaction = prepare(selectAny + " WHERE e.txn_key = $1")
+	d.loadFinished = prepare(selectAny + fmt.Sprintf(" WHERE e.group_id = $1 AND e.finished_ts > 0 AND e.policy & %d <> 0", api.Managed))
 	d.loadBase = prepare(selectBase)
 	d.groupUsed = prepare(selectGroup)
+	d.selectSent = prepare(selectSent)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare to read futures: %w", err), d.Close())
 	}

@@ -18,8 +18,8 @@ import (
 const (
 	insertEvent = `
 INSERT INTO futureserver_events (nid, secret, policy, timeout_ms, user_id, room_id, type, state_key, content,
-	group_id, created_ts, base, device_id, session_id, txn_id, txn_key)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16) ON CONFLICT DO NOTHING`
+	group_id, created_ts, base, device_id, session_id, txn_id, txn_key, origin_ts)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) ON CONFLICT DO NOTHING`
 
 	insertTimer = `
 INSERT INTO futureserver_timers (nid, state, policy, secret, deadline_ts, timeout_ms, key_hash, user_id, room_id, group_id)
@@ -43,7 +43,7 @@ UPDATE futureserver_timers SET state = 2 WHERE nid = ?1 AND (state = 1
 	deleteTimer = `DELETE FROM futureserver_timers WHERE nid = ?1`
 
 	endEvent = `
-UPDATE futureserver_events SET state = ?2, finished_ts = ?3, failure_kind = ?4, failure_message = ?5 WHERE nid = ?1`
+UPDATE futureserver_events SET state = ?2, finished_ts = ?3, failure_kind = ?4, failure_message = ?5, deadline_ts = ?6 WHERE nid = ?1`
 )
 
 // writer is the one connection that writes. Its statements run to their end whatever becomes of the
@@ -110,7 +110,7 @@ func (w *writer) Insert(_ context.Context, tx *sql.Tx, futures []*api.Future) ([
 		nid, policy, timeout := int64(f.NID), int64(f.Policy), f.Timeout.Milliseconds()
 		user, room := []byte(f.UserID), []byte(f.RoomID)
 		n, err := affected(event.Exec(nid, f.Secret[:], policy, timeout, user, room, []byte(f.Type), stateKey,
-			[]byte(f.Content), []byte(f.GroupID), f.Created, []byte(f.Base), []byte(f.DeviceID), f.SessionID, []byte(f.TxnID), txnKey))
+			[]byte(f.Content), []byte(f.GroupID), f.Created, []byte(f.Base), []byte(f.DeviceID), f.SessionID, []byte(f.TxnID), txnKey, f.OriginTS))
 		if err != nil {
 			return nil, err
 		}
@@ -188,7 +188,7 @@ func (w *writer) End(_ context.Context, tx *sql.Tx, ends []storage.End) error {
 			continue
 		}
 		kind, message := shared.Failure(e.Failure)
-		if _, err = end.Exec(int64(e.NID), int64(e.State), e.At, int64(kind), []byte(message)); err != nil {
+		if _, err = end.Exec(int64(e.NID), int64(e.State), e.At, int64(kind), []byte(message), e.Deadline); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,69 @@
+package clientapi
+
+import (
+	"net/http"
+	"net/url"
+
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/matrix-org/util"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+)
+
+// Generation 1: a parameter on Dendrite's own /send and /state makes a delayed event of what they would send.
+// The numbers here are those of gen1-delayed-events.md.
+
+const (
+	mscPrefix  = "org.matrix.msc4140."
+	paramDelay = mscPrefix + "delay"
+	// paramParent comes from a draft that no server ever spoke; old clients can still send it (3.12).
+	paramParent = mscPrefix + "parent_delay_id"
+)
+
+// generation1 returns the dialect of G1 and G2.
+func generation1(managed dialect) *dialect {
+	managed.space = "delay"
+	managed.read = readDelay
+	// The oldest form, which is the only one that clients of this generation understand (3.7).
+	managed.tooLong = func(e *api.TimeoutError) util.JSONResponse {
+		return *badRequest(mscError{
+			MatrixError: spec.Unknown(delayTooLong(e)), MSCCode: errorMaxDelayExceeded, MaxDelay: e.Max.Milliseconds(),
+		})
+	}
+	return &managed
+}
+
+// asksForDelay reports whether a request on /send or /state asks for a delayed event (3.1, 3.12). A bare delay
+// is no parameter of this generation (1.1).
+func asksForDelay(name string) bool { return name == paramDelay || name == paramParent }
+
+// readDelay reads the delay (3.4), and the content that is the body.
+func readDelay(req *http.Request, device *userapi.Device, f *api.Future) (fault *util.JSONResponse) {
+	query, err := url.ParseQuery(req.URL.RawQuery)
+	if err != nil {
+		return invalidParam("the query cannot be read")
+	}
+	delays, ok := query[paramDelay], false
+	if len(delays) == 1 {
+		f.Timeout, ok = milliseconds(delays[0])
+	}
+	if !ok {
+		return invalidParam("%s must be given once, as a whole number of milliseconds, 1 or more", paramDelay)
+	}
+	if fault = readTimestamp(query, device, f); fault != nil {
+		return fault
+	}
+	f.Content, fault = readContent(req)
+	return fault
+}
+
+// refuseDelay answers POST /send/{eventType}, which has no transaction ID: a repeat would make a second event.
+func refuseDelay(d *dialect) func(*http.Request, *userapi.Device) util.JSONResponse {
+	return func(*http.Request, *userapi.Device) util.JSONResponse {
+		if d.off != "" {
+			return util.JSONResponse{Code: http.StatusForbidden, JSON: spec.Forbidden(d.off)}
+		}
+		return *invalidParam("a delayed event needs a transaction ID: use PUT /send/{eventType}/{txnId}")
+	}
+}

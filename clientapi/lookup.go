@@ -1,0 +1,204 @@
+package clientapi
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+	"github.com/matrix-org/util"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+)
+
+const (
+	listMost    = 1000 // delayed events in one answer
+	listDefault = 100  // in one page, and how many are read at a time: each may be of 64 KiB
+
+	listParams = "from next_batch limit dir status room_id type from_ts to_ts delay_id"
+)
+
+// lookup serves GET …/delayed_events/{delay_id}: one delayed event of the user, scheduled or finalised
+// (gen2-delayed-events.md, section 6).
+func (h *handlers) lookup(req *http.Request, device *userapi.Device) util.JSONResponse {
+	if retry := h.looks.take(device); retry > 0 {
+		return limited("You are asking too often", retry)
+	}
+	vars, fault := pathVars(req)
+	if fault != nil {
+		return *unknownDelayID()
+	}
+	f, err := h.futures.QueryDelayedEvent(req.Context(), vars["delayID"], device.UserID)
+	if errors.Is(err, api.ErrGone) {
+		return *unknownDelayID()
+	} else if err != nil {
+		return failure(req.Context(), err, "")
+	}
+	return answerOK(describe(f))
+}
+
+// withoutPath keeps the delay_id out of what Dendrite's wrappers log of a request.
+func withoutPath(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		req = req.WithContext(req.Context()) // a copy; the variables of the path are in the context
+		req.URL = &url.URL{Path: unstableDelayed, RawQuery: req.URL.RawQuery}
+		next.ServeHTTP(w, req)
+	})
+}
+
+// listedEvent is one element of the list: the names of all drafts side by side (gen1-delayed-events.md, 5.2).
+type listedEvent struct {
+	delayedEvent
+	Delay        int64 `json:"delay"`
+	RunningSince int64 `json:"running_since"`
+	ScheduledAt  int64 `json:"scheduled_at"`
+}
+
+// listDelayed serves GET …/delayed_events: the delayed events of the user, of all devices. Without parameters it
+// lists the scheduled ones in the order in which they will be sent (gen1-delayed-events.md, section 5). With any
+// of the parameters, which are those of the draft of MSC4486 and delay_id, it comes in pages, in the order in
+// which the events were scheduled; next_batch leads to the next page.
+func (h *handlers) listDelayed(req *http.Request, device *userapi.Device) util.JSONResponse {
+	if retry := h.looks.take(device); retry > 0 {
+		return limited("You are asking too often", retry)
+	}
+	w, fault := readWanted(req.URL.Query(), device.UserID)
+	if fault != nil {
+		return *fault
+	}
+	events, next, err := h.find(req.Context(), w)
+	if err != nil {
+		return failure(req.Context(), err, w.RoomID)
+	}
+	if w.plain {
+		slices.SortStableFunc(events, func(a, b *api.Future) int { return cmp.Compare(a.Deadline, b.Deadline) })
+	}
+	list := make([]listedEvent, len(events)) // not nil: an empty list is []
+	for i, f := range events {
+		e := describe(f)
+		list[i] = listedEvent{delayedEvent: e, Delay: e.Delay, RunningSince: e.Since, ScheduledAt: e.Since}
+	}
+	return answerOK(struct {
+		Events    []listedEvent `json:"delayed_events"`
+		NextBatch string        `json:"next_batch,omitempty"`
+	}{list, next})
+}
+
+// wanted says which delayed events are to be listed.
+type wanted struct {
+	api.DelayedFilter
+	plain    bool     // no parameter was given
+	delayIDs []string // any, if empty
+	types    []string // likewise
+	from, to int64    // of the time at which they are due, Unix ms
+}
+
+func (w *wanted) has(f *api.Future) bool {
+	return (len(w.delayIDs) == 0 || slices.Contains(w.delayIDs, f.GroupID)) &&
+		(len(w.types) == 0 || slices.Contains(w.types, f.Type)) &&
+		f.Deadline >= w.from && f.Deadline <= w.to
+}
+
+// find reads one page, and what from has to be for the next one, "" if there is none.
+func (h *handlers) find(ctx context.Context, w *wanted) (page []*api.Future, next string, err error) {
+	filter := w.DelayedFilter
+	filter.Limit = listDefault
+	for {
+		events, err := h.futures.QueryDelayedEvents(ctx, filter)
+		if err != nil || len(events) == 0 {
+			return page, "", err
+		}
+		for _, f := range events {
+			if !w.has(f) {
+				continue
+			}
+			if len(page) == w.Limit {
+				return page, strconv.FormatInt(int64(page[len(page)-1].NID), 10), nil
+			}
+			page = append(page, f)
+		}
+		filter.After = events[len(events)-1].NID
+	}
+}
+
+// statuses says which states each value of status stands for; "finalised" is the word of an older draft for all
+// that have ended. An event that is being sent has none of them.
+func statuses(value string) []api.State {
+	switch value {
+	case "scheduled":
+		return []api.State{api.Scheduled}
+	case "sent":
+		return []api.State{api.Sent}
+	case "cancelled":
+		return []api.State{api.Cancelled, api.Invalidated, api.Discarded}
+	case "failed":
+		return []api.State{api.Failed}
+	case "finalised":
+		return []api.State{api.Sent, api.Failed, api.Cancelled, api.Invalidated, api.Discarded}
+	}
+	return nil
+}
+
+// readNumbers reads the parameters that are numbers; the tokens of pages are, too, though nobody is told.
+func readNumbers(query url.Values, w *wanted) *util.JSONResponse {
+	after, limit := int64(0), int64(w.Limit)
+	for _, p := range []struct {
+		name  string
+		least int64
+		to    *int64
+	}{
+		{"next_batch", 1, &after}, // as mautrix-go calls it
+		{"from", 1, &after},
+		{"limit", 1, &limit},
+		{"from_ts", 0, &w.from},
+		{"to_ts", 0, &w.to},
+	} {
+		if !query.Has(p.name) {
+			continue
+		}
+		n, err := strconv.ParseInt(query.Get(p.name), 10, 64)
+		if err != nil || n < p.least {
+			return invalidParam("%s is not valid", p.name)
+		}
+		*p.to = n
+	}
+	w.After, w.Limit = api.NID(after), int(min(limit, listMost))
+	return nil
+}
+
+func readWanted(query url.Values, userID string) (w *wanted, fault *util.JSONResponse) {
+	w = &wanted{
+		DelayedFilter: api.DelayedFilter{UserID: userID, RoomID: query.Get("room_id"), Limit: listDefault},
+		delayIDs:      query["delay_id"],
+		types:         query["type"],
+		to:            math.MaxInt64,
+	}
+	w.plain = !slices.ContainsFunc(strings.Fields(listParams), query.Has)
+	if w.plain {
+		w.Limit = listMost
+	}
+	for _, value := range query["status"] {
+		states := statuses(value)
+		if states == nil {
+			return nil, invalidParam("status must be scheduled, sent, cancelled or failed")
+		}
+		w.States = append(w.States, states...)
+	}
+	if w.States == nil && w.delayIDs != nil { // whoever names events wants to see them, whatever became of them
+		w.States = append(statuses("finalised"), api.Scheduled)
+	}
+	switch query.Get("dir") {
+	case "", "f":
+	case "b":
+		w.Backwards = true
+	default:
+		return nil, invalidParam("dir must be f or b")
+	}
+	return w, readNumbers(query, w)
+}

@@ -1,0 +1,188 @@
+package clientapi
+
+import (
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/matrix-org/dendrite/clientapi/auth"
+	"github.com/matrix-org/dendrite/internal/httputil"
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/matrix-org/util"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+)
+
+// The two paths of delayed events. What follows is the delay_id, and then the action.
+const (
+	stableDelayed   = httputil.PublicClientPathPrefix + "v1/delayed_events/"
+	unstableDelayed = httputil.PublicClientPathPrefix + "unstable/org.matrix.msc4140/delayed_events/"
+)
+
+// ManagementHandler serves the actions on delayed events: POST …/delayed_events/{delay_id}/{action}, and on the
+// unstable path also POST …/delayed_events/{delay_id} with the action in the body (gen1-delayed-events.md,
+// section 4; gen2-delayed-events.md, section 5). The heartbeats of calls come this way, every few seconds for
+// each participant, so it does without Dendrite's wrappers, and no delay_id reaches a log.
+type ManagementHandler struct {
+	*bearerCalls
+	users userapi.QueryAcccessTokenAPI
+	open  bool // whoever knows a delay_id may act on it, by the unstable path
+}
+
+// A managementCall is one request, read.
+type managementCall struct {
+	stable bool
+	id     string // delay_id
+	owner  string // whose event it must be; "": anybody's
+	action api.Action
+}
+
+// Matches reports whether the request is one for ServeHTTP. It is for a caller that wants to spare heartbeats
+// the search through all of Dendrite's routes.
+func (h *ManagementHandler) Matches(req *http.Request) bool {
+	return req.Method == http.MethodPost &&
+		(strings.HasPrefix(req.URL.Path, unstableDelayed) || strings.HasPrefix(req.URL.Path, stableDelayed))
+}
+
+// ServeHTTP answers 200 {} if the action is done, or has been before. What else it answers differs between the
+// stable path and the unstable one.
+func (h *ManagementHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	maps.Copy(w.Header(), h.headers)
+	if req.Method == http.MethodOptions {
+		return
+	}
+	req.Body = http.MaxBytesReader(w, req.Body, maxBody)
+	call, fault := h.read(req)
+	if fault == nil {
+		fault = h.do(req, call)
+	}
+	if fault == nil {
+		fault = &util.JSONResponse{Code: http.StatusOK, JSON: struct{}{}}
+	}
+	writeJSON(w, *fault)
+}
+
+// read finds out who wants what of which delayed event.
+func (h *ManagementHandler) read(req *http.Request) (c managementCall, fault *util.JSONResponse) {
+	rest, ok := strings.CutPrefix(req.URL.EscapedPath(), unstableDelayed)
+	if !ok {
+		rest, c.stable = strings.CutPrefix(req.URL.EscapedPath(), stableDelayed)
+	}
+	id, name, inPath := strings.Cut(rest, "/")
+	c.id, _ = url.PathUnescape(id) // what is not encoded correctly is no ID
+	switch {
+	case id == "", c.stable && !inPath:
+		return c, unrecognized()
+	case inPath:
+		if c.action, ok = action(name); !ok {
+			return c, unrecognized()
+		}
+	}
+	if c.owner, fault = h.owner(req, c.stable, inPath); fault != nil {
+		return c, fault
+	}
+	if !inPath {
+		c.action, fault = readAction(req)
+	}
+	return c, fault
+}
+
+// owner returns whose events the request may act on, "" for everybody's. Where management is not open, the
+// action in the path is not there for a call without a token: then clients go on to the action in the body, and
+// from there to one with a token (gen1-delayed-events.md, 4.4).
+func (h *ManagementHandler) owner(req *http.Request, stable, inPath bool) (string, *util.JSONResponse) {
+	if anonymous := req.Header.Get("Authorization") == "" && !req.URL.Query().Has("access_token"); anonymous && !stable {
+		if h.open {
+			return "", nil
+		}
+		if inPath {
+			return "", unrecognized()
+		}
+	}
+	device, fault := auth.VerifyUserFromRequest(req, h.users)
+	if fault != nil {
+		return "", fault
+	}
+	return device.UserID, nil
+}
+
+// readAction reads the action from the body.
+func readAction(req *http.Request) (api.Action, *util.JSONResponse) {
+	body, fault := readContent(req)
+	if fault != nil {
+		return 0, fault
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(body, &fields); err != nil || fields["action"] == nil {
+		return 0, missingParam("action is required")
+	}
+	name, _ := fields["action"].(string)
+	a, ok := action(name)
+	if !ok {
+		return 0, invalidParam("action must be send, cancel or restart")
+	}
+	return a, nil
+}
+
+func action(name string) (a api.Action, ok bool) {
+	switch name {
+	case "send":
+		return api.Send, true
+	case "cancel":
+		return api.Cancel, true
+	case "restart":
+		return api.Restart, true
+	}
+	return 0, false
+}
+
+// do acts. The result is nil if what was asked for is so.
+func (h *ManagementHandler) do(req *http.Request, c managementCall) *util.JSONResponse {
+	token, ok := api.ParseToken(c.id)
+	retry, err := h.call(req, c.owner, token, ok, func() error {
+		return h.futures.PerformDelayedEventAction(req.Context(), c.id, c.owner, c.action)
+	})
+	if over, ok := errors.AsType[*api.FinishedError](err); ok {
+		return finishedAlready(over.State, c)
+	}
+	var res util.JSONResponse
+	switch {
+	case retry > 0 && err == nil:
+		res = limited("This delayed event is managed too often", retry)
+	case retry > 0:
+		res = limited("Too many unknown delay_ids", retry)
+	case err == nil:
+		return nil
+	case errors.Is(err, api.ErrGone):
+		return unknownDelayID()
+	case c.owner == "":
+		res = bearerFailure(req, err)
+	default:
+		res = failure(req.Context(), err, "")
+	}
+	return &res
+}
+
+// finishedAlready answers for an event that has ended (gen2-delayed-events.md, 5.2). An action that asks for
+// what has come about anyway has succeeded. One that contradicts it is a conflict; on the unstable path it finds
+// nothing, for any other answer makes clients of generation 1 leave their call (gen1-delayed-events.md, 4.11 and
+// section 8). To them an event that newer state has ended never was.
+func finishedAlready(s api.State, c managementCall) *util.JSONResponse {
+	sent := s == api.Sent || s == api.Sending
+	agrees := c.action == api.Send && sent || c.action == api.Cancel && !sent
+	switch {
+	case !c.stable && (!agrees || s == api.Invalidated):
+		return notFound("The delayed event is over")
+	case agrees:
+		return nil
+	}
+	return &util.JSONResponse{Code: http.StatusConflict, JSON: spec.Unknown("The delayed event has ended otherwise")}
+}
+
+func unrecognized() *util.JSONResponse {
+	return &util.JSONResponse{Code: http.StatusNotFound, JSON: spec.Unrecognized("Unrecognized request")}
+}

@@ -1,0 +1,219 @@
+package clientapi
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/matrix-org/dendrite/clientapi/auth"
+	rsapi "github.com/matrix-org/dendrite/roomserver/api"
+	"github.com/matrix-org/dendrite/syncapi/synctypes"
+	"github.com/matrix-org/dendrite/syncapi/types"
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/matrix-org/util"
+)
+
+// This file stands at the end of a future's way, where clients see what it did to the state of the room.
+
+const (
+	// msc4222 is what the unstable names of MSC4222 begin with.
+	msc4222 = "org.matrix.msc4222."
+
+	// stateAfterLimit is how long the database may take; a first sync asks it for every room.
+	stateAfterLimit = time.Minute
+)
+
+// object is a JSON object of which only some members are looked into.
+type object = map[string]json.RawMessage
+
+// StateAfter adds MSC4222 to the /sync that next answers. To a request with use_state_after=true each joined
+// and each left room is shown without state but with state_after: the state events that took effect between
+// since and next_batch, those of the timeline included; or the whole state where next would give it, which is
+// on a first sync, with full_state and in rooms just joined. Both names may come with the unstable prefix, or
+// in both spellings. What the filter says of state holds for state_after. All other requests go to next
+// untouched, and so do their answers.
+//
+// syncDB is the database of Dendrite's sync API, which is only read. If that fails the answer is a 500, after
+// which the client asks again with the same since and loses nothing.
+func StateAfter(next http.Handler, syncDB *sql.DB, users userapi.QueryAcccessTokenAPI, rooms rsapi.QuerySenderIDAPI) http.Handler {
+	s := &stateAfter{syncDatabase{syncDB}, users, rooms}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if fields := stateAfterFields(req); len(fields) > 0 {
+			s.answer(w, req, next, fields)
+			return
+		}
+		next.ServeHTTP(w, req)
+	})
+}
+
+// stateAfterFields returns the names under which a request wants state_after, none if it does not.
+func stateAfterFields(req *http.Request) (fields []string) {
+	const stable = "use_state_after"
+	if req.Method != http.MethodGet || !strings.Contains(req.URL.RawQuery, stable) {
+		return nil
+	}
+	switch req.URL.EscapedPath() { // as Dendrite's router compares it
+	case "/_matrix/client/v3/sync", "/_matrix/client/r0/sync":
+		query := req.URL.Query()
+		for _, prefix := range []string{"", msc4222} {
+			if query.Get(prefix+stable) == "true" {
+				fields = append(fields, prefix+"state_after")
+			}
+		}
+	}
+	return fields
+}
+
+type stateAfter struct {
+	db    syncDatabase
+	users userapi.QueryAcccessTokenAPI
+	rooms rsapi.QuerySenderIDAPI
+}
+
+func (s *stateAfter) answer(w http.ResponseWriter, req *http.Request, next http.Handler, fields []string) {
+	r := &heldResponse{ResponseWriter: w, code: http.StatusOK}
+	next.ServeHTTP(r, req)
+	body := r.body.Bytes()
+	if r.code == http.StatusOK {
+		// A server that stops cancels long polls and Dendrite answers them at once, which is an answer as any.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), stateAfterLimit)
+		defer cancel()
+		var err error
+		if body, err = s.rewrite(req.WithContext(ctx), body, fields); err != nil {
+			util.GetLogger(ctx).WithError(err).Error("Cannot show the state of rooms after a sync")
+			r.code = http.StatusInternalServerError
+			body, _ = json.Marshal(spec.Unknown("Internal server error")) // strings alone
+		}
+	}
+	w.WriteHeader(r.code)
+	w.Write(body) //nolint:errcheck // then the client is gone
+}
+
+// rewrite puts state_after in the place of state, in all rooms of a response.
+func (s *stateAfter) rewrite(req *http.Request, body []byte, fields []string) ([]byte, error) {
+	response, sections := object{}, object{}
+	if err := json.Unmarshal(body, &response); err != nil {
+		return nil, err
+	}
+	if err := unmarshal(response["rooms"], &sections); err != nil {
+		return nil, err
+	}
+	q, err := s.question(req, response["next_batch"])
+	if err != nil {
+		return nil, err
+	}
+	rooms := map[string]map[string]object{"join": {}, "leave": {}}
+	for name, section := range rooms {
+		if err := unmarshal(sections[name], &section); err != nil { // into the same map
+			return nil, err
+		}
+		for roomID, room := range section {
+			events, err := q.stateAfter(req.Context(), roomID, room, name == "leave")
+			if err != nil {
+				return nil, err
+			}
+			delete(room, "state")
+			if err := putSection(room, fields, events); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := q.addUnlisted(req.Context(), rooms["join"], fields); err != nil {
+		return nil, err
+	}
+	for name, section := range rooms {
+		if len(section) > 0 {
+			if sections[name], err = json.Marshal(section); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(sections) > 0 {
+		if response["rooms"], err = json.Marshal(sections); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(response)
+}
+
+// unmarshal reads what may not be there.
+func unmarshal(text json.RawMessage, to any) error {
+	if text == nil {
+		return nil
+	}
+	return json.Unmarshal(text, to)
+}
+
+// putSection adds the section under all its names.
+func putSection(room object, fields []string, events []json.RawMessage) error {
+	section, err := json.Marshal(map[string]any{"events": events})
+	for _, field := range fields {
+		room[field] = section
+	}
+	return err
+}
+
+// question reads again what the request asked of Dendrite. It was valid, or Dendrite would not have answered.
+func (s *stateAfter) question(req *http.Request, nextBatch []byte) (*stateQuestion, error) {
+	device, refusal := auth.VerifyUserFromRequest(req, s.users)
+	if refusal != nil {
+		return nil, fmt.Errorf("the user is not known any more: %v", refusal.JSON)
+	}
+	var since, next types.StreamingToken
+	if err := json.Unmarshal(nextBatch, &next); err != nil {
+		return nil, err
+	}
+	query := req.URL.Query()
+	if token := query.Get("since"); token != "" {
+		var err error
+		if since, err = types.NewStreamTokenFromString(token); err != nil {
+			return nil, err
+		}
+	}
+	filter, err := s.filter(req, query.Get("filter"), device.UserID)
+	if err != nil {
+		return nil, err
+	}
+	q := &stateQuestion{
+		db:     s.db,
+		userID: device.UserID,
+		since:  since.PDUPosition,
+		next:   next.PDUPosition,
+		filter: filter.Room.State,
+		format: synctypes.FormatSync,
+		userIDForSender: func(room spec.RoomID, sender spec.SenderID) (*spec.UserID, error) {
+			return s.rooms.QueryUserIDForSender(req.Context(), room, sender)
+		},
+	}
+	if since.IsEmpty() {
+		q.since = q.next // all before is in the state that Dendrite gives
+	}
+	if filter.EventFormat == synctypes.EventFormatFederation {
+		q.format = synctypes.FormatSyncFederation
+	}
+	return q, nil
+}
+
+// filter returns the filter that a request names or contains.
+func (s *stateAfter) filter(req *http.Request, param, userID string) (filter synctypes.Filter, err error) {
+	text := []byte(param)
+	if param != "" && param[0] != '{' {
+		localpart, _, err := gomatrixserverlib.SplitID('@', userID)
+		if err != nil {
+			return filter, err
+		}
+		if text, err = s.db.storedFilter(req.Context(), localpart, param); err != nil {
+			return filter, err
+		}
+	}
+	if len(text) > 0 {
+		err = json.Unmarshal(text, &filter)
+	}
+	return filter, err
+}
