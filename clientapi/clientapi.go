@@ -80,7 +80,7 @@ func (r *routes) auth(name string, f func(*http.Request, *userapi.Device) util.J
 	return limitBody(httputil.MakeAuthAPI(name, r.users, f, httputil.WithAllowGuests()))
 }
 
-// addFutures registers generation 0 (gen0-futures.md, section 2).
+// addFutures registers generation 0 (docs/gen0-requirements.md, section 2).
 func (r *routes) addFutures(tokens *TokenHandler) {
 	// E1, E2: schedule a future. The expression with the optional slash is an empty state key (2.1.3).
 	c := r.client
@@ -98,8 +98,8 @@ func (r *routes) addFutures(tokens *TokenHandler) {
 	r.onSending(asksForFuture, refuse, refuse)
 }
 
-// addDelayedEvents registers generation 1 (gen1-delayed-events.md, section 1) and generation 2
-// (gen2-delayed-events.md, section 1).
+// addDelayedEvents registers generation 1 (docs/gen1-requirements.md, section 1) and generation 2
+// (docs/gen2-requirements.md, section 1).
 func (r *routes) addDelayedEvents(management *ManagementHandler) {
 	// G1, G2: a parameter on Dendrite's own endpoints.
 	c, common := r.client, delayedEvents(r.cfg)

@@ -21,7 +21,7 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// The numbers in test names are those of gen0-futures.md.
+// The numbers in test names are those of docs/gen0-requirements.md.
 
 const (
 	room    = "!r:test"

@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// Generation 0: send_future and state_future. The numbers here are those of gen0-futures.md.
+// Generation 0: send_future and state_future. The numbers here are those of docs/gen0-requirements.md.
 
 // The query parameters of E1 and E2. In generation 0 they have no unstable prefix (2.2.3).
 const (

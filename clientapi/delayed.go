@@ -37,7 +37,7 @@ func delayTooLong(e *api.TimeoutError) string {
 	return fmt.Sprintf("The requested delay exceeds the allowed maximum of %d ms.", e.Max.Milliseconds())
 }
 
-// delayedEvent is a delayed event as its owner sees it (gen2-delayed-events.md, 6.2): no field more, for some
+// delayedEvent is a delayed event as its owner sees it (docs/gen2-requirements.md, 6.2): no field more, for some
 // clients refuse those they do not know.
 type delayedEvent struct {
 	DelayID   string          `json:"delay_id"`

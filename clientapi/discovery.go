@@ -12,8 +12,8 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// How clients find out about delayed events: a flag in /versions (gen1-delayed-events.md, section 2), and their
-// limits in /capabilities (gen2-delayed-events.md, section 2). Both are Dendrite's own answers with something
+// How clients find out about delayed events: a flag in /versions (docs/gen1-requirements.md, section 2), and their
+// limits in /capabilities (docs/gen2-requirements.md, section 2). Both are Dendrite's own answers with something
 // added.
 
 // features is what is added to the unstable features. MSC4222 is state_after in /sync, see StateAfter.

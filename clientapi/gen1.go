@@ -12,7 +12,7 @@ import (
 )
 
 // Generation 1: a parameter on Dendrite's own /send and /state makes a delayed event of what they would send.
-// The numbers here are those of gen1-delayed-events.md.
+// The numbers here are those of docs/gen1-requirements.md.
 
 const (
 	mscPrefix  = "org.matrix.msc4140."

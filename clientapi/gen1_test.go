@@ -12,7 +12,7 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// The numbers in the names of these tests are those of gen1-delayed-events.md.
+// The numbers in the names of these tests are those of docs/gen1-requirements.md.
 
 const (
 	rooms   = client + "/v3/rooms/!r:test/"

@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// Generation 2: PUT …/delayed_event/{eventType}/{txnId}. The numbers here are those of gen2-delayed-events.md.
+// Generation 2: PUT …/delayed_event/{eventType}/{txnId}. The numbers here are those of docs/gen2-requirements.md.
 
 // generation2 returns the dialect of S, under its stable path or the unstable one.
 func generation2(managed dialect, stable bool) *dialect {

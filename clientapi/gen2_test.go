@@ -9,7 +9,7 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// The numbers in the names of these tests are those of gen2-delayed-events.md.
+// The numbers in the names of these tests are those of docs/gen2-requirements.md.
 
 func TestGen2Body(t *testing.T) {
 	for _, c := range []struct {

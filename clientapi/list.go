@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// listed is one element of the list of futures (gen0-futures.md, 6.2).
+// listed is one element of the list of futures (docs/gen0-requirements.md, 6.2).
 type listed struct {
 	URL      string          `json:"url"`
 	Body     json.RawMessage `json:"body"`

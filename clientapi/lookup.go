@@ -25,7 +25,7 @@ const (
 )
 
 // lookup serves GET …/delayed_events/{delay_id}: one delayed event of the user, scheduled or finalised
-// (gen2-delayed-events.md, section 6).
+// (docs/gen2-requirements.md, section 6).
 func (h *handlers) lookup(req *http.Request, device *userapi.Device) util.JSONResponse {
 	if retry := h.looks.take(device); retry > 0 {
 		return limited("You are asking too often", retry)
@@ -52,7 +52,7 @@ func withoutPath(next http.Handler) http.Handler {
 	})
 }
 
-// listedEvent is one element of the list: the names of all drafts side by side (gen1-delayed-events.md, 5.2).
+// listedEvent is one element of the list: the names of all drafts side by side (docs/gen1-requirements.md, 5.2).
 type listedEvent struct {
 	delayedEvent
 	Delay        int64 `json:"delay"`
@@ -61,7 +61,7 @@ type listedEvent struct {
 }
 
 // listDelayed serves GET …/delayed_events: the delayed events of the user, of all devices. Without parameters it
-// lists the scheduled ones in the order in which they will be sent (gen1-delayed-events.md, section 5). With any
+// lists the scheduled ones in the order in which they will be sent (docs/gen1-requirements.md, section 5). With any
 // of the parameters, which are those of the draft of MSC4486 and delay_id, it comes in pages, in the order in
 // which the events were scheduled; next_batch leads to the next page.
 func (h *handlers) listDelayed(req *http.Request, device *userapi.Device) util.JSONResponse {

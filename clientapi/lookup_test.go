@@ -295,7 +295,7 @@ func TestDiscovery(t *testing.T) {
 	})
 }
 
-// asks.md, A9: whatever is not 404 there counts as an offer to act on delayed events for clients.
+// Whatever is not 404 there counts as an offer to act on delayed events for clients.
 func TestNoDelegation(t *testing.T) {
 	h := newHarness()
 	for _, path := range []string{

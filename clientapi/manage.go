@@ -24,8 +24,8 @@ const (
 )
 
 // ManagementHandler serves the actions on delayed events: POST …/delayed_events/{delay_id}/{action}, and on the
-// unstable path also POST …/delayed_events/{delay_id} with the action in the body (gen1-delayed-events.md,
-// section 4; gen2-delayed-events.md, section 5). The heartbeats of calls come this way, every few seconds for
+// unstable path also POST …/delayed_events/{delay_id} with the action in the body (docs/gen1-requirements.md,
+// section 4; docs/gen2-requirements.md, section 5). The heartbeats of calls come this way, every few seconds for
 // each participant, so it does without Dendrite's wrappers, and no delay_id reaches a log.
 type ManagementHandler struct {
 	*bearerCalls
@@ -93,7 +93,7 @@ func (h *ManagementHandler) read(req *http.Request) (c managementCall, fault *ut
 
 // owner returns whose events the request may act on, "" for everybody's. Where management is not open, the
 // action in the path is not there for a call without a token: then clients go on to the action in the body, and
-// from there to one with a token (gen1-delayed-events.md, 4.4).
+// from there to one with a token (docs/gen1-requirements.md, 4.4).
 func (h *ManagementHandler) owner(req *http.Request, stable, inPath bool) (string, *util.JSONResponse) {
 	if anonymous := req.Header.Get("Authorization") == "" && !req.URL.Query().Has("access_token"); anonymous && !stable {
 		if h.open {
@@ -167,9 +167,9 @@ func (h *ManagementHandler) do(req *http.Request, c managementCall) *util.JSONRe
 	return &res
 }
 
-// finishedAlready answers for an event that has ended (gen2-delayed-events.md, 5.2). An action that asks for
+// finishedAlready answers for an event that has ended (docs/gen2-requirements.md, 5.2). An action that asks for
 // what has come about anyway has succeeded. One that contradicts it is a conflict; on the unstable path it finds
-// nothing, for any other answer makes clients of generation 1 leave their call (gen1-delayed-events.md, 4.11 and
+// nothing, for any other answer makes clients of generation 1 leave their call (docs/gen1-requirements.md, 4.11 and
 // section 8). To them an event that newer state has ended never was.
 func finishedAlready(s api.State, c managementCall) *util.JSONResponse {
 	sent := s == api.Sent || s == api.Sending

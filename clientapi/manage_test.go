@@ -39,7 +39,7 @@ func (h *harness) event(s api.State) *api.Future {
 	return f
 }
 
-// TestOutcomes is the table of gen2-delayed-events.md, 5.2, on both paths.
+// TestOutcomes is the table of docs/gen2-requirements.md, 5.2, on both paths.
 func TestOutcomes(t *testing.T) {
 	for _, c := range []struct {
 		state               api.State
@@ -199,7 +199,7 @@ func TestManagementAnswers(t *testing.T) {
 }
 
 // Where management is closed, matrix-js-sdk has to get from call to call until it sends a token
-// (gen1-delayed-events.md, 4.4).
+// (docs/gen1-requirements.md, 4.4).
 func TestManagementClosed(t *testing.T) {
 	h := newHarness(unlimited, closed)
 	id := h.event(api.Scheduled).GroupID

@@ -11,7 +11,7 @@ import (
 )
 
 // refuse answers a request on Dendrite's own /send or /state that asks for a future. Later drafts of MSC4140
-// put the parameters there; Dendrite would ignore them and send the event at once (gen0-futures.md, 9).
+// put the parameters there; Dendrite would ignore them and send the event at once (docs/gen0-requirements.md, 9).
 func refuse(*http.Request, *userapi.Device) util.JSONResponse {
 	return *invalidParam("futures are scheduled with send_future and state_future, not with /send and /state")
 }

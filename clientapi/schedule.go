@@ -39,8 +39,8 @@ type dialect struct {
 }
 
 // schedule serves all requests that schedule an event, in whatever dialect. A repeat of a transaction gets the
-// first answer, even if nothing else of the repeat is right any more: gen0-futures.md, 2.5.1;
-// gen1-delayed-events.md, 3.3; gen2-delayed-events.md, 3.3.
+// first answer, even if nothing else of the repeat is right any more: docs/gen0-requirements.md, 2.5.1;
+// docs/gen1-requirements.md, 3.3; docs/gen2-requirements.md, 3.3.
 func (h *handlers) schedule(d *dialect) func(*http.Request, *userapi.Device) util.JSONResponse {
 	return func(req *http.Request, device *userapi.Device) util.JSONResponse {
 		if d.off != "" {

@@ -34,7 +34,7 @@ func TestRefreshPushesTheDeadlineBack(t *testing.T) {
 	})
 }
 
-// Invariant 4, and the arithmetic of the stored deadline (design, section 6).
+// Invariant 4, and the arithmetic of the stored deadline (docs/durability.md).
 func TestDeadlinesAfterACrash(t *testing.T) {
 	for name, c := range map[string]struct {
 		timeout, refreshAt, crashAt, downtime time.Duration

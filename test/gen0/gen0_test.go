@@ -1,4 +1,4 @@
-// Package gen0 proves every numbered requirement of gen0-futures.md on a whole server, from outside: requests
+// Package gen0 proves every numbered requirement of docs/gen0-requirements.md on a whole server, from outside: requests
 // go in, events come out. Each subtest of TestGen0 is named by the requirements it proves; 10.x are the
 // scenarios of that document's test list.
 package gen0
@@ -58,7 +58,7 @@ func TestGen0(t *testing.T) {
 
 // A requirement is proved by a function that fails its scene's test otherwise.
 type requirement struct {
-	numbers string // of gen0-futures.md, separated by commas
+	numbers string // of docs/gen0-requirements.md, separated by commas
 	prove   func(*scene)
 }
 

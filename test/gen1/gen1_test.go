@@ -1,4 +1,4 @@
-// Package gen1 proves the numbered requirements of gen1-delayed-events.md on a whole server, from outside:
+// Package gen1 proves the numbered requirements of docs/gen1-requirements.md on a whole server, from outside:
 // requests go in, events come out. Each subtest of TestGen1 is named by the requirements it proves; 7.x are what
 // Complement asks of a server.
 package gen1
@@ -54,7 +54,7 @@ func TestGen1(t *testing.T) {
 
 // A requirement is proved by a function that fails its scene's test otherwise.
 type requirement struct {
-	numbers string // of gen1-delayed-events.md, separated by commas
+	numbers string // of docs/gen1-requirements.md, separated by commas
 	prove   func(*rig.Scene)
 }
 

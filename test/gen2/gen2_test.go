@@ -1,4 +1,4 @@
-// Package gen2 proves the numbered requirements of gen2-delayed-events.md on a whole server, from outside:
+// Package gen2 proves the numbered requirements of docs/gen2-requirements.md on a whole server, from outside:
 // requests go in, events come out. Each subtest of TestGen2 is named by the requirements it proves; 11.x are the
 // scenarios of that document's test list.
 package gen2
@@ -56,7 +56,7 @@ func TestGen2(t *testing.T) {
 
 // A requirement is proved by a function that fails its scene's test otherwise.
 type requirement struct {
-	numbers string // of gen2-delayed-events.md, separated by commas
+	numbers string // of docs/gen2-requirements.md, separated by commas
 	prove   func(*rig.Scene)
 }
 

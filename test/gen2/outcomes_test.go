@@ -80,7 +80,7 @@ func outcomeTable(s *rig.Scene) {
 			r := act(s, s.Bob, id, action)
 			s.Wants(r, status, map[int]string{200: "", 404: "M_NOT_FOUND", 409: "M_UNKNOWN"}[status])
 			if status == 409 {
-				status = 404 // gen1-delayed-events.md, section 8
+				status = 404 // docs/gen1-requirements.md, section 8
 			}
 			r = s.Bob.Do("POST", rig.UnstableDelayed+"/"+id+"/"+action, nil, nil)
 			s.Wants(r, status, map[int]string{200: "", 404: "M_NOT_FOUND"}[status])

@@ -1,6 +1,6 @@
 // Package model is the specification of futures as a small program: what an observer who sees only requests,
 // answers and rooms may see. It knows nothing of how the server works. Tests feed it what happened and it
-// says what must not have happened (design, "Invariants"; gen0-futures, sections 4 and 5).
+// says what must not have happened (docs/architecture.md, "Invariants"; docs/gen0-requirements.md, sections 4 and 5).
 package model
 
 import (
