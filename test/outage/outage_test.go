@@ -38,6 +38,8 @@ const (
 	// recovery is how soon after an outage futures must be sent and seen again, a restart of the homeserver
 	// included, on a machine that is busy with other tests.
 	recovery = 45 * time.Second
+	// settleTime is longer than a homeserver looks whether what it stands on is back for good.
+	settleTime = 5 * time.Second
 	// stopLimit is how long an orderly stop may take, whatever is away.
 	stopLimit = 15 * time.Second
 )
@@ -81,6 +83,7 @@ func endure(t *testing.T, s *rig.Server, below support, unnoticed time.Duration)
 			below.restart()
 		}
 	})
+	o.settle()
 	o.suffer("an absence of "+away.String(), func() {
 		resume := below.stop()
 		o.checkAbsence(*away, unnoticed)
@@ -116,6 +119,17 @@ func (o *ordeal) suffer(what string, outage func()) {
 	}
 	o.Logf("%s of %s: all works %s later; the homeserver ended %v", what, over.Sub(start).Round(time.Millisecond),
 		time.Since(over).Round(time.Millisecond), o.keeper.since(ends))
+}
+
+// settle waits until the homeserver has ended for all outages so far, which it does a while after they are over.
+func (o *ordeal) settle() {
+	o.Helper()
+	for ends := -1; ends != o.keeper.count(); time.Sleep(settleTime) {
+		ends = o.keeper.count()
+		if !o.works(recovery) {
+			o.Fatalf("futures are not sent again within %s", recovery)
+		}
+	}
 }
 
 // checkAbsence waits for the end of the absence, and sees whether a client in a call notices it for as long as
