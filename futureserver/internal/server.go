@@ -7,7 +7,6 @@
 package internal
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"slices"
@@ -329,7 +328,7 @@ func (s *Server) QueryFuturesByUser(ctx context.Context, userID string) ([]*api.
 	fs = slices.DeleteFunc(fs, func(f *api.Future) bool { return f.State != api.Scheduled || f.Policy.Has(api.Managed) })
 	slices.SortFunc(fs, func(a, b *api.Future) int {
 		return cmp.Or(
-			bytes.Compare([]byte{isZero(a.Timeout)}, []byte{isZero(b.Timeout)}), // action futures last
+			cmp.Compare(isZero(a.Timeout), isZero(b.Timeout)), // action futures last
 			cmp.Compare(a.Deadline, b.Deadline), cmp.Compare(a.NID, b.NID))
 	})
 	return fs, err
