@@ -97,7 +97,7 @@ func (r *Room) aliasesExist(ctx context.Context, d *draft) error {
 // mayRedact refuses the redaction of somebody else's event by a user without the power for it. The auth
 // rules leave that to the server: they let a user redact every event of the same server. A target that is
 // unknown or gone is no reason to refuse (generation 0, 5.14).
-func (r *Room) mayRedact(ctx context.Context, d *draft) error {
+func (r *Room) mayRedact(ctx context.Context, d *draft, room *snapshot) error {
 	if d.proto.Redacts == "" {
 		return nil
 	}
@@ -116,7 +116,7 @@ func (r *Room) mayRedact(ctx context.Context, d *draft) error {
 	if string(target.SenderID()) == d.proto.SenderID {
 		return nil
 	}
-	levels := d.state(gomatrixserverlib.StateKeyTuple{EventType: spec.MRoomPowerLevels})
+	levels := room.state(gomatrixserverlib.StateKeyTuple{EventType: spec.MRoomPowerLevels})
 	if levels == nil {
 		return refuse(api.Forbidden, "the sender may not redact other users' events")
 	}

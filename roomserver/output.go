@@ -98,11 +98,11 @@ func (c *Consumer) committed(ctx context.Context, eventID string) error {
 	wait, cancel := context.WithTimeout(ctx, commitWait)
 	defer cancel()
 	for pause := time.Millisecond; ; pause = min(2*pause, commitPause) {
-		row, err := c.room.row(ctx, eventID)
+		rows, err := c.room.rows(ctx, []string{eventID})
 		if err != nil {
 			return err
 		}
-		if row.sent || !row.stored {
+		if row := rows[eventID]; row.sent || !row.stored {
 			return nil
 		}
 		if !sleep(wait, pause) {

@@ -1,12 +1,14 @@
 package roomserver
 
 import (
+	"context"
 	"database/sql"
 	"encoding/json"
 	"os"
 	"testing"
 	"time"
 
+	fsapi "github.com/matrix-org/dendrite/federationapi/api"
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 	"github.com/matrix-org/dendrite/internal/caching"
 	"github.com/matrix-org/dendrite/internal/sqlutil"
@@ -58,7 +60,7 @@ func newRig(t *testing.T, dbType test.DBType) *rig {
 	caches := caching.NewRistrettoCache(8<<20, time.Hour, caching.DisableMetrics)
 	natsInstance := &jetstream.NATSInstance{}
 	rsAPI := dendrite.NewInternalAPI(proc, cfg, cm, natsInstance, caches, caching.DisableMetrics)
-	rsAPI.SetFederationAPI(nil, nil)
+	rsAPI.SetFederationAPI(nobody{}, nil)
 	db, _, err := cm.Connection(&cfg.RoomServer.Database)
 	if err != nil {
 		t.Fatal(err)
@@ -69,6 +71,13 @@ func newRig(t *testing.T, dbType test.DBType) *rig {
 		t.Fatal(err)
 	}
 	return &rig{t, cfg, proc, rsAPI, db, js, NewRoom(cfg, rsAPI, db), output}
+}
+
+// nobody is a federation without other servers.
+type nobody struct{ fsapi.RoomserverFederationAPI }
+
+func (nobody) QueryJoinedHostServerNamesInRoom(context.Context, *fsapi.QueryJoinedHostServerNamesInRoomRequest, *fsapi.QueryJoinedHostServerNamesInRoomResponse) error {
+	return nil
 }
 
 // create makes a room of that version in which all users are joined; the first has the power.
@@ -101,7 +110,7 @@ func text(user *test.User, roomID string) *api.Future {
 // build has the event built and keeps it in the future, as the claim does.
 func (r *rig) build(f *api.Future) *api.Future {
 	r.Helper()
-	event, err := r.room.Build(r.Context(), f)
+	event, err := buildOne(r.Context(), r.room, f)
 	if err != nil {
 		r.Fatalf("Build: %v", err)
 	}
@@ -109,9 +118,15 @@ func (r *rig) build(f *api.Future) *api.Future {
 	return f
 }
 
-func (r *rig) submit(f *api.Future) {
+// buildOne builds a chain of one.
+func buildOne(ctx context.Context, room *Room, f *api.Future) (*api.Event, error) {
+	built := room.Build(ctx, []*api.Future{f})
+	return built[0].Event, built[0].Err
+}
+
+func (r *rig) submit(fs ...*api.Future) {
 	r.Helper()
-	if err := r.room.Submit(r.Context(), f); err != nil {
+	if err := r.room.Submit(r.Context(), fs); err != nil {
 		r.Fatalf("Submit: %v", err)
 	}
 }
@@ -126,7 +141,7 @@ func (r *rig) send(f *api.Future) string {
 
 func (r *rig) verdict(f *api.Future, want api.Verdict) {
 	r.Helper()
-	if got, err := r.room.Verdict(r.Context(), f); err != nil || got != want {
+	if got, err := r.room.Verdict(r.Context(), []*api.Future{f}); err != nil || got[0] != want {
 		r.Fatalf("Verdict = %v, %v; want %v", got, err, want)
 	}
 }
@@ -148,7 +163,12 @@ func (r *rig) event(roomID, id string) *types.HeaderedEvent {
 }
 
 // published returns the outputs of the event so far, in order, and forgets all others.
-func (r *rig) published(eventID string) (found []*rsapi.OutputNewRoomEvent) {
+func (r *rig) published(eventID string) []*rsapi.OutputNewRoomEvent {
+	r.Helper()
+	return r.publishedIf(func(id string) bool { return id == eventID })
+}
+
+func (r *rig) publishedIf(wanted func(eventID string) bool) (found []*rsapi.OutputNewRoomEvent) {
 	r.Helper()
 	for {
 		msg, err := r.output.NextMsg(100 * time.Millisecond)
@@ -159,7 +179,7 @@ func (r *rig) published(eventID string) (found []*rsapi.OutputNewRoomEvent) {
 		if err := json.Unmarshal(msg.Data, &out); err != nil {
 			r.Fatal(err)
 		}
-		if e := out.NewRoomEvent; e != nil && e.Event.EventID() == eventID {
+		if e := out.NewRoomEvent; e != nil && wanted(e.Event.EventID()) {
 			found = append(found, e)
 		}
 	}

@@ -211,7 +211,7 @@ func TestRedaction(t *testing.T) {
 				r.Errorf("v%s: the redaction's content is %s", version, got)
 			}
 			foreign := r.send(text(alice, roomID))
-			_, err := r.room.Build(r.Context(), redaction(bob, foreign))
+			_, err := buildOne(r.Context(), r.room, redaction(bob, foreign))
 			wantRefusal(r.T, "redaction of another's event", err, api.Forbidden)
 			byBob := r.send(text(bob, roomID))
 			r.send(redaction(alice, byBob))
@@ -219,7 +219,7 @@ func TestRedaction(t *testing.T) {
 				r.Errorf("v%s: the moderator's redaction has no effect", version)
 			}
 			elsewhere := r.send(text(alice, r.create(version, alice)))
-			_, err = r.room.Build(r.Context(), redaction(alice, elsewhere))
+			_, err = buildOne(r.Context(), r.room, redaction(alice, elsewhere))
 			wantRefusal(r.T, "redaction across rooms", err, api.Forbidden)
 			r.send(redaction(bob, "$gone"))
 		}
@@ -238,7 +238,7 @@ func TestBuild(t *testing.T) {
 		f.Base = r.send(state(alice, roomID, "x", "", `{"n":2}`))
 		r.build(f)
 		r.send(state(alice, roomID, "x", "", `{"n":3}`))
-		if _, err := r.room.Build(r.Context(), f); !errors.Is(err, api.ErrNewerState) {
+		if _, err := buildOne(r.Context(), r.room, f); !errors.Is(err, api.ErrNewerState) {
 			r.Errorf("newer state: %v", err)
 		}
 		f.Policy = 0
@@ -248,7 +248,7 @@ func TestBuild(t *testing.T) {
 		b := text(bob, roomID)
 		r.build(b)
 		r.levels(alice, roomID, "50")
-		_, err := r.room.Build(r.Context(), b)
+		_, err := buildOne(r.Context(), r.room, b)
 		wantRefusal(r.T, "power lowered", err, api.Forbidden)
 		r.levels(alice, roomID, "0")
 		r.build(b)
@@ -260,10 +260,10 @@ func TestBuild(t *testing.T) {
 		leave.Base, leave.Policy = mustAdmit(r, leave), api.CancelOnNewerState
 		r.send(leave)
 		for what, f := range map[string]*api.Future{"message": b, "join": join} {
-			_, err := r.room.Build(r.Context(), f)
+			_, err := buildOne(r.Context(), r.room, f)
 			wantRefusal(r.T, what+" after leaving", err, api.Forbidden)
 		}
-		if _, err := r.room.Build(r.Context(), leave); !errors.Is(err, api.ErrNewerState) {
+		if _, err := buildOne(r.Context(), r.room, leave); !errors.Is(err, api.ErrNewerState) {
 			r.Errorf("leaving twice: %v", err)
 		}
 
@@ -272,10 +272,10 @@ func TestBuild(t *testing.T) {
 		cancel()
 		for what, call := range map[string]func() error{
 			"Admit":   func() error { _, err := r.room.Admit(ctx, text(alice, roomID)); return err },
-			"Build":   func() error { _, err := r.room.Build(ctx, text(alice, roomID)); return err },
+			"Build":   func() error { _, err := buildOne(ctx, r.room, text(alice, roomID)); return err },
 			"Current": func() error { _, err := r.room.Current(ctx, roomID, []api.StateKeyTuple{{}}); return err },
-			"Submit":  func() error { return r.room.Submit(ctx, r.build(text(alice, roomID))) },
-			"Verdict": func() error { _, err := r.room.Verdict(ctx, r.build(text(alice, roomID))); return err },
+			"Submit":  func() error { return r.room.Submit(ctx, []*api.Future{r.build(text(alice, roomID))}) },
+			"Verdict": func() error { _, err := r.room.Verdict(ctx, []*api.Future{r.build(text(alice, roomID))}); return err },
 		} {
 			err := call()
 			if _, refused := errors.AsType[*api.Refusal](err); err == nil || refused {

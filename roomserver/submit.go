@@ -1,56 +1,89 @@
 package roomserver
 
 import (
+	"cmp"
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/internal/sqlutil"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/roomserver/types"
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// submitLimit bounds a submission, whatever the caller allows. Dendrite loses sight of an event that comes
-// in just as the room's worker retires, 60 s after the last one; nothing is lost, but the call would wait
-// until the room's next event. Submitting the same PDU again is that next event.
-const submitLimit = 5 * time.Second
+// submitLimit and submitEach bound a submission, whatever the caller allows. Dendrite loses sight of an event
+// that comes in just as the room's worker retires, 60 s after the last one; nothing is lost, but the call would
+// wait until the room's next event. Submitting the same PDU again is that next event.
+const (
+	submitLimit = 5 * time.Second
+	submitEach  = time.Second // for each event after the first
+)
 
-// Submit implements api.Room. It returns after at most five seconds.
-func (r *Room) Submit(ctx context.Context, f *api.Future) error {
+// Submit implements api.Room. It returns after at most five seconds, and one more for each event after the first.
+func (r *Room) Submit(ctx context.Context, fs []*api.Future) error {
+	ctx, cancel := context.WithTimeout(ctx, submitLimit+time.Duration(len(fs)-1)*submitEach)
+	defer cancel()
+	inputs := make([]rsapi.InputRoomEvent, 0, len(fs))
+	var errs []error
+	for _, f := range fs {
+		input, err := r.input(f)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		inputs = append(inputs, input)
+	}
+	// After a restart nobody knows in which order the events were built.
+	slices.SortStableFunc(inputs, func(a, b rsapi.InputRoomEvent) int { return cmp.Compare(a.Event.Depth(), b.Event.Depth()) })
+	for len(inputs) > 0 {
+		origin, n := inputs[0].Origin, 1
+		for n < len(inputs) && inputs[n].Origin == origin {
+			n++
+		}
+		if err := rsapi.SendInputRoomEvents(ctx, r.rsAPI, origin, inputs[:n], false); err != nil {
+			errs = append(errs, err)
+		} else {
+			for _, input := range inputs[:n] {
+				r.answered.add(input.Event.EventID())
+			}
+		}
+		inputs = inputs[n:]
+	}
+	return errors.Join(errs...)
+}
+
+// input is the future's event as the roomserver takes it in.
+func (r *Room) input(f *api.Future) (input rsapi.InputRoomEvent, err error) {
 	event, err := parse(f)
 	if err != nil {
-		return err
+		return input, err
 	}
 	sender, err := spec.NewUserID(f.UserID, true)
 	if err != nil {
-		return fmt.Errorf("the sender of a stored event: %w", err)
+		return input, fmt.Errorf("the sender of a stored event: %w", err)
 	}
 	domain := sender.Domain()
 	if !r.cfg.Global.IsLocalServerName(domain) { // the configuration may have changed since it was built
-		return refuse(api.Forbidden, "the sender is no longer a user of this server")
+		return input, refuse(api.Forbidden, "the sender is no longer a user of this server")
 	}
-	var echo *rsapi.TransactionID
+	input = rsapi.InputRoomEvent{Kind: rsapi.KindNew, Event: event, Origin: domain, SendAsServer: string(domain)}
 	if f.TxnID != "" {
-		echo = &rsapi.TransactionID{SessionID: f.SessionID, TransactionID: f.TxnID}
+		input.TransactionID = &rsapi.TransactionID{SessionID: f.SessionID, TransactionID: f.TxnID}
 	}
-	ctx, cancel := context.WithTimeout(ctx, submitLimit)
-	defer cancel()
-	err = rsapi.SendEvents(ctx, r.rsAPI, rsapi.KindNew, []*types.HeaderedEvent{event}, domain, domain, domain, echo, false)
-	if err == nil {
-		r.answered.add(f.Event.ID)
-	}
-	return err
+	return input, nil
 }
 
 // Verdict implements api.Room. Its rules:
 //
-//   - Proved: the roomserver has marked the event as sent to its output.
+//   - Proved: the roomserver has marked the event as sent to its output; or it has not, but what was built on
+//     the event has made it the room's current state.
 //   - Refused: the room is gone; or the event is stored but not sent, the room's current state forbids it,
 //     and the roomserver is known to be done with it, because it has marked it as rejected or because this
 //     process has had an answer to its submission (so it was soft-failed).
@@ -62,46 +95,53 @@ func (r *Room) Submit(ctx context.Context, f *api.Future) error {
 // asked because Dendrite also rejects and soft-fails when its database fails: then the next submission of
 // the same event goes through. The caller submits again on Unknown, and never again after Refused, since
 // a soft-failed event would enter the room as soon as its sender got the power back.
-func (r *Room) Verdict(ctx context.Context, f *api.Future) (api.Verdict, error) {
-	row, err := r.row(ctx, f.Event.ID)
-	if err != nil {
-		return api.Unknown, err
+func (r *Room) Verdict(ctx context.Context, fs []*api.Future) ([]api.Verdict, error) {
+	ids := make([]string, len(fs))
+	for i, f := range fs {
+		ids[i] = f.Event.ID
 	}
-	verdict := api.Unknown
-	if row.sent {
-		verdict = api.Proved
-	} else if refusal, err := r.refusal(ctx, f); err != nil {
-		return api.Unknown, err
-	} else if refusal != nil {
-		done := row.stored && (row.rejected || r.answered.has(f.Event.ID))
-		if done || refusal.Kind == api.RoomNotFound {
-			verdict = api.Refused
+	rows, err := r.rows(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	verdicts := make([]api.Verdict, len(fs))
+	for i, f := range fs {
+		if verdicts[i], err = r.verdict(ctx, f, rows[f.Event.ID]); err != nil {
+			return nil, err
+		}
+		if verdicts[i] != api.Unknown {
+			r.answered.drop(f.Event.ID)
 		}
 	}
-	if verdict != api.Unknown {
-		r.answered.drop(f.Event.ID)
-	}
-	return verdict, nil
+	return verdicts, nil
 }
 
-// refusal says why the room's current state forbids the future's event, nil if it does not.
-func (r *Room) refusal(ctx context.Context, f *api.Future) (*api.Refusal, error) {
+func (r *Room) verdict(ctx context.Context, f *api.Future, row eventRow) (api.Verdict, error) {
+	if row.sent {
+		return api.Proved, nil
+	}
 	event, err := parse(f)
 	if err != nil {
-		return nil, err
+		return api.Unknown, err
 	}
-	needed := gomatrixserverlib.StateNeededForAuth([]gomatrixserverlib.PDU{event.PDU})
-	room, err := r.look(ctx, f.RoomID, needed.Tuples())
-	if err != nil {
-		return nil, err
+	tuples := gomatrixserverlib.StateNeededForAuth([]gomatrixserverlib.PDU{event.PDU}).Tuples()
+	if f.StateKey != nil {
+		tuples = append(tuples, gomatrixserverlib.StateKeyTuple{EventType: f.Type, StateKey: *f.StateKey})
 	}
-	if room.RoomExists {
-		err = allowed(event.PDU, room.StateEvents)
-	} else {
-		err = unknownRoom()
+	room, err := r.look(ctx, f.RoomID, tuples)
+	switch {
+	case err != nil:
+		return api.Unknown, err
+	case !room.RoomExists:
+		return api.Refused, nil
+	case slices.ContainsFunc(room.StateEvents, func(e *types.HeaderedEvent) bool { return e.EventID() == f.Event.ID }):
+		return api.Proved, nil
+	case allowed(event.PDU, room.StateEvents) == nil:
+		return api.Unknown, nil
+	case row.stored && (row.rejected || r.answered.has(f.Event.ID)):
+		return api.Refused, nil
 	}
-	refusal, _ := errors.AsType[*api.Refusal](err)
-	return refusal, nil
+	return api.Unknown, nil
 }
 
 // eventRow is what the roomserver knows of an event.
@@ -109,14 +149,28 @@ type eventRow struct {
 	stored, sent, rejected bool
 }
 
-func (r *Room) row(ctx context.Context, eventID string) (row eventRow, err error) {
-	const query = "SELECT sent_to_output, is_rejected FROM roomserver_events WHERE event_id = $1"
-	err = r.db.QueryRowContext(ctx, query, eventID).Scan(&row.sent, &row.rejected)
-	if errors.Is(err, sql.ErrNoRows) {
-		return row, nil
+// rows returns what it knows of these events.
+func (r *Room) rows(ctx context.Context, eventIDs []string) (map[string]eventRow, error) {
+	args := make([]any, len(eventIDs))
+	for i, id := range eventIDs {
+		args[i] = id
 	}
-	row.stored = err == nil
-	return row, err
+	query := "SELECT event_id, sent_to_output, is_rejected FROM roomserver_events WHERE event_id IN " + sqlutil.QueryVariadic(len(args))
+	rows, err := r.db.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	known := make(map[string]eventRow, len(args))
+	for rows.Next() {
+		var id string
+		row := eventRow{stored: true}
+		if err := rows.Scan(&id, &row.sent, &row.rejected); err != nil {
+			return nil, err
+		}
+		known[id] = row
+	}
+	return known, rows.Err()
 }
 
 func parse(f *api.Future) (*types.HeaderedEvent, error) {

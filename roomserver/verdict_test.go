@@ -48,11 +48,15 @@ func TestRejection(t *testing.T) {
 		roomID := r.create("10", alice, bob)
 		r.levels(alice, roomID, "50")
 		f := text(bob, roomID)
-		d, err := r.room.draft(r.Context(), f)
+		d, err := r.room.draft(f)
 		if err != nil {
 			r.Fatal(err)
 		}
-		event, err := r.room.build(r.Context(), d) // signed without asking whether it is allowed
+		room, err := r.room.snapshot(r.Context(), roomID, d.tuples())
+		if err != nil {
+			r.Fatal(err)
+		}
+		event, err := r.room.build(r.Context(), d, room) // signed without asking whether it is allowed
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -61,7 +65,7 @@ func TestRejection(t *testing.T) {
 			r.Fatal(err)
 		}
 		f.Event = &api.Event{ID: event.EventID(), PDU: pdu}
-		if err := r.room.Submit(r.Context(), f); err == nil {
+		if err := r.room.Submit(r.Context(), []*api.Future{f}); err == nil {
 			r.Fatal("the event was not rejected")
 		}
 		r.verdict(f, api.Refused)
@@ -104,12 +108,12 @@ func TestPurgedRoom(t *testing.T) {
 		if err := r.rsAPI.PerformAdminPurgeRoom(r.Context(), roomID); err != nil {
 			r.Fatal(err)
 		}
-		if err := r.room.Submit(r.Context(), f); err == nil {
+		if err := r.room.Submit(r.Context(), []*api.Future{f}); err == nil {
 			r.Error("a room that is gone took an event")
 		}
 		r.verdict(f, api.Refused)
 		r.verdict(sent, api.Refused)
-		_, err := r.room.Build(r.Context(), text(alice, roomID))
+		_, err := buildOne(r.Context(), r.room, text(alice, roomID))
 		wantRefusal(r.T, "Build", err, api.RoomNotFound)
 		_, err = r.room.Admit(r.Context(), text(alice, roomID))
 		wantRefusal(r.T, "Admit", err, api.RoomNotFound)
@@ -130,7 +134,7 @@ func TestSubmitIsBounded(t *testing.T) {
 	f := r.build(text(alice, r.create("10", alice)))
 	synctest.Test(t, func(t *testing.T) {
 		room, start := NewRoom(r.cfg, deaf{r.rsAPI}, r.db), time.Now()
-		if err := room.Submit(context.Background(), f); err == nil {
+		if err := room.Submit(context.Background(), []*api.Future{f}); err == nil {
 			t.Error("no error")
 		}
 		if waited := time.Since(start); waited != submitLimit {
@@ -141,7 +145,7 @@ func TestSubmitIsBounded(t *testing.T) {
 		}
 	})
 	f.UserID = "@alice:elsewhere"
-	wantRefusal(t, "another server's user", r.room.Submit(t.Context(), f), api.Forbidden)
+	wantRefusal(t, "another server's user", r.room.Submit(t.Context(), []*api.Future{f}), api.Forbidden)
 }
 
 func TestAnsweredIsBounded(t *testing.T) {

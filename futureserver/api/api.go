@@ -260,17 +260,26 @@ type Room interface {
 	// Current returns, for each piece of state, the event that sets it now.
 	Current(ctx context.Context, roomID string, keys []StateKeyTuple) ([]StateEvent, error)
 
-	// Build makes the event that f stands for, as if its user had sent it now, and checks it against the
-	// room's current state. Errors: ErrNewerState if its policy is Outdated; *Refusal if the
-	// room would not accept the event.
-	Build(ctx context.Context, f *Future) (*Event, error)
+	// Build makes the events that these futures of one room stand for, as if their users had sent them now,
+	// each after the one before it, and checks each against the room's current state. There is one Built for
+	// each future.
+	Build(ctx context.Context, fs []*Future) []Built
 
-	// Submit hands f.Event to the room. Its result is a hint at most: nil is no proof that the event is in
-	// the room, and an error none that it is not. Submitting the same event again is harmless.
-	Submit(ctx context.Context, f *Future) error
+	// Submit hands the events of these futures of one room to the room, each after those it was built on. Its
+	// result is a hint at most: nil is no proof that the events are in the room, and an error none that they are
+	// not. Submitting the same events again is harmless.
+	Submit(ctx context.Context, fs []*Future) error
 
-	// Verdict says what became of a submitted event.
-	Verdict(ctx context.Context, f *Future) (Verdict, error)
+	// Verdict says of each what became of its submitted event. An error means that nobody knows.
+	Verdict(ctx context.Context, fs []*Future) ([]Verdict, error)
+}
+
+// Built is an event that a future stands for. Without an event, Err says why: ErrNewerState if the future's
+// policy is Outdated; a *Refusal if the room would not accept the event. Without either, the event can only be
+// built when those before it are in the room.
+type Built struct {
+	Event *Event
+	Err   error
 }
 
 // Verdict is what is known of a submitted event.

@@ -20,9 +20,11 @@ type watchedRooms struct {
 	submitting func(*api.Future)
 }
 
-func (r watchedRooms) Submit(ctx context.Context, f *api.Future) error {
-	r.submitting(f)
-	return r.fakeRooms.Submit(ctx, f)
+func (r watchedRooms) Submit(ctx context.Context, fs []*api.Future) error {
+	for _, f := range fs {
+		r.submitting(f)
+	}
+	return r.fakeRooms.Submit(ctx, fs)
 }
 
 func managedFuture(delay time.Duration) *api.Future {

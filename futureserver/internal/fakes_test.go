@@ -1,10 +1,13 @@
 package internal
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,9 +40,13 @@ type fakeRooms struct {
 	state     map[[2]string]api.StateEvent
 	submitted map[string]int
 	arrived   map[string]bool
+	refused   map[string]bool // taken in, and kept out of the timeline
 	events    []fakeEvent
 	shown     int
 	builds    int
+	asked     int // to build
+
+	submissions int
 
 	unclear          api.NID        // its events vanish without a trace
 	inFlight         map[string]int // submissions by room
@@ -56,7 +63,7 @@ type fakeEvent struct {
 var errDown = errors.New("the room is down")
 
 func newFakeRooms() *fakeRooms {
-	return &fakeRooms{state: map[[2]string]api.StateEvent{}, submitted: map[string]int{}, arrived: map[string]bool{}, inFlight: map[string]int{}}
+	return &fakeRooms{state: map[[2]string]api.StateEvent{}, submitted: map[string]int{}, arrived: map[string]bool{}, refused: map[string]bool{}, inFlight: map[string]int{}}
 }
 
 func (r *fakeRooms) setMode(m roomMode) {
@@ -150,26 +157,62 @@ func (r *fakeRooms) Current(ctx context.Context, room string, keys []api.StateKe
 	return now, nil
 }
 
-func (r *fakeRooms) Build(ctx context.Context, f *api.Future) (*api.Event, error) {
-	if err := r.enter(ctx); err != nil {
-		return nil, err
-	}
+// fakePDU is what the fake rooms keep of the order in which events were built.
+type fakePDU struct {
+	Prev  string // "": it does not depend on any
+	Depth int
+}
+
+// Build builds each event on the one before. A chain ends where the same state is set again, and at times anywhere.
+func (r *fakeRooms) Build(ctx context.Context, fs []*api.Future) []api.Built {
+	built := make([]api.Built, len(fs))
+	r.mu.Lock()
+	r.asked++
+	r.mu.Unlock()
+	err := r.enter(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.mode == refusing {
-		return nil, &api.Refusal{Kind: api.Forbidden, Message: "no"}
+	var last fakePDU
+	set := map[string]bool{}
+	for i, f := range fs {
+		switch {
+		case err != nil:
+			built[i].Err = err
+			continue
+		case r.mode == refusing:
+			built[i].Err = &api.Refusal{Kind: api.Forbidden, Message: "no"}
+			continue
+		case f.StateKey != nil && set[*f.StateKey], i > 0 && r.builds%11 == 10:
+			r.builds++
+			return built
+		case f.StateKey != nil && f.Policy.Outdated(f.Base, f.UserID, r.current(f)):
+			built[i].Err = api.ErrNewerState
+			continue
+		}
+		r.builds++
+		if f.StateKey != nil {
+			set[*f.StateKey] = true
+		}
+		last.Depth++
+		pdu, _ := json.Marshal(last)
+		built[i].Event = &api.Event{ID: fmt.Sprintf("$%d-%d", f.NID, r.builds), PDU: pdu}
+		last.Prev = built[i].Event.ID
 	}
-	if f.StateKey != nil && f.Policy.Outdated(f.Base, f.UserID, r.current(f)) {
-		return nil, api.ErrNewerState
-	}
-	r.builds++
-	return &api.Event{ID: fmt.Sprintf("$%d-%d", f.NID, r.builds), PDU: []byte(`{}`)}, nil
+	return built
+}
+
+// timesAsked returns how often the rooms have been asked to build.
+func (r *fakeRooms) timesAsked() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked
 }
 
 // fly counts what is in flight.
 func (r *fakeRooms) fly(room string, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.submissions += max(n, 0)
 	r.inFlight[room] += n
 	all := 0
 	for _, n := range r.inFlight {
@@ -178,24 +221,25 @@ func (r *fakeRooms) fly(room string, n int) {
 	r.most, r.mostInRoom = max(r.most, all), max(r.mostInRoom, r.inFlight[room])
 }
 
-func (r *fakeRooms) Submit(ctx context.Context, f *api.Future) error {
-	r.fly(f.RoomID, 1)
-	defer r.fly(f.RoomID, -1)
+func (r *fakeRooms) Submit(ctx context.Context, fs []*api.Future) error {
+	r.fly(fs[0].RoomID, 1)
+	defer r.fly(fs[0].RoomID, -1)
 	if err := r.enter(ctx); err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.submitted[f.Event.ID]++
-	if r.unclear == f.NID || r.mode == softFailing || r.mode == stranding && r.submitted[f.Event.ID] < 2 {
-		return nil
-	}
-	if !r.arrived[f.Event.ID] {
-		r.arrived[f.Event.ID] = true
-		r.events = append(r.events, fakeEvent{f.NID, f.Event.ID, f.RoomID, time.Now()})
-		if f.StateKey != nil {
-			r.state[[2]string{f.RoomID, *f.StateKey}] = api.StateEvent{ID: f.Event.ID, Sender: f.UserID}
+	pdus := make(map[*api.Future]fakePDU, len(fs))
+	for _, f := range fs {
+		var pdu fakePDU
+		if err := json.Unmarshal(f.Event.PDU, &pdu); err != nil {
+			return err
 		}
+		pdus[f] = pdu
+	}
+	inOrder := slices.SortedStableFunc(slices.Values(fs), func(a, b *api.Future) int { return cmp.Compare(pdus[a].Depth, pdus[b].Depth) })
+	for _, f := range inOrder {
+		r.take(f, pdus[f].Prev)
 	}
 	if r.mode == deaf {
 		return errDown
@@ -203,21 +247,43 @@ func (r *fakeRooms) Submit(ctx context.Context, f *api.Future) error {
 	return nil
 }
 
-func (r *fakeRooms) Verdict(ctx context.Context, f *api.Future) (api.Verdict, error) {
+// take is what the room does with one event. One that was built on an event that is not there comes to nothing.
+func (r *fakeRooms) take(f *api.Future, prev string) {
+	id := f.Event.ID
+	r.submitted[id]++
+	if r.unclear == f.NID || r.mode == stranding && r.submitted[id] < 2 || prev != "" && !r.arrived[prev] && !r.refused[prev] {
+		return
+	}
+	if r.mode == softFailing {
+		r.refused[id] = true
+		return
+	}
+	if !r.arrived[id] {
+		r.arrived[id] = true
+		r.events = append(r.events, fakeEvent{f.NID, id, f.RoomID, time.Now()})
+		if f.StateKey != nil {
+			r.state[[2]string{f.RoomID, *f.StateKey}] = api.StateEvent{ID: id, Sender: f.UserID}
+		}
+	}
+}
+
+func (r *fakeRooms) Verdict(ctx context.Context, fs []*api.Future) ([]api.Verdict, error) {
 	if err := r.enter(ctx); err != nil {
-		return api.Unknown, err
+		return nil, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case r.unclear == f.NID:
-		return api.Unknown, nil
-	case r.arrived[f.Event.ID] && r.mode != deaf:
-		return api.Proved, nil
-	case r.mode == softFailing:
-		return api.Refused, nil
+	verdicts := make([]api.Verdict, len(fs))
+	for i, f := range fs {
+		switch {
+		case r.unclear == f.NID:
+		case r.arrived[f.Event.ID] && r.mode != deaf:
+			verdicts[i] = api.Proved
+		case r.refused[f.Event.ID] && r.mode == softFailing:
+			verdicts[i] = api.Refused
+		}
 	}
-	return api.Unknown, nil
+	return verdicts, nil
 }
 
 // freezer stops the server at a named step, as if the process had died there: what comes after the step finds

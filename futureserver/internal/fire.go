@@ -11,36 +11,49 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// One future's way into its room. The claim is the write-ahead log: first the event is built, which fixes its
+// A future's way into its room. The claim is the write-ahead log: first the event is built, which fixes its
 // ID, then one transaction closes the group and stores the PDU, and only then is it submitted. Whatever goes
 // wrong afterwards, the answer is to submit the same PDU again until the room proves that it has it.
+//
+// What is due in a room at the same time goes this way together: built on one look at the room, each event on the
+// one before it, claimed in one transaction, submitted at once, and proved one by one.
 
 const (
-	submitTimeout = 1500 * time.Millisecond // for the first try; doubled for each further one
+	submitTimeout = 1500 * time.Millisecond // for the first try with one event; doubled for each further one
+	submitEach    = 250 * time.Millisecond  // more for each further event
 	submitMost    = 10 * time.Second
 	giveUpAfter   = 24 * time.Hour // of trying without an answer from the room
 )
 
-// fire takes the job as far as it goes now and returns how long to wait before it goes on, 0 if it is over.
-func (s *Server) fire(j *job) (pause time.Duration) {
-	if j.since == 0 {
-		j.since = s.clock.now()
+// fire takes the jobs of one room as far as they go now, and returns those that have to go on later.
+func (s *Server) fire(jobs []job) (later []job) {
+	for i := range jobs {
+		jobs[i].pause = 0
+		if jobs[i].since == 0 {
+			jobs[i].since = s.clock.now()
+		}
 	}
-	if !j.claimed {
-		f, event, err := s.build(j)
-		switch {
-		case err != nil:
-			return s.refused(j, f, err)
-		case event == nil:
-			return 0 // there is nothing to fire any more
-		}
-		s.step("built")
-		if !s.claim(j, f, event) {
-			return 0
-		}
+	if !jobs[0].claimed {
+		jobs, later = s.prepare(jobs)
+	}
+	if len(jobs) == 0 {
+		return later
+	}
+	return append(later, s.deliver(jobs)...)
+}
+
+// prepare builds the events of jobs and claims them.
+func (s *Server) prepare(jobs []job) (claimed, later []job) {
+	ready, later := s.build(jobs)
+	if len(ready) == 0 {
+		return nil, later
+	}
+	s.step("built")
+	claimed, rest := s.claim(ready)
+	if len(claimed) > 0 {
 		s.step("claimed")
 	}
-	return s.deliver(j)
+	return claimed, append(later, rest...)
 }
 
 // wanted returns the record if the job may still fire it. A future that was refreshed after it became due
@@ -60,25 +73,61 @@ func (s *Server) wanted(j *job) *record {
 	return r
 }
 
-// build makes the event, without deciding anything. All three results are nil if there is nothing to build.
-func (s *Server) build(j *job) (*api.Future, *api.Event, error) {
-	if j.send != nil && j.send.ctx.Err() != nil {
-		return nil, nil, nil // nobody waits for it any more, and nothing has happened
-	}
-	s.mu.Lock()
-	r := s.wanted(j)
-	s.mu.Unlock()
-	if r == nil {
-		return nil, nil, nil
-	}
+// build makes the events, without deciding anything. Those that could be made are ready, in the order in which
+// they build on each other.
+func (s *Server) build(jobs []job) (ready, later []job) {
 	ctx, cancel := context.WithTimeout(s.ctx, submitMost)
 	defer cancel()
-	f, err := s.load(ctx, j.nid)
-	if err != nil {
-		return nil, nil, err
+	jobs, later = s.read(ctx, jobs)
+	if len(jobs) == 0 {
+		return nil, later
 	}
-	event, err := s.room.Build(ctx, f)
-	return f, event, err
+	for i, built := range s.room.Build(ctx, futures(jobs)) {
+		j := &jobs[i]
+		switch {
+		case built.Err != nil:
+			if !s.refused(j, built.Err) {
+				later = append(later, *j)
+			}
+		case built.Event == nil: // it comes when those before it are in the room
+			later = append(later, *j)
+		default:
+			j.future.Event = built.Event
+			ready = append(ready, *j)
+		}
+	}
+	return ready, later
+}
+
+// read loads the futures of those jobs that may still fire. What it cannot load is tried again later.
+func (s *Server) read(ctx context.Context, jobs []job) (loaded, later []job) {
+	for i := range jobs {
+		j := &jobs[i]
+		if j.send != nil && j.send.ctx.Err() != nil {
+			continue // nobody waits for it any more, and nothing has happened
+		}
+		s.mu.Lock()
+		r := s.wanted(j)
+		s.mu.Unlock()
+		if r == nil {
+			continue
+		}
+		var err error
+		if j.future, err = s.load(ctx, j.nid); err == nil {
+			loaded = append(loaded, *j)
+		} else if !s.refused(j, err) {
+			later = append(later, *j)
+		}
+	}
+	return loaded, later
+}
+
+func futures(jobs []job) []*api.Future {
+	fs := make([]*api.Future, len(jobs))
+	for i := range jobs {
+		fs[i] = jobs[i].future
+	}
+	return fs
 }
 
 func (s *Server) load(ctx context.Context, nid api.NID) (*api.Future, error) {
@@ -89,58 +138,90 @@ func (s *Server) load(ctx context.Context, nid api.NID) (*api.Future, error) {
 	return f, err
 }
 
-// refused deals with an event that could not be built.
-func (s *Server) refused(j *job, f *api.Future, err error) (pause time.Duration) {
+// refused deals with an event that could not be built, and reports whether the job is over.
+func (s *Server) refused(j *job, err error) (over bool) {
 	refusal, final := errors.AsType[*api.Refusal](err)
 	switch {
 	case errors.Is(err, api.ErrNewerState):
 		s.conclude(j, api.Invalidated, nil)
 		j.answer(api.ErrGone)
-		return 0
+		return true
 	case j.send != nil:
 		j.answer(err) // the future and its group stay as they were
-		return 0
+		return true
 	case final:
-		s.logFailure(f, refusal)
+		s.logFailure(j.future, refusal)
 		s.conclude(j, api.Failed, refusal)
-		return 0
+		return true
 	}
-	return s.tryAgain(j, f, err)
+	return s.tryAgain(j, err)
 }
 
-// tryAgain says when, and gives up on a future that has had no answer from its room for a day.
-func (s *Server) tryAgain(j *job, f *api.Future, err error) (pause time.Duration) {
+// tryAgain says when, and gives up on a future that has had no answer from its room for a day: then the job is
+// over.
+func (s *Server) tryAgain(j *job, err error) (over bool) {
 	tried := s.clock.now() - j.since
 	if tried > giveUpAfter.Milliseconds() {
 		refusal := &api.Refusal{Kind: api.Internal, Message: "The server could not find out what the room says."}
-		s.logFailure(f, refusal)
+		s.logFailure(j.future, refusal)
 		s.conclude(j, api.Failed, refusal)
 		j.answer(refusal)
-		return 0
+		return true
 	}
 	// Not much longer than it has been tried, so that after an outage all goes on soon.
-	pause = min(backoff(j.attempt), time.Second+time.Duration(tried/8)*time.Millisecond)
+	j.pause = min(backoff(j.attempt), time.Second+time.Duration(tried/8)*time.Millisecond)
 	j.attempt++
 	if j.attempt == 3 && s.ctx.Err() == nil {
 		logrus.WithError(err).WithField("future", int64(j.nid)).Warn("futureserver: a due event is stuck; it will be tried on")
 	}
 	s.metrics.retried.Inc()
-	return pause
+	return false
 }
 
-// claim decides: it closes the group and makes this event the one. It reports whether that is durable.
-func (s *Server) claim(j *job, f *api.Future, event *api.Event) bool {
+// claim decides: it closes the groups and makes these events the ones, as many from the first on as still may be,
+// for each builds on the one before it. It returns those whose claim is durable, and those that have to be
+// built anew.
+func (s *Server) claim(jobs []job) (claimed, later []job) {
 	s.mu.Lock()
+	b, now := s.batch(), s.clock.now()
+	first, n := len(b.Claims), 0
+	for ; n < len(jobs) && s.decide(b, &jobs[n], now); n++ {
+	}
+	s.mu.Unlock()
+	jobs, later = jobs[:n], jobs[min(n+1, len(jobs)):] // the one in between is not wanted any more
+	if n == 0 {
+		return nil, later
+	}
+
+	<-b.done
+	for i := range jobs {
+		j := &jobs[i]
+		switch {
+		case b.err != nil: // the server stops, and the next one will find it scheduled
+			j.answer(b.err)
+		case b.result.Lost[first+i]:
+			logrus.WithField("future", int64(j.nid)).Error("futureserver: another process has taken a future")
+			s.forget(j)
+			j.answer(api.ErrGone)
+		default:
+			j.future.State = api.Sending
+			j.claimed, j.at, j.attempt, j.since = true, 0, 0, now
+			claimed = append(claimed, *j)
+		}
+	}
+	return claimed, later
+}
+
+// decide claims one future in memory, if it may still fire. Under the lock.
+func (s *Server) decide(b *batch, j *job, now int64) bool {
 	r := s.wanted(j)
 	if r == nil {
-		s.mu.Unlock()
 		return false
 	}
-	now := s.clock.now()
 	if j.send == nil {
 		s.metrics.late(now - r.deadline)
 	}
-	c := storage.Claim{NID: j.nid, Event: event, At: s.clock.wall(now)}
+	c := storage.Claim{NID: j.nid, Event: j.future.Event, At: s.clock.wall(now)}
 	for _, slot := range s.table.siblings(j.slot, r) {
 		sibling := s.table.at(slot)
 		if sibling.flags&creating != 0 {
@@ -157,63 +238,67 @@ func (s *Server) claim(j *job, f *api.Future, event *api.Event) bool {
 	s.wheel.Remove(j.slot)
 	s.table.leaveGroup(j.slot, r)
 	s.table.setState(r, api.Sending)
-	b := s.batch()
-	i := len(b.Claims)
 	b.Claims = append(b.Claims, c)
-	s.mu.Unlock()
-
-	<-b.done
-	if b.err != nil { // the server stops, and the next one will find it scheduled
-		j.answer(b.err)
-		return false
-	}
-	if b.result.Lost[i] {
-		logrus.WithField("future", int64(j.nid)).Error("futureserver: another process has taken a future")
-		s.forget(j)
-		j.answer(api.ErrGone)
-		return false
-	}
-	f.State, f.Event = api.Sending, event
-	j.claimed, j.future, j.at, j.attempt, j.since = true, f, 0, 0, now
 	return true
 }
 
-// deliver submits the claimed event and asks the room what became of it.
-func (s *Server) deliver(j *job) (pause time.Duration) {
-	ctx, cancel := context.WithTimeout(s.ctx, min(submitTimeout<<min(j.attempt, 4), submitMost))
+// deliver submits the claimed events and asks the room what became of them.
+func (s *Server) deliver(jobs []job) (later []job) {
+	timeout := min(submitTimeout<<min(jobs[0].attempt, 4), submitMost) + time.Duration(len(jobs)-1)*submitEach
+	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()
-	if j.future == nil {
-		f, err := s.load(ctx, j.nid)
-		if err != nil {
-			return s.tryAgain(j, nil, err)
-		}
-		j.future = f
+	if jobs, later = s.recall(ctx, jobs); len(jobs) == 0 {
+		return later
 	}
-	f := j.future
-	s.delayIDs.submit(f)
-	err := s.room.Submit(ctx, f)
+	fs := futures(jobs)
+	for _, f := range fs {
+		s.delayIDs.submit(f)
+	}
+	err := s.room.Submit(ctx, fs)
 	s.step("submitted")
 
 	ctx, cancel = context.WithTimeout(s.ctx, submitMost)
 	defer cancel()
-	verdict, verdictErr := s.room.Verdict(ctx, f)
-	switch verdict {
-	case api.Proved:
-		s.step("proved")
-		s.conclude(j, api.Sent, nil)
-		j.answer(nil)
-		return 0
-	case api.Refused:
-		refusal := &api.Refusal{Kind: api.Forbidden, Message: "The room does not accept the event."}
-		if r, ok := errors.AsType[*api.Refusal](err); ok {
-			refusal = r
-		}
-		s.logFailure(f, refusal)
-		s.conclude(j, api.Failed, refusal)
-		j.answer(refusal)
-		return 0
+	verdicts, verdictErr := s.room.Verdict(ctx, fs)
+	if verdictErr != nil {
+		verdicts = make([]api.Verdict, len(jobs)) // Unknown
 	}
-	return s.tryAgain(j, f, errors.Join(err, verdictErr))
+	for i, verdict := range verdicts {
+		j := &jobs[i]
+		switch verdict {
+		case api.Proved:
+			s.step("proved")
+			s.conclude(j, api.Sent, nil)
+			j.answer(nil)
+		case api.Refused:
+			refusal := &api.Refusal{Kind: api.Forbidden, Message: "The room does not accept the event."}
+			s.logFailure(j.future, refusal)
+			s.conclude(j, api.Failed, refusal)
+			j.answer(refusal)
+		default:
+			if !s.tryAgain(j, errors.Join(err, verdictErr)) {
+				later = append(later, *j)
+			}
+		}
+	}
+	return later
+}
+
+// recall loads the futures of those jobs that were claimed before a restart.
+func (s *Server) recall(ctx context.Context, jobs []job) (loaded, later []job) {
+	for i := range jobs {
+		j := &jobs[i]
+		var err error
+		if j.future == nil {
+			j.future, err = s.load(ctx, j.nid)
+		}
+		if err == nil {
+			loaded = append(loaded, *j)
+		} else if !s.tryAgain(j, err) {
+			later = append(later, *j)
+		}
+	}
+	return loaded, later
 }
 
 // conclude gives the future its final state. Its durability is not waited for: if it is lost, the same PDU

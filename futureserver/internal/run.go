@@ -30,12 +30,13 @@ type room struct {
 type job struct {
 	slot    uint32
 	nid     api.NID
-	at      int64        // what it is ordered by: the deadline, or the time a send token came; 0 if claimed already
-	send    *sendRequest // nil if its timer ran out
-	claimed bool         // its claim is durable
-	future  *api.Future  // whole, from the claim on; nil if it was claimed before a restart and not read yet
-	attempt int          // failures in a row
-	since   int64        // when the first attempt began
+	at      int64         // what it is ordered by: the deadline, or the time a send token came; 0 if claimed already
+	send    *sendRequest  // nil if its timer ran out
+	claimed bool          // its claim is durable
+	future  *api.Future   // whole; nil if it waits for its turn, or was claimed before a restart
+	attempt int           // failures in a row
+	since   int64         // when the first attempt began
+	pause   time.Duration // before it goes on
 }
 
 // sendRequest is somebody waiting for a send token to do its work.
@@ -173,36 +174,66 @@ func (s *Server) dispatch() {
 		rm := heap.Pop(&s.ready).(*room)
 		rm.busy = true
 		s.inFlight++
-		j := heap.Pop(&rm.queue).(job)
-		s.work.Go(func() { s.advance(rm, j) })
+		jobs := rm.take(s.ready)
+		s.work.Go(func() { s.advance(rm, jobs) })
 	}
 	s.metrics.waiting(len(s.ready))
+}
+
+const (
+	// together is how many events go into a room at once, at the most. More would not be cheaper, and would keep
+	// other events of the room waiting.
+	together = 16
+	// ahead is by how many ms of their deadlines they may overtake those of other rooms.
+	ahead = 1000
+)
+
+// take returns the jobs that are next, while those rooms wait. What was claimed before goes first, and by itself.
+func (rm *room) take(waiting readyHeap) (jobs []job) {
+	until := int64(math.MaxInt64)
+	if len(waiting) > 0 {
+		until = waiting[0].queue[0].at + ahead
+	}
+	for len(rm.queue) > 0 && len(jobs) < together {
+		if next := &rm.queue[0]; len(jobs) > 0 && (next.claimed != jobs[0].claimed || next.at > until) {
+			break
+		}
+		jobs = append(jobs, heap.Pop(&rm.queue).(job))
+	}
+	return jobs
 }
 
 // patient is after how many failures in a row a job no longer holds up the others of its room.
 const patient = 8
 
-// advance takes one job as far as it goes now. A job that has to wait stays first in its room, and the room
-// waits with it, but nobody else does. One that has failed for long waits alone.
-func (s *Server) advance(rm *room, j job) {
-	pause := s.fire(&j)
+// advance takes some jobs as far as they go now. Those that have to wait stay first in their room, and the room
+// waits with them, but nobody else does. One that has failed for long waits alone.
+func (s *Server) advance(rm *room, jobs []job) {
+	later := s.fire(jobs)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inFlight--
-	switch {
-	case pause == 0:
-		s.release(rm)
-	case j.attempt < patient:
-		heap.Push(&rm.queue, j)
-		time.AfterFunc(pause, s.locked(func() { s.release(rm) }))
-	default:
+	var pause time.Duration
+	for _, j := range later {
+		if !j.claimed {
+			j.future = nil
+		}
+		if j.attempt < patient {
+			pause = max(pause, j.pause)
+			heap.Push(&rm.queue, j)
+			continue
+		}
 		rm.aside++
-		s.release(rm)
-		time.AfterFunc(pause, s.locked(func() {
+		time.AfterFunc(j.pause, s.locked(func() {
 			rm.aside--
 			s.enqueue(rm, j)
 			s.dispatch()
 		}))
+	}
+	if pause > 0 {
+		time.AfterFunc(pause, s.locked(func() { s.release(rm) }))
+	} else {
+		s.release(rm)
 	}
 	s.dispatch()
 }

@@ -170,17 +170,18 @@ func (r *busyRooms) expect(nid api.NID, due time.Time) {
 
 // Submit takes a room's time, and the whole server's: six rooms at a time finish one event each in six times
 // serverEvent.
-func (r *busyRooms) Submit(ctx context.Context, f *api.Future) error {
+func (r *busyRooms) Submit(ctx context.Context, fs []*api.Future) error {
 	r.free <- struct{}{}
-	busy := len(r.free)
-	time.Sleep(max(eventTime, time.Duration(busy*serverEvent)*time.Millisecond))
-	<-r.free
-	err := r.fakeRooms.Submit(ctx, f)
-	r.times.Lock()
-	defer r.times.Unlock()
-	r.last = time.Now()
-	r.late = append(r.late, r.last.Sub(r.due[f.NID]))
-	return err
+	defer func() { <-r.free }()
+	for _, f := range fs {
+		busy := len(r.free)
+		time.Sleep(max(eventTime, time.Duration(busy*serverEvent)*time.Millisecond))
+		r.times.Lock()
+		r.last = time.Now()
+		r.late = append(r.late, r.last.Sub(r.due[f.NID]))
+		r.times.Unlock()
+	}
+	return r.fakeRooms.Submit(ctx, fs)
 }
 
 // lateness returns how late events have been since the last call, in order.

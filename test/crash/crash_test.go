@@ -83,6 +83,45 @@ func TestEachStep(t *testing.T) {
 	}
 }
 
+// TestStormAtEachStep kills a server while many events of one room are on their way together.
+func TestStormAtEachStep(t *testing.T) {
+	const events = 30
+	for _, step := range []string{"built", "claimed", "submitted", "proved"} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			s := rig.New(t, rig.Config{})
+			alice := s.Register(t, "alice")
+			room := alice.CreateRoom(nil)
+			due := time.Now().Add(3 * time.Second)
+			for i := range events {
+				mark := fmt.Sprint(i)
+				content := map[string]any{"body": "later", judge.Mark: mark}
+				if i%3 == 0 {
+					alice.SendFuture(room, "m.room.message", content, rig.Params{Timeout: time.Until(due)})
+				} else {
+					alice.StateFuture(room, "com.example.leave", mark, content, rig.Params{Timeout: time.Until(due)})
+				}
+			}
+			s.CrashAt(step, 2)
+			if !s.WaitExit(patience) {
+				t.Fatalf("no future came to the step %q", step)
+			}
+			s.Start()
+			for i := range events {
+				if e := alice.WaitFor(room, isMark(fmt.Sprint(i)), patience); e.Get("origin_server_ts").Int() < due.UnixMilli()-1 { // a timeout is in whole milliseconds
+					t.Errorf("event %d came early", i)
+				}
+			}
+			timeline := alice.Timeline(room)
+			for i := range events {
+				if n := count(timeline, isMark(fmt.Sprint(i))); n != 1 {
+					t.Errorf("event %d is in the room %d times", i, n)
+				}
+			}
+		})
+	}
+}
+
 // schedule asks for a future of the room; the answer is empty if the server died over it.
 func schedule(t *testing.T, s *rig.Server, u *rig.User, room string) rig.Future {
 	t.Helper()

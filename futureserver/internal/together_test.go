@@ -1,0 +1,111 @@
+package internal
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+)
+
+// What is due in one room at the same time goes there together.
+
+// due makes n futures of one room, each due a millisecond after the one before it.
+func (b *bench) due(n int) (fs []*api.Future) {
+	b.Helper()
+	start := time.Now()
+	for i := range n {
+		fs = append(fs, b.create(state(10*time.Second+time.Duration(i)*time.Millisecond-time.Since(start), fmt.Sprint(i))))
+	}
+	return fs
+}
+
+// inOrder fails unless the rooms have exactly the events of these futures, in this order.
+func (b *bench) inOrder(fs []*api.Future) {
+	b.Helper()
+	events := b.rooms.all()
+	for i, f := range fs {
+		if i >= len(events) || events[i].nid != f.NID {
+			b.Fatalf("%d events, and not that of future %d in place %d", len(events), f.NID, i)
+		}
+	}
+	if len(events) != len(fs) {
+		b.Errorf("%d events of %d futures", len(events), len(fs))
+	}
+}
+
+func TestTogether(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		fs := b.due(60)
+		b.rooms.setMode(slow) // so that the rest gathers while the first are on their way
+		b.after(time.Minute, len(fs))
+		b.inOrder(fs)
+		// They are cut now and then; one by one it would be 60.
+		if b.rooms.submissions > 16 {
+			b.Errorf("%d submissions of %d events", b.rooms.submissions, len(fs))
+		}
+	})
+}
+
+// Until the claim a future is alive. If it gets away, those that were built on its event are built anew.
+func TestOneOfManyGetsAway(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		fs := b.due(8)
+		cancelled := fs[5]
+		b.rooms.setMode(slow)
+		for b.rooms.timesAsked() < 2 { // the first goes alone; then the rest have gathered
+			time.Sleep(time.Millisecond)
+		}
+		b.use(cancelled, api.CancelToken, nil)
+		b.after(30*time.Second, len(fs)-1)
+		for _, e := range b.rooms.all() {
+			if e.nid == cancelled.NID {
+				b.Error("a cancelled future has fired")
+			}
+		}
+		if n := b.QueryFutureCounts(b.Context()); n != (api.Counts{}) {
+			b.Errorf("%+v", n)
+		}
+	})
+}
+
+// After a crash nobody remembers in which order events were built on each other.
+func TestManyAreSentAfterACrash(t *testing.T) {
+	for _, step := range []string{"built", "claimed", "submitted", "proved"} {
+		t.Run(step, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				fs := b.due(30)
+				freezer := newFreezer()
+				b.step = freezer.step
+				freezer.arm(step)
+				<-freezer.frozen
+				b.crash(freezer)
+				b.start(testConfig())
+				b.after(time.Minute, len(fs))
+				sent := map[api.NID]bool{}
+				for _, e := range b.rooms.all() {
+					sent[e.nid] = true
+				}
+				if len(sent) != len(fs) {
+					b.Errorf("%d of %d futures have fired", len(sent), len(fs))
+				}
+			})
+		})
+	}
+}
+
+// Those that were built on an event that nobody can make sense of wait for it; what is due later does not.
+func TestManyWaitForAStuckEvent(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		fs := b.due(3)
+		b.rooms.setMode(down)
+		b.rooms.setUnclear(fs[0].NID)
+		time.Sleep(11 * time.Second)
+		b.rooms.setMode(working)
+		time.Sleep(5 * time.Minute)
+		b.create(message(time.Second))
+		b.after(5*time.Minute, 1)
+		b.rooms.setUnclear(0)
+		b.after(time.Hour, 4)
+	})
+}
