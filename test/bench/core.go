@@ -108,18 +108,28 @@ func (easyRoom) Current(_ context.Context, _ string, keys []api.StateKeyTuple) (
 }
 
 // Build implements api.Room.
-func (r easyRoom) Build(_ context.Context, f *api.Future) (*api.Event, error) {
-	if r.build != nil {
-		r.build(f)
+func (r easyRoom) Build(_ context.Context, fs []*api.Future) []api.Built {
+	built := make([]api.Built, len(fs))
+	for i, f := range fs {
+		if r.build != nil {
+			r.build(f)
+		}
+		built[i].Event = &api.Event{ID: fmt.Sprintf("$%d", f.NID), PDU: f.Content}
 	}
-	return &api.Event{ID: fmt.Sprintf("$%d", f.NID), PDU: f.Content}, nil
+	return built
 }
 
 // Submit implements api.Room.
-func (easyRoom) Submit(context.Context, *api.Future) error { return nil }
+func (easyRoom) Submit(context.Context, []*api.Future) error { return nil }
 
 // Verdict implements api.Room.
-func (easyRoom) Verdict(context.Context, *api.Future) (api.Verdict, error) { return api.Proved, nil }
+func (easyRoom) Verdict(_ context.Context, fs []*api.Future) ([]api.Verdict, error) {
+	verdicts := make([]api.Verdict, len(fs))
+	for i := range verdicts {
+		verdicts[i] = api.Proved
+	}
+	return verdicts, nil
+}
 
 // repeat has workers call f, with 0, 1, 2, ... in turn, for a while, and returns how often that was.
 func repeat(ctx context.Context, workers int, d time.Duration, f func(i int) error) (times int, took time.Duration, err error) {

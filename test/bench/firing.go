@@ -16,22 +16,55 @@ func roomsInFlight() int {
 	return cfg.RoomsInFlight
 }
 
-// duel sends the same number of messages in the same rooms, by futures that are due at once and by clients,
-// and returns the shortest time of each.
-func duel(ctx context.Context, s *server, m *members, n, rounds int) (ours, against time.Duration, err error) {
-	ours, against = math.MaxInt64, math.MaxInt64
+// toll is what it takes to get some events into their rooms.
+type toll struct {
+	took time.Duration
+	cpu  time.Duration // of the server
+}
+
+func (t toll) least(other toll) toll { return toll{min(t.took, other.took), min(t.cpu, other.cpu)} }
+
+var endless = toll{math.MaxInt64, math.MaxInt64}
+
+// duel sends the same number of messages in the same rooms, by futures that are due at once and by clients, in
+// turn, and returns the least toll of each.
+func duel(ctx context.Context, s *server, m *members, n, rounds int) (ours, against toll, err error) {
+	ours, against = endless, endless
 	for range rounds {
-		took, err := m.fire(ctx, s, n, nil)
+		t, err := m.fire(ctx, s, n, nil)
 		if err != nil {
-			return 0, 0, err
+			return toll{}, toll{}, err
 		}
-		ours = min(ours, took)
-		if took, err = m.send(ctx, n, roomsInFlight(), 0); err != nil {
-			return 0, 0, err
+		ours = ours.least(t)
+		if t, err = m.sendAll(ctx, s, n); err != nil {
+			return toll{}, toll{}, err
 		}
-		against = min(against, took)
+		against = against.least(t)
 	}
 	return ours, against, nil
+}
+
+// sendAll has clients send n messages, in as many rooms at a time as futures may.
+func (m *members) sendAll(ctx context.Context, s *server, n int) (t toll, err error) {
+	before, err := s.cpu()
+	if err != nil {
+		return t, err
+	}
+	if t.took, err = m.send(ctx, n, roomsInFlight(), 0); err != nil {
+		return t, err
+	}
+	t.cpu, err = s.since(ctx, before)
+	return t, err
+}
+
+// since returns the processor time that the server has taken since then, for what follows from its last events
+// too.
+func (s *server) since(ctx context.Context, before time.Duration) (time.Duration, error) {
+	if err := pause(ctx, 300*time.Millisecond); err != nil {
+		return 0, err
+	}
+	after, err := s.cpu()
+	return after - before, err
 }
 
 // firingRate compares how many due events a second reach their rooms with how many Dendrite takes from clients.
@@ -67,7 +100,8 @@ func firingOn(b *bench, ctx context.Context, k kind, rooms, n int) (Result, erro
 		what = "firing rate, one room : Dendrite's own send rate"
 	}
 	how := fmt.Sprintf("over HTTP, %s, %d events in %d rooms, one in flight in each, %d rooms at a time", k, n, rooms, roomsInFlight())
-	return ratio(what, how, float64(n)/ours.Seconds(), float64(n)/against.Seconds(), "/s", atLeast(0.85, 0.98)), nil
+	how += cpuNote(n, ours, against)
+	return ratio(what, how, float64(n)/ours.took.Seconds(), float64(n)/against.took.Seconds(), "/s", atLeast(0.85, 0.98)), nil
 }
 
 // startWithRooms starts a server on that database with a user in that many rooms.
@@ -86,4 +120,10 @@ func (b *bench) startWithRooms(ctx context.Context, p plan, k kind, rooms int) (
 		return nil, nil, err
 	}
 	return s, m, nil
+}
+
+// cpuNote says what an event costs the server's processors on each side.
+func cpuNote(n int, ours, against toll) string {
+	each := func(t toll) float64 { return t.cpu.Seconds() * 1000 / float64(n) }
+	return fmt.Sprintf("; CPU %.3g : %.3g ms an event", each(ours), each(against))
 }

@@ -169,37 +169,45 @@ func (s *server) sent(ctx context.Context, c *rig.Client) (int, error) {
 	return 0, errors.New("the server does not tell how many futures it has sent")
 }
 
-// fire schedules n messages over all rooms for one moment, and returns how long it takes from there until the
-// last is proved to be in its room.
-func (m *members) fire(ctx context.Context, s *server, n int, atDue func()) (time.Duration, error) {
+// fire schedules n messages over all rooms for one moment, and returns what it takes from there until the last
+// is proved to be in its room.
+func (m *members) fire(ctx context.Context, s *server, n int, atDue func()) (t toll, err error) {
 	before, err := s.sent(ctx, &m.Client)
 	if err != nil {
-		return 0, err
+		return t, err
 	}
 	due := time.Now().Add(2*time.Second + time.Duration(n)*4*time.Millisecond)
 	if err := m.schedule(ctx, n, due); err != nil {
-		return 0, err
+		return t, err
 	}
 	if err := pause(ctx, time.Until(due)); err != nil {
-		return 0, err
+		return t, err
 	}
 	if atDue != nil {
 		atDue()
 	}
+	cpu, err := s.cpu()
+	if err != nil {
+		return t, err
+	}
 	for wait := 100 * time.Millisecond; ; {
 		if err := pause(ctx, wait); err != nil {
-			return 0, err
+			return t, err
 		}
 		after, err := s.sent(ctx, &m.Client)
-		took := time.Since(due)
-		switch done := after - before; {
-		case err != nil || done >= n:
-			return took, err
-		case done > 0: // to ask is work for the server, so it is asked a few times only, and often near the end
-			wait = max(30*time.Millisecond, took*time.Duration(n-done)/time.Duration(done)*2/3)
+		if err != nil {
+			return t, err
 		}
-		if took > 10*time.Minute {
-			return 0, errors.New("the futures are not sent")
+		t.took = time.Since(due)
+		switch done := after - before; {
+		case done >= n:
+			t.cpu, err = s.since(ctx, cpu)
+			return t, err
+		case done > 0: // to ask is work for the server, so it is asked more often near the end only
+			wait = min(max(20*time.Millisecond, t.took*time.Duration(n-done)/time.Duration(done)/2), 250*time.Millisecond)
+		}
+		if t.took > 10*time.Minute {
+			return t, errors.New("the futures are not sent")
 		}
 	}
 }
