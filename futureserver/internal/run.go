@@ -11,8 +11,9 @@ import (
 )
 
 // From the wheel to the rooms. What is due waits in its room's queue, ordered by deadline; rooms with work
-// wait in the ready heap, ordered by their first job. One job is in flight in a room, because more would
-// fork its history and make Dendrite slower, and at most Config.RoomsInFlight rooms at a time. What waits
+// wait in the ready heap, ordered by their first job. A room has one turn at a time, because more would
+// fork its history and make Dendrite slower, and at most Config.RoomsInFlight rooms have one. A turn takes
+// several jobs of the room together. What waits
 // costs a few bytes and no goroutine.
 
 // room is a room with live futures.
@@ -21,7 +22,7 @@ type room struct {
 	live    int      // records that name it
 	watched []uint32 // its state futures that newer state closes
 	queue   jobHeap
-	busy    bool // a job is in flight, or the room is backing off after a failure
+	busy    bool // it has its turn, or is backing off after a failure
 	aside   int  // jobs that have failed for long and wait for another try
 	place   int  // in the ready heap, from 1; 0 if it is not there
 }

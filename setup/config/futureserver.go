@@ -35,7 +35,7 @@ type FutureServer struct {
 	// HighWaterSlack is how far beyond the true deadline the stored one may lie: how late, at the most, a
 	// refreshed future fires after a crash, and how rarely refreshes are written. 1s to 10m.
 	HighWaterSlack time.Duration `yaml:"high_water_slack"`
-	// RoomsInFlight is how many rooms are sent to at the same time; in one room it is always one event.
+	// RoomsInFlight is how many rooms are sent to at the same time; in one room events go one after the other.
 	// 1 to 64.
 	RoomsInFlight int `yaml:"rooms_in_flight"`
 	// Retention is how long finished futures are remembered, so that a repeated request finds its answer.
