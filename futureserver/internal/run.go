@@ -13,8 +13,7 @@ import (
 // From the wheel to the rooms. What is due waits in its room's queue, ordered by deadline; rooms with work
 // wait in the ready heap, ordered by their first job. A room has one turn at a time, because more would
 // fork its history and make Dendrite slower, and at most Config.RoomsInFlight rooms have one. A turn takes
-// several jobs of the room together. What waits
-// costs a few bytes and no goroutine.
+// several jobs of the room together. What waits costs a few bytes and no goroutine.
 
 // room is a room with live futures.
 type room struct {
