@@ -171,7 +171,7 @@ func (s *Server) watchers(roomID string, changed []api.StateKeyTuple) (nids []ap
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, r := range s.table.watchedIn(roomID) {
+	for _, r := range s.table.watchedIn(s.table.hash(roomID)) {
 		switch {
 		case changed != nil && !keys[r.key], r.flags&sending != 0:
 		case r.flags&creating != 0:
@@ -184,7 +184,7 @@ func (s *Server) watchers(roomID string, changed []api.StateKeyTuple) (nids []ap
 }
 
 func (s *Server) watcher(roomID string, nid api.NID) (uint32, *record) {
-	for slot, r := range s.table.watchedIn(roomID) {
+	for slot, r := range s.table.watchedIn(s.table.hash(roomID)) {
 		if r.nid == nid {
 			return slot, r
 		}

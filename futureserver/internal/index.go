@@ -12,6 +12,7 @@ import "slices"
 // and grows by a sixteenth.
 type index struct {
 	shards [256]shard
+	hasty  bool // many entries are coming: shards grow by half until fit
 }
 
 // address is the part of a hash that says where its entry belongs and rules out most others.
@@ -58,7 +59,11 @@ func (x *index) find(a address, is func(number uint32) bool) (number uint32, ok 
 func (x *index) add(a address, number uint32) {
 	s := &x.shards[a.shard]
 	for s.used >= s.homes-s.homes/32 || !s.insert(newEntry(a.print, number)) {
-		s.grow()
+		if x.hasty {
+			s.resize(len(s.entries) + len(s.entries)/2)
+		} else {
+			s.resize(len(s.entries) + len(s.entries)/16)
+		}
 	}
 }
 
@@ -74,6 +79,9 @@ func (x *index) replace(a address, from, to uint32) {
 	s := &x.shards[a.shard]
 	s.entries[s.place(newEntry(a.print, from))] = newEntry(a.print, to)
 }
+
+// tail is how many places of n are no homes.
+func tail(n int) int { return min(n/32, 64) }
 
 // home maps a print onto the places in order (a multiplication instead of a division).
 func (s *shard) home(print uint16) int { return int(print) * s.homes >> 16 }
@@ -118,18 +126,34 @@ func (s *shard) remove(i int) {
 	s.used--
 }
 
-// grow makes the shard larger. All entries find room: none is further from the end than it was.
-func (s *shard) grow() {
-	old := s.entries
-	s.entries = slices.Grow([]entry(nil), len(old)+len(old)/16+16)
-	s.entries = s.entries[:cap(s.entries)] // what the allocator has given anyhow
-	s.homes = len(s.entries) - min(len(s.entries)/32, 64)
-	next := 0
-	for _, e := range old {
-		if e.number() != 0 {
-			next = max(next, s.home(e.print))
-			s.entries[next] = e
-			next++
+// resize gives the shard at least n places and a few. If it grows, all entries find room: none is further from the
+// end than it was. It reports false, and does nothing, if they do not.
+func (s *shard) resize(n int) bool {
+	next := shard{entries: slices.Grow([]entry(nil), n+16), used: s.used}
+	next.entries = next.entries[:cap(next.entries)] // what the allocator has given anyhow
+	next.homes = len(next.entries) - tail(len(next.entries))
+	i := 0
+	for _, e := range s.entries {
+		if e.number() == 0 {
+			continue
+		}
+		if i = max(i, next.home(e.print)); i == len(next.entries) {
+			return false
+		}
+		next.entries[i] = e
+		i++
+	}
+	*s = next
+	return true
+}
+
+// fit ends the haste: each shard becomes as small as it may be.
+func (x *index) fit() {
+	x.hasty = false
+	for i := range x.shards {
+		s := &x.shards[i]
+		if n := s.used + s.used/30 + tail(s.used); n+16 < len(s.entries) {
+			s.resize(n)
 		}
 	}
 }

@@ -40,6 +40,10 @@ func TestIndexAgainstSlice(t *testing.T) {
 				want[next<<16] = want[n]
 				delete(want, n)
 				next++
+			case action == 2 && rapid.Bool().Draw(t, "haste"):
+				x.hasty = !x.hasty
+			case action == 2 && rapid.Bool().Draw(t, "fit"):
+				x.fit()
 			case action == 2:
 				x.remove(address{print: prints.Draw(t, "print")}, next) // nobody's
 			default:
@@ -81,8 +85,12 @@ func TestIndexIsFullAndQuick(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	var x index
 	at := func() address { return address{print: uint16(random.Uint32())} }
+	x.hasty = true
 	for n := uint32(1); n <= 20_000; n++ {
 		x.add(at(), n)
+		if n == 2000 {
+			x.fit()
+		}
 		s := &x.shards[0]
 		if load := float64(s.used) / float64(len(s.entries)); n > 2000 && load < 0.75 {
 			t.Fatalf("with %d entries the load is %.2f", n, load)

@@ -70,6 +70,8 @@ const (
 func (s *Server) recover(ctx context.Context) (watchedRooms []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.table.hurry()
+	defer s.table.fit()
 	reader := newReader(s)
 	go reader.read(ctx)
 	overdue, now := 0, reader.now

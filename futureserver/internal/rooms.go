@@ -78,9 +78,9 @@ func (t *table) leaveRoom(slot uint32, r *record) {
 }
 
 // watchedIn yields the watched futures of a room.
-func (t *table) watchedIn(roomID string) func(yield func(uint32, *record) bool) {
+func (t *table) watchedIn(room uint64) func(yield func(uint32, *record) bool) {
 	return func(yield func(uint32, *record) bool) {
-		n, ok := t.rooms.find(t.hash(roomID))
+		n, ok := t.rooms.find(room)
 		if !ok {
 			return
 		}

@@ -392,7 +392,7 @@ func (s *Server) QueryFutureCounts(context.Context) api.Counts {
 func (s *Server) HasStateFutures(roomID string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for range s.table.watchedIn(roomID) {
+	for range s.table.watchedIn(s.table.hash(roomID)) {
 		return true
 	}
 	return false
