@@ -2,6 +2,7 @@ package internal
 
 import (
 	"context"
+	"math"
 	"slices"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
@@ -17,7 +18,7 @@ func (s *Server) PerformTokenAction(ctx context.Context, token api.Token) error 
 		s.mu.Unlock()
 		return api.ErrStopping
 	}
-	slot, kind, ok := s.table.tokens.find(token, s.table.secretOf)
+	slot, kind, ok := s.table.findToken(token)
 	if !ok || kind == api.GroupToken { // a delayed event's ID is no token
 		s.mu.Unlock()
 		return api.ErrGone
@@ -43,7 +44,7 @@ func (s *Server) cancelOne(ctx context.Context, slot uint32, r *record) error {
 // send asks for a future to be sent now, and waits; it is called with the lock and gives it back.
 func (s *Server) send(ctx context.Context, slot uint32, r *record) error {
 	request := &sendRequest{ctx: ctx, done: make(chan error, 1)}
-	s.enqueue(s.table.rooms.at(r.room), job{slot: slot, nid: r.nid, at: s.clock.now(), send: request})
+	s.enqueue(s.table.roomOf(r), job{slot: slot, nid: r.nid, at: s.clock.now(), send: request})
 	s.dispatch()
 	s.mu.Unlock()
 	return request.wait(ctx)
@@ -80,7 +81,7 @@ func (s *Server) refresh(ctx context.Context, slot uint32, r *record) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r = s.table.live(slot, nid); r == nil || r.state != api.Scheduled {
+	if r = s.table.live(slot, nid); r == nil || r.state() != api.Scheduled {
 		return api.ErrGone // it fired while the commit was under way
 	}
 	r.move(max(r.deadline, deadline))
@@ -95,13 +96,9 @@ func (s *Server) end(b *batch, slot uint32, r *record, state api.State, failure 
 		r.flags |= doomed // its insert is on the way; it is ended when it arrives
 		return
 	}
-	var rest []uint32
-	if r.group != 0 {
-		rest = s.table.siblings(slot, r)
-	}
-	g := r.group
+	g, rest := s.table.groupOf(slot, r), s.table.siblings(slot, r)
 	s.close(b, slot, r, state, failure)
-	if len(rest) == 0 || s.hasTimeout(s.table.groups.at(g), false) {
+	if len(rest) == 0 || s.hasTimeout(g, false) {
 		return
 	}
 	for _, slot := range rest {
@@ -127,7 +124,7 @@ func (s *Server) close(b *batch, slot uint32, r *record, state api.State, failur
 
 // leave takes a future out of memory: its tokens stop working, its timer stops. Under the lock.
 func (s *Server) leave(slot uint32, r *record) {
-	if r.flags&creating == 0 && (r.state == api.Scheduled || r.flags&managed != 0) {
+	if r.flags&creating == 0 && (r.flags&sending == 0 || r.flags&managed != 0) {
 		s.table.removeTokens(slot, r)
 		s.wheel.Remove(slot)
 	}
@@ -136,14 +133,7 @@ func (s *Server) leave(slot uint32, r *record) {
 
 // PerformStateChange implements api.FutureInternalAPI.
 func (s *Server) PerformStateChange(ctx context.Context, roomID string, changed []api.StateKeyTuple) error {
-	var hashes map[uint32]bool // nil: all
-	if changed != nil {
-		hashes = make(map[uint32]bool, len(changed))
-		for _, t := range changed {
-			hashes[storage.KeyHash(t.Type, t.StateKey)] = true
-		}
-	}
-	candidates := s.watchers(roomID, hashes)
+	candidates := s.watchers(roomID, changed)
 	if len(candidates) == 0 {
 		return nil
 	}
@@ -172,19 +162,18 @@ func (s *Server) PerformStateChange(ctx context.Context, roomID string, changed 
 	return s.endAll(ctx, stale, api.Invalidated, func(nid api.NID) (uint32, *record) { return s.watcher(roomID, nid) })
 }
 
-// watchers returns the stored futures that newer state of those hashes would close. One whose insert is under
-// way is marked instead: its creator looks again when it is stored.
-func (s *Server) watchers(roomID string, hashes map[uint32]bool) (nids []api.NID) {
+// watchers returns the stored futures that those pieces of state could close, and by chance a few others. One
+// whose insert is under way is marked instead: its creator looks again when it is stored.
+func (s *Server) watchers(roomID string, changed []api.StateKeyTuple) (nids []api.NID) {
+	var keys [math.MaxUint8 + 1]bool
+	for _, t := range changed {
+		keys[keyFilter(storage.KeyHash(t.Type, t.StateKey))] = true
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n, ok := s.table.rooms.numbers[roomID]
-	if !ok {
-		return nil
-	}
-	for _, slot := range s.table.rooms.at(n).watched {
-		r := s.table.at(slot)
+	for _, r := range s.table.watchedIn(s.table.hash(roomID)) {
 		switch {
-		case hashes != nil && !hashes[r.key], r.state != api.Scheduled:
+		case changed != nil && !keys[r.key], r.flags&sending != 0:
 		case r.flags&creating != 0:
 			r.flags |= lookAgain
 		default:
@@ -195,12 +184,8 @@ func (s *Server) watchers(roomID string, hashes map[uint32]bool) (nids []api.NID
 }
 
 func (s *Server) watcher(roomID string, nid api.NID) (uint32, *record) {
-	n, ok := s.table.rooms.numbers[roomID]
-	if !ok {
-		return 0, nil
-	}
-	for _, slot := range s.table.rooms.at(n).watched {
-		if r := s.table.at(slot); r.nid == nid {
+	for slot, r := range s.table.watchedIn(s.table.hash(roomID)) {
+		if r.nid == nid {
 			return slot, r
 		}
 	}
@@ -219,7 +204,7 @@ func (s *Server) endAll(ctx context.Context, nids []api.NID, state api.State, fi
 	}
 	b := s.batch()
 	for _, nid := range nids {
-		if slot, r := find(nid); r != nil && r.state == api.Scheduled {
+		if slot, r := find(nid); r != nil && r.state() == api.Scheduled {
 			s.end(b, slot, r, state, nil)
 		}
 	}
@@ -262,12 +247,10 @@ func (s *Server) PerformUserRemoval(ctx context.Context, userID string) error {
 		return api.ErrStopping
 	}
 	b := s.batch()
-	if u, ok := s.table.users.numbers[userID]; ok {
-		for _, slot := range slices.Clone(s.table.users.at(u).slots) {
-			// Closing one may close others of its group, and their slots are empty then.
-			if r := s.table.at(slot); r.state == api.Scheduled {
-				s.end(b, slot, r, api.Cancelled, nil)
-			}
+	for _, slot := range slices.Clone(s.table.slotsOf(s.table.hash(userID))) {
+		// Closing one may close others of its group, and their slots are empty then.
+		if r := s.table.at(slot); r.state() == api.Scheduled {
+			s.end(b, slot, r, api.Cancelled, nil)
 		}
 	}
 	s.mu.Unlock()

@@ -129,7 +129,7 @@ func (s *Server) take(forget int64) *batch {
 	slack := s.cfg.Slack.Milliseconds()
 	n := min(len(s.dirty), maxBatch)
 	for _, slot := range s.dirty[:n] {
-		if r := s.table.at(slot); r.flags&dirty != 0 && r.state == api.Scheduled {
+		if r := s.table.at(slot); r.flags&dirty != 0 && r.state() == api.Scheduled {
 			r.flags &^= dirty
 			s.extend(b, slot, r, r.deadline+slack)
 		}
@@ -279,8 +279,8 @@ func (s *Server) noticeClockStep() {
 	}
 	s.offset = offset
 	logrus.Warnf("futureserver: the system clock was set by %d ms; timers are not affected", step)
-	for slot := uint32(1); slot <= s.table.last; slot++ {
-		if r := s.table.at(slot); r.state == api.Scheduled && r.timeout != 0 && r.flags&(creating|dirty) == 0 {
+	for slot := uint32(1); slot <= s.table.records.last; slot++ {
+		if r := s.table.at(slot); r.state() == api.Scheduled && r.timeout != 0 && r.flags&(creating|dirty) == 0 {
 			r.flags |= dirty
 			s.dirty = append(s.dirty, slot)
 		}

@@ -17,7 +17,7 @@ func (s *Server) PerformDelayedEventAction(ctx context.Context, id, owner string
 		return api.ErrStopping
 	}
 	slot, r := s.delayed(id)
-	if r == nil || r.state != api.Scheduled || owner != "" && s.table.users.at(r.user).id != owner {
+	if r == nil || r.state() != api.Scheduled || owner != "" && r.user != s.table.hash(owner) {
 		s.mu.Unlock()
 		return s.finished(ctx, id, owner)
 	}
@@ -42,7 +42,7 @@ func (s *Server) delayed(id string) (uint32, *record) {
 	if !ok {
 		return 0, nil
 	}
-	slot, kind, ok := s.table.tokens.find(token, s.table.secretOf)
+	slot, kind, ok := s.table.findToken(token)
 	if !ok || kind != api.GroupToken {
 		return 0, nil
 	}

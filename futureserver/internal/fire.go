@@ -60,12 +60,12 @@ func (s *Server) prepare(jobs []job) (claimed, later []job) {
 // goes back to the wheel: until it is claimed, it is alive. Under the lock.
 func (s *Server) wanted(j *job) *record {
 	r := s.table.live(j.slot, j.nid)
-	if r == nil || r.state != api.Scheduled {
+	if r == nil || r.state() != api.Scheduled {
 		j.answer(api.ErrGone)
 		return nil
 	}
 	if j.send == nil && r.deadline > s.clock.now() {
-		s.wheel.Add(j.slot, r.deadline)
+		s.wheel.Add(j.slot)
 		s.wakeAt = min(s.wakeAt, r.deadline)
 		notify(s.wake)
 		return nil
@@ -237,7 +237,7 @@ func (s *Server) decide(b *batch, j *job, now int64) bool {
 	}
 	s.wheel.Remove(j.slot)
 	s.table.leaveGroup(j.slot, r)
-	s.table.setState(r, api.Sending)
+	s.table.claim(r)
 	b.Claims = append(b.Claims, c)
 	return true
 }
@@ -311,7 +311,7 @@ func (s *Server) conclude(j *job, state api.State, refusal *api.Refusal) {
 		return
 	}
 	b := s.batch()
-	if state == api.Failed && r.state == api.Scheduled { // the whole group is consumed (generation 0, 5.2)
+	if state == api.Failed && r.state() == api.Scheduled { // the whole group is consumed (generation 0, 5.2)
 		for _, slot := range s.table.siblings(j.slot, r) {
 			s.close(b, slot, s.table.at(slot), api.Discarded, nil)
 		}

@@ -1,128 +1,159 @@
 package internal
 
-import (
-	"crypto/subtle"
-	"encoding/binary"
+import "slices"
 
-	"github.com/matrix-org/dendrite/futures/futureserver/api"
-)
-
-// index finds the future that a token stands for: an open-addressing hash set with linear probing, cut
-// into shards so that growing one never holds the lock for long. An entry is six bytes and no pointer: 16
-// bits of the token, the slot, and the token's kind. The token itself is not kept; a candidate is verified
-// by deriving its token again from the future's secret.
+// index finds small numbers by hash: an open-addressing hash table with linear probing, cut into shards so
+// that growing one never holds the lock for long. An entry is six bytes and no pointer: 16 bits of the hash,
+// and the number. The rest is not kept; whoever looks for something verifies the candidates. Hashes are
+// uniformly random and nobody can choose them, so that their own bits say where an entry belongs.
 //
-// Tokens are uniformly random, so their own bits are the hash and nobody can choose a collision. A shard
-// may have any size, not only powers of two, so it grows by a quarter and is never half empty.
+// The entries of a shard are sorted by those 16 bits, so that a search that fails stops as early as one that
+// succeeds, and all but one place in thirty-two may be taken. A shard may have any size, not only powers of two,
+// and grows by a sixteenth.
 type index struct {
 	shards [256]shard
+	hasty  bool // many entries are coming: shards grow by half until fit
+}
+
+// address is the part of a hash that says where its entry belongs and rules out most others.
+type address struct {
+	shard uint8
+	print uint16
 }
 
 type shard struct {
-	refs   []ref // 0 is empty: slot 0 is never used
-	prints []fingerprint
-	used   int
+	entries []entry // in order of print, with gaps
+	homes   int     // where entries may begin; behind them is room for those that others push on
+	used    int
 }
 
-// ref is a slot and a kind.
-type ref uint32
+// entry is a print and a number in two halves, so that it needs no padding.
+type entry struct {
+	print, high, low uint16
+}
 
-func newRef(slot uint32, kind api.TokenKind) ref { return ref(slot<<2 | uint32(kind)) }
+func newEntry(print uint16, number uint32) entry {
+	return entry{print, uint16(number >> 16), uint16(number)}
+}
 
-func (r ref) slot() uint32        { return uint32(r >> 2) }
-func (r ref) kind() api.TokenKind { return api.TokenKind(r & 3) }
+// number is 0 if there is no entry in this place.
+func (e entry) number() uint32 { return uint32(e.high)<<16 | uint32(e.low) }
 
-// maxSlot is the highest slot a ref can hold.
-const maxSlot = 1<<30 - 1
-
-// fingerprint is the part of a token that says where its entry belongs and rules out most others.
-type fingerprint uint16
-
-func fingerprintOf(t api.Token) fingerprint { return fingerprint(binary.LittleEndian.Uint16(t[:2])) }
-
-func (x *index) shard(t api.Token) *shard { return &x.shards[t[15]] }
-
-// find returns the slot and kind of a live token. secretOf gives the secret of a slot in the index.
-func (x *index) find(t api.Token, secretOf func(slot uint32) *api.Secret) (slot uint32, kind api.TokenKind, ok bool) {
-	s, print := x.shard(t), fingerprintOf(t)
-	if len(s.refs) == 0 {
-		return 0, 0, false
+// find returns the number at that address that is the one looked for.
+func (x *index) find(a address, is func(number uint32) bool) (number uint32, ok bool) {
+	s := &x.shards[a.shard]
+	for i := s.home(a.print); i < len(s.entries); i++ {
+		e := s.entries[i]
+		n := e.number()
+		if n == 0 || e.print > a.print {
+			break
+		}
+		if e.print == a.print && is(n) {
+			return n, true
+		}
 	}
-	for i := s.home(print); s.refs[i] != 0; i = s.after(i) {
-		if s.prints[i] != print {
+	return 0, false
+}
+
+// add puts in a number, which is not 0.
+func (x *index) add(a address, number uint32) {
+	s := &x.shards[a.shard]
+	for s.used >= s.homes-s.homes/32 || !s.insert(newEntry(a.print, number)) {
+		if x.hasty {
+			s.resize(len(s.entries) + len(s.entries)/2)
+		} else {
+			s.resize(len(s.entries) + len(s.entries)/16)
+		}
+	}
+}
+
+func (x *index) remove(a address, number uint32) {
+	s := &x.shards[a.shard]
+	if i := s.place(newEntry(a.print, number)); i >= 0 {
+		s.remove(i)
+	}
+}
+
+// replace changes a number in its place.
+func (x *index) replace(a address, from, to uint32) {
+	s := &x.shards[a.shard]
+	s.entries[s.place(newEntry(a.print, from))] = newEntry(a.print, to)
+}
+
+// tail is how many places of n are no homes.
+func tail(n int) int { return min(n/32, 64) }
+
+// home maps a print onto the places in order (a multiplication instead of a division).
+func (s *shard) home(print uint16) int { return int(print) * s.homes >> 16 }
+
+// place returns where an entry stands, -1 if it is not there.
+func (s *shard) place(e entry) int {
+	for i := s.home(e.print); i < len(s.entries) && s.entries[i].number() != 0 && s.entries[i].print <= e.print; i++ {
+		if s.entries[i] == e {
+			return i
+		}
+	}
+	return -1
+}
+
+// insert pushes what belongs behind e on by one place, up to the next gap. It reports false if there is none.
+func (s *shard) insert(e entry) bool {
+	i := s.home(e.print)
+	for i < len(s.entries) && s.entries[i].number() != 0 && s.entries[i].print <= e.print {
+		i++
+	}
+	gap := i
+	for gap < len(s.entries) && s.entries[gap].number() != 0 {
+		gap++
+	}
+	if gap == len(s.entries) {
+		return false
+	}
+	copy(s.entries[i+1:], s.entries[i:gap])
+	s.entries[i] = e
+	s.used++
+	return true
+}
+
+// remove empties place i and moves back every later entry of the run that may stand there.
+func (s *shard) remove(i int) {
+	end := i + 1
+	for end < len(s.entries) && s.entries[end].number() != 0 && s.home(s.entries[end].print) < end {
+		end++
+	}
+	copy(s.entries[i:], s.entries[i+1:end])
+	s.entries[end-1] = entry{}
+	s.used--
+}
+
+// resize gives the shard at least n places and a few. If it grows, all entries find room: none is further from the
+// end than it was. It reports false, and does nothing, if they do not.
+func (s *shard) resize(n int) bool {
+	next := shard{entries: slices.Grow([]entry(nil), n+16), used: s.used}
+	next.entries = next.entries[:cap(next.entries)] // what the allocator has given anyhow
+	next.homes = len(next.entries) - tail(len(next.entries))
+	i := 0
+	for _, e := range s.entries {
+		if e.number() == 0 {
 			continue
 		}
-		r := s.refs[i]
-		want := secretOf(r.slot()).Token(r.kind())
-		if subtle.ConstantTimeCompare(want[:], t[:]) == 1 {
-			return r.slot(), r.kind(), true
+		if i = max(i, next.home(e.print)); i == len(next.entries) {
+			return false
 		}
+		next.entries[i] = e
+		i++
 	}
-	return 0, 0, false
+	*s = next
+	return true
 }
 
-func (x *index) add(t api.Token, slot uint32, kind api.TokenKind) {
-	s := x.shard(t)
-	if s.used+1 > len(s.refs)*7/8 { // at least one place stays empty: find relies on it
-		s.grow()
-	}
-	s.insert(newRef(slot, kind), fingerprintOf(t))
-	s.used++
-}
-
-func (x *index) remove(t api.Token, slot uint32, kind api.TokenKind) {
-	s, print := x.shard(t), fingerprintOf(t)
-	if len(s.refs) == 0 {
-		return
-	}
-	for i := s.home(print); s.refs[i] != 0; i = s.after(i) {
-		if s.refs[i] == newRef(slot, kind) {
-			s.closeGap(i)
-			s.used--
-			return
-		}
-	}
-}
-
-// home maps a fingerprint onto the table in order (a multiplication instead of a division).
-func (s *shard) home(f fingerprint) int { return int(f) * len(s.refs) >> 16 }
-
-func (s *shard) after(i int) int {
-	if i++; i == len(s.refs) {
-		return 0
-	}
-	return i
-}
-
-func (s *shard) insert(r ref, f fingerprint) {
-	i := s.home(f)
-	for s.refs[i] != 0 {
-		i = s.after(i)
-	}
-	s.refs[i], s.prints[i] = r, f
-}
-
-// closeGap empties place i and moves back every later entry of the run that may stand there.
-func (s *shard) closeGap(i int) {
-	n := len(s.refs)
-	for j := s.after(i); s.refs[j] != 0; j = s.after(j) {
-		home := s.home(s.prints[j])
-		if (j-home+n)%n >= (j-i+n)%n { // its home is at or before the gap
-			s.refs[i], s.prints[i] = s.refs[j], s.prints[j]
-			i = j
-		}
-	}
-	s.refs[i] = 0
-}
-
-// grow makes the shard a quarter larger: a load between 0.7 and 0.875.
-func (s *shard) grow() {
-	old := *s
-	n := max(16, len(s.refs)+len(s.refs)/4)
-	s.refs, s.prints = make([]ref, n), make([]fingerprint, n)
-	for i, r := range old.refs {
-		if r != 0 {
-			s.insert(r, old.prints[i])
+// fit ends the haste: each shard becomes as small as it may be.
+func (x *index) fit() {
+	x.hasty = false
+	for i := range x.shards {
+		s := &x.shards[i]
+		if n := s.used + s.used/30 + tail(s.used); n+16 < len(s.entries) {
+			s.resize(n)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package internal
 
 import (
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -18,109 +19,114 @@ func (x *index) len() (n int) {
 	return n
 }
 
-// The token index against a map. All tokens are forced into one shard and few fingerprints, so that runs,
-// gaps and equal fingerprints happen all the time.
-func TestIndexAgainstMap(t *testing.T) {
+// The index against a slice, by what it promises. All entries are forced into one shard and few prints, or into
+// prints that no other has, so that runs, gaps and the end of the shard happen all the time.
+func TestIndexAgainstSlice(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var x index
-		secrets := map[uint32]api.Secret{}
-		want := map[ref]bool{}
-		secretOf := func(slot uint32) *api.Secret { s := secrets[slot]; return &s }
+		want := map[uint32]address{}
+		prints := rapid.OneOf(rapid.SampledFrom([]uint16{0, 1, 1 << 12, 1<<12 + 1, 1 << 15, 1<<16 - 2, 1<<16 - 1}), rapid.Uint16())
+		next := uint32(1)
+		known := func() uint32 { return rapid.SampledFrom(slices.Sorted(maps.Keys(want))).Draw(t, "which") }
 		for range rapid.IntRange(1, 300).Draw(t, "steps") {
-			slot := uint32(rapid.IntRange(1, 60).Draw(t, "slot"))
-			kind := api.TokenKind(rapid.IntRange(0, 2).Draw(t, "kind"))
-			if _, ok := secrets[slot]; !ok {
-				secrets[slot] = api.Secret{byte(slot)}
-			}
-			token := secrets[slot].Token(kind)
-			r := newRef(slot, kind)
-			switch {
-			case want[r]:
-				x.remove(token, slot, kind)
-				delete(want, r)
+			switch action := rapid.IntRange(0, 5).Draw(t, "action"); {
+			case action == 0 && len(want) > 0:
+				n := known()
+				x.remove(want[n], n)
+				delete(want, n)
+			case action == 1 && len(want) > 0:
+				n := known()
+				x.replace(want[n], n, next<<16) // both halves of a number count
+				want[next<<16] = want[n]
+				delete(want, n)
+				next++
+			case action == 2 && rapid.Bool().Draw(t, "haste"):
+				x.hasty = !x.hasty
+			case action == 2 && rapid.Bool().Draw(t, "fit"):
+				x.fit()
+			case action == 2:
+				x.remove(address{print: prints.Draw(t, "print")}, next) // nobody's
 			default:
-				x.add(token, slot, kind)
-				want[r] = true
+				want[next] = address{print: prints.Draw(t, "print")}
+				x.add(want[next], next)
+				next++
 			}
-			for slot, secret := range secrets {
-				for kind := range api.GroupToken {
-					gotSlot, gotKind, ok := x.find(secret.Token(kind), secretOf)
-					if ok != want[newRef(slot, kind)] || ok && (gotSlot != slot || gotKind != kind) {
-						t.Fatalf("slot %d kind %d: found %v (%d, %d), want %v", slot, kind, ok, gotSlot, gotKind, !ok)
-					}
-				}
-			}
+			compareIndex(t, &x, want)
 		}
 	})
 }
 
-// A shard by itself, with fingerprints that collide.
-func TestShardClosesGaps(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		s := shard{}
-		want := map[ref]fingerprint{}
-		prints := rapid.SampledFrom([]fingerprint{0, 1, 1 << 12, 1<<12 + 1, 1 << 15, 1<<16 - 2, 1<<16 - 1})
-		place := func(r ref) int {
-			for i := s.home(want[r]); s.refs[i] != 0; i = s.after(i) {
-				if s.refs[i] == r {
-					return i
-				}
+func compareIndex(t *rapid.T, x *index, want map[uint32]address) {
+	if x.len() != len(want) {
+		t.Fatalf("%d entries, want %d", x.len(), len(want))
+	}
+	for n, a := range want {
+		if got, ok := x.find(a, func(candidate uint32) bool { return candidate == n }); !ok || got != n {
+			t.Fatalf("number %d is not found at %v", n, a)
+		}
+	}
+	for _, print := range []uint16{0, 1, 5, 1 << 15, 1<<16 - 1} {
+		seen := map[uint32]bool{}
+		_, ok := x.find(address{print: print}, func(candidate uint32) bool {
+			if want[candidate].print != print || seen[candidate] {
+				t.Fatalf("number %d stands at %v and was a candidate of print %d", candidate, want[candidate], print)
 			}
-			t.Fatalf("%d is not found from its home", r)
-			return 0
+			seen[candidate] = true
+			return false
+		})
+		if ok {
+			t.Fatal("it found what nobody looked for")
 		}
-		for i := range rapid.IntRange(1, 120).Draw(t, "steps") {
-			if len(want) > 0 && rapid.Bool().Draw(t, "remove") {
-				r := rapid.SampledFrom(slices.Sorted(maps.Keys(want))).Draw(t, "which")
-				s.closeGap(place(r))
-				s.used--
-				delete(want, r)
-				continue
-			}
-			if s.used+1 > len(s.refs)*7/8 {
-				s.grow()
-			}
-			r := newRef(uint32(i+1), 0)
-			want[r] = prints.Draw(t, "fingerprint")
-			s.insert(r, want[r])
-			s.used++
-		}
-		found := 0
-		for _, r := range s.refs {
-			if r != 0 {
-				found++
-			}
-		}
-		if found != len(want) || s.used != found {
-			t.Fatalf("%d entries, %d counted, want %d", found, s.used, len(want))
-		}
-		for r := range want {
-			place(r)
-		}
-	})
+	}
 }
 
+// A shard is as full as its explanation says, and unknown hashes are answered after a few steps.
+func TestIndexIsFullAndQuick(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	var x index
+	at := func() address { return address{print: uint16(random.Uint32())} }
+	x.hasty = true
+	for n := uint32(1); n <= 20_000; n++ {
+		x.add(at(), n)
+		if n == 2000 {
+			x.fit()
+		}
+		s := &x.shards[0]
+		if load := float64(s.used) / float64(len(s.entries)); n > 2000 && load < 0.75 {
+			t.Fatalf("with %d entries the load is %.2f", n, load)
+		}
+	}
+	s, steps := &x.shards[0], 0
+	const searches = 10_000
+	for range searches {
+		print := uint16(random.Uint32())
+		for i := s.home(print); i < len(s.entries) && s.entries[i].number() != 0 && s.entries[i].print <= print; i++ {
+			steps++
+		}
+	}
+	if steps > 20*searches {
+		t.Errorf("a search takes %d steps", steps/searches)
+	}
+}
+
+// BenchmarkFind looks for tokens that are there, and for others.
 func BenchmarkFind(b *testing.B) {
 	const n = 1_000_000
-	var x index
-	secrets := make([]api.Secret, n+1)
-	for i := 1; i <= n; i++ {
-		secrets[i] = api.NewSecret()
-		for k := range api.GroupToken {
-			x.add(secrets[i].Token(k), uint32(i), k)
+	s := pendingServer(n)
+	for name, kind := range map[string]api.TokenKind{"known": api.RefreshToken, "unknown": api.GroupToken} {
+		tokens := make([]api.Token, 1<<16)
+		for i := range tokens {
+			tokens[i] = s.table.at(uint32(1 + i*7919%n)).secret.Token(kind)
 		}
-	}
-	secretOf := func(slot uint32) *api.Secret { return &secrets[slot] }
-	tokens := make([]api.Token, 1<<16)
-	for i := range tokens {
-		tokens[i] = secrets[1+i*7919%n].Token(api.RefreshToken)
-	}
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		if _, _, ok := x.find(tokens[i&(1<<16-1)], secretOf); !ok {
-			b.Fatal("lost")
-		}
-		i++
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				if _, _, ok := s.table.findToken(tokens[i&(1<<16-1)]); ok != (kind == api.RefreshToken) {
+					b.Fatal("lost")
+				}
+				i++
+			}
+		})
 	}
 }

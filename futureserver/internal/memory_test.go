@@ -34,13 +34,15 @@ func liveHeap() uint64 {
 func pendingServer(n int) *Server {
 	s := &Server{clock: clock{time.Now()}, table: newTable(), cfg: testConfig(), metrics: NewMetrics(nil)}
 	now := s.clock.now()
-	s.wheel = wheel.New(now)
+	s.wheel = wheel.New(now, s.table.deadlineOf)
+	reader := newReader(s)
 	for i := range n {
-		s.restore(&storage.Timer{
+		f := reader.find(&storage.Timer{
 			NID: api.NID(i + 1), State: api.Scheduled, Policy: api.CancelOnNewerState, Secret: api.NewSecret(),
 			Deadline: now + 8000 + int64(i%8000), Timeout: 8 * time.Second, KeyHash: uint32(i) | 1,
 			UserID: fmt.Appendf(nil, "@user%d:example.org", i/100), RoomID: fmt.Appendf(nil, "!room%d:example.org", i/20),
-		}, now)
+		})
+		s.restore(&f)
 	}
 	return s
 }

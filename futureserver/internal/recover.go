@@ -3,7 +3,10 @@ package internal
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -35,8 +38,9 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.offset = s.clock.wall(0)
-	s.wheel = wheel.New(s.clock.now())
-	if err := s.recover(ctx); err != nil {
+	s.wheel = wheel.New(s.clock.now(), s.table.deadlineOf)
+	watched, err := s.recover(ctx)
+	if err != nil {
 		s.cancel()
 		db.Close()
 		return nil, fmt.Errorf("futureserver: reading the futures: %w", err)
@@ -45,82 +49,146 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 	s.loops.Add(2)
 	go s.run()
 	go s.write()
-	s.work.Go(s.reconcile)
+	s.work.Go(func() { s.reconcile(watched) })
 	return s, nil
 }
 
-// recover rebuilds memory from disk. The true deadlines of a crashed server are lost, but the stored one and
-// now + timeout are both upper bounds of it, so their minimum is never early; and since the stored one does
-// not grow by restarting, a crash loop cannot keep a future alive.
-func (s *Server) recover(ctx context.Context) error {
+// found is a live future on its way from the disk into memory.
+type found struct {
+	record
+	room          uint64 // table.hash of the room ID
+	userID, group string // only of a future in a group that is not its own
+}
+
+const (
+	foundAtOnce  = 512 // futures that are handed over together
+	foundBatches = 4   // how far reading may be ahead
+)
+
+// recover rebuilds memory from disk and returns the rooms with futures that newer state can end. One goroutine
+// reads, which takes longest, while this one derives tokens and fills the table.
+func (s *Server) recover(ctx context.Context) (watchedRooms []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.clock.ceil()
-	overdue := 0
-	last, err := s.db.Scan(ctx, func(t *storage.Timer) error {
-		if t.State == api.Scheduled && t.Timeout != 0 && t.Deadline <= now {
-			overdue++
+	s.table.hurry()
+	defer s.table.fit()
+	reader := newReader(s)
+	go reader.read(ctx)
+	overdue, now := 0, reader.now
+	for batch := range reader.full {
+		for i := range batch {
+			if r := &batch[i].record; r.state() == api.Scheduled && r.timeout != 0 && r.deadline <= now {
+				overdue++
+			}
+			s.restore(&batch[i])
 		}
-		s.restore(t, now)
-		return nil
-	})
-	if err != nil {
-		return err
+		reader.empty <- batch
 	}
-	if err := s.db.SelectSenders(ctx, s.delayIDs.addSender); err != nil {
-		return err
+	if reader.err != nil {
+		return nil, reader.err
 	}
-	s.lastNID = last
+	s.lastNID = reader.last
 	s.wakeAt = s.wheel.Next()
 	logrus.WithFields(logrus.Fields{
 		"scheduled": s.table.scheduled, "sending": s.table.sending, "overdue": overdue,
 	}).Info("futureserver: recovered")
+	return slices.Collect(maps.Keys(reader.watched)), nil
+}
+
+// reader reads live futures.
+type reader struct {
+	s           *Server
+	now         int64
+	full, empty chan []found
+	batch       []found
+	watched     map[string]bool // rooms with futures that newer state can end
+	last        api.NID
+	err         error // when full is closed
+}
+
+func newReader(s *Server) *reader {
+	r := &reader{
+		s: s, now: s.clock.ceil(), watched: make(map[string]bool),
+		full: make(chan []found, foundBatches), empty: make(chan []found, foundBatches),
+	}
+	for range foundBatches {
+		r.empty <- make([]found, 0, foundAtOnce)
+	}
+	return r
+}
+
+func (r *reader) read(ctx context.Context) {
+	defer close(r.full)
+	r.batch = (<-r.empty)[:0]
+	if r.last, r.err = r.s.db.Scan(ctx, r.each); r.err == nil {
+		r.err = r.s.db.SelectSenders(ctx, r.s.delayIDs.addSender)
+	}
+	r.full <- r.batch
+}
+
+func (r *reader) each(t *storage.Timer) error {
+	if r.batch = append(r.batch, r.find(t)); len(r.batch) == cap(r.batch) {
+		r.full <- r.batch
+		r.batch = (<-r.empty)[:0]
+	}
 	return nil
 }
 
-func (s *Server) restore(t *storage.Timer, now int64) {
-	r := record{
-		nid: t.NID, secret: t.Secret, state: t.State,
-		timeout: uint32(t.Timeout.Milliseconds()),
+// find makes out the future of a row. The true deadlines of a crashed server are lost, but the stored one and
+// now + timeout are both upper bounds of it, so their minimum is never early; and since the stored one does not
+// grow by restarting, a crash loop cannot keep a future alive.
+func (r *reader) find(t *storage.Timer) found {
+	f := found{
+		record: record{
+			nid: t.NID, user: maphash.Bytes(r.s.table.seed, t.UserID), secret: t.Secret,
+			timeout: uint32(t.Timeout.Milliseconds()),
+		},
+		room: maphash.Bytes(r.s.table.seed, t.RoomID),
 	}
-	if t.Policy.Watched() {
-		r.key = t.KeyHash
+	if t.KeyHash != 0 && t.Policy.Watched() {
+		f.flags |= watched
+		f.key = keyFilter(t.KeyHash)
+		if !r.watched[string(t.RoomID)] {
+			r.watched[string(t.RoomID)] = true
+		}
 	}
 	if t.Policy.Has(api.Managed) {
-		r.flags = managed
+		f.flags |= managed
 	}
-	if r.timeout != 0 {
-		r.deadline = min(t.Deadline, now+int64(r.timeout))
-		r.raise(t.Deadline)
+	if f.timeout != 0 {
+		f.deadline = min(t.Deadline, r.now+int64(f.timeout))
+		f.raise(t.Deadline)
 	}
-	userID, roomID := string(t.UserID), string(t.RoomID)
-	slot, rec := s.table.put(r, userID, roomID)
-	s.table.count(t.State, 1)
 	if t.State == api.Sending {
-		if rec.flags&managed != 0 {
-			s.delayIDs.addSender(userID)
-			s.table.addTokens(slot, rec)
+		f.flags |= sending
+		if f.flags&managed != 0 {
+			r.s.delayIDs.addSender(string(t.UserID))
 		}
-		s.enqueue(s.table.rooms.at(rec.room), job{slot: slot, nid: t.NID, claimed: true})
+	} else if len(t.GroupID) > 0 {
+		f.userID, f.group = string(t.UserID), string(t.GroupID)
+	}
+	return f
+}
+
+// restore puts a future into memory as it is on disk. Under the lock.
+func (s *Server) restore(f *found) {
+	slot, r := s.table.put(f.record, f.room)
+	if r.flags&sending != 0 {
+		if r.flags&managed != 0 {
+			s.table.addTokens(slot, r)
+		}
+		s.enqueue(s.table.roomOf(r), job{slot: slot, nid: r.nid, claimed: true})
 		return
 	}
-	if len(t.GroupID) > 0 {
-		s.table.openGroup(userID, string(t.GroupID)) // takes in its founder, which is on disk as if it were alone
-		s.table.joinGroup(slot, rec, userID, string(t.GroupID))
+	if f.group != "" {
+		s.table.openGroup(f.userID, f.group) // takes in its founder, which is on disk as if it were alone
+		s.table.joinGroup(slot, r, f.userID, f.group)
 	}
-	s.arm(slot, rec)
+	s.arm(slot, r)
 }
 
 // reconcile looks once at every room with pending state futures: state may have changed while nobody looked.
-func (s *Server) reconcile() {
-	s.mu.Lock()
-	var rooms []string
-	for id, n := range s.table.rooms.numbers {
-		if len(s.table.rooms.at(n).watched) > 0 {
-			rooms = append(rooms, id)
-		}
-	}
-	s.mu.Unlock()
+func (s *Server) reconcile(rooms []string) {
 	for _, id := range rooms {
 		for attempt := 0; !s.isStopping(); attempt++ {
 			err := s.PerformStateChange(s.ctx, id, nil)
@@ -184,13 +252,13 @@ func (s *Server) storeDeadlines(ctx context.Context) error {
 	for slot := uint32(1); ; {
 		s.mu.Lock()
 		b := s.batch()
-		for ; slot <= s.table.last && len(b.Extends) < maxBatch; slot++ {
-			if r := s.table.at(slot); r.state == api.Scheduled && r.spare != 0 && r.flags&creating == 0 {
+		for ; slot <= s.table.records.last && len(b.Extends) < maxBatch; slot++ {
+			if r := s.table.at(slot); r.state() == api.Scheduled && r.spare != 0 && r.flags&creating == 0 {
 				b.Extends = append(b.Extends, storage.Extend{NID: r.nid, Deadline: s.clock.wall(r.deadline), Exact: true})
 				b.raises = append(b.raises, raise{slot, r.deadline})
 			}
 		}
-		more := slot <= s.table.last
+		more := slot <= s.table.records.last
 		s.mu.Unlock()
 		if err := b.wait(ctx); err != nil {
 			return err
@@ -205,10 +273,7 @@ func (s *Server) storeDeadlines(ctx context.Context) error {
 func (s *Server) dismiss() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, rm := range s.table.rooms.things {
-		if rm == nil {
-			continue
-		}
+	for _, rm := range s.table.rooms.working {
 		for i := range rm.queue {
 			rm.queue[i].answer(api.ErrStopping)
 		}

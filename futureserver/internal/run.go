@@ -15,15 +15,13 @@ import (
 // fork its history and make Dendrite slower, and at most Config.RoomsInFlight rooms have one. A turn takes
 // several jobs of the room together. What waits costs a few bytes and no goroutine.
 
-// room is a room with live futures.
+// room is a room where something is to be done.
 type room struct {
-	id      string
-	live    int      // records that name it
-	watched []uint32 // its state futures that newer state closes
-	queue   jobHeap
-	busy    bool // it has its turn, or is backing off after a failure
-	aside   int  // jobs that have failed for long and wait for another try
-	place   int  // in the ready heap, from 1; 0 if it is not there
+	number uint32 // in table.rooms
+	queue  jobHeap
+	busy   bool // it has its turn, or is backing off after a failure
+	aside  int  // jobs that have failed for long and wait for another try
+	place  int  // in the ready heap, from 1; 0 if it is not there
 }
 
 // job is a future on its way into the room.
@@ -139,13 +137,9 @@ func (s *Server) turn() (done bool) {
 		return true
 	}
 	now := s.clock.now()
-	done = s.wheel.Advance(now, atOnce, func(slot uint32) (later int64) {
+	done = s.wheel.Advance(now, atOnce, func(slot uint32) {
 		r := s.table.at(slot)
-		if r.deadline > now {
-			return r.deadline // refreshed since
-		}
-		s.enqueue(s.table.rooms.at(r.room), job{slot: slot, nid: r.nid, at: r.deadline})
-		return 0
+		s.enqueue(s.table.roomOf(r), job{slot: slot, nid: r.nid, at: r.deadline})
 	})
 	s.wakeAt = s.wheel.Next()
 	return done

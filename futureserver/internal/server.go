@@ -1,7 +1,7 @@
 // Package internal is the core of the futureserver: one future's life, from the request to its outcome. It
 // knows the rooms only through api.Room and the disk only through storage.Database.
 //
-// Every transition is decided under one lock in memory (table.go, act.go), made durable by one row change in
+// Every transition is decided under one lock in memory (table.go and what it is made of, act.go), made durable by one row change in
 // a group commit (commit.go), and never undone. What is due waits in its room's queue (run.go) until it is
 // built, claimed, submitted and proved (fire.go). recover.go starts and stops it all.
 package internal
@@ -168,7 +168,7 @@ func (s *Server) reserve(ctx context.Context, f *api.Future) (uint32, error) {
 		lock.Lock()
 		defer lock.Unlock()
 		s.mu.Lock()
-		open := s.table.openGroup(f.UserID, f.GroupID) != 0
+		open := s.table.openGroup(f.UserID, f.GroupID) != nil
 		s.mu.Unlock()
 		if !open {
 			var err error
@@ -193,17 +193,17 @@ func (s *Server) reserve(ctx context.Context, f *api.Future) (uint32, error) {
 			return 0, err
 		}
 	}
-	r := record{secret: f.Secret, timeout: uint32(f.Timeout.Milliseconds()), state: api.Scheduled, flags: creating}
+	s.lastNID++
+	f.NID = s.lastNID
+	r := record{nid: f.NID, user: s.table.hash(f.UserID), secret: f.Secret, timeout: uint32(f.Timeout.Milliseconds()), flags: creating}
 	if t, ok := f.Tuple(); ok && f.Policy.Watched() {
-		r.key = storage.KeyHash(t.Type, t.StateKey)
+		r.flags |= watched
+		r.key = keyFilter(storage.KeyHash(t.Type, t.StateKey))
 	}
 	if f.Policy.Has(api.Managed) {
 		r.flags |= managed
 	}
-	s.lastNID++
-	f.NID, r.nid = s.lastNID, s.lastNID
-	slot, rec := s.table.put(r, f.UserID, f.RoomID)
-	s.table.count(api.Scheduled, 1)
+	slot, rec := s.table.put(r, s.table.hash(f.RoomID))
 	if named {
 		s.table.joinGroup(slot, rec, f.UserID, f.GroupID)
 	}
@@ -214,13 +214,13 @@ func (s *Server) reserve(ctx context.Context, f *api.Future) (uint32, error) {
 // it takes the end of several to get below it.
 func (s *Server) checkLimit(userID string, isManaged bool) error {
 	most := s.limits(isManaged).MaxPerUser
-	u, ok := s.table.users.numbers[userID]
-	if !ok || len(s.table.users.at(u).slots) < most {
+	slots := s.table.slotsOf(s.table.hash(userID))
+	if len(slots) < most {
 		return nil
 	}
 	n := 0
 	var deadlines []int64
-	for _, slot := range s.table.users.at(u).slots {
+	for _, slot := range slots {
 		if r := s.table.at(slot); (r.flags&managed != 0) == isManaged {
 			n++
 			if r.deadline != 0 {
@@ -245,7 +245,7 @@ func (s *Server) checkLimit(userID string, isManaged bool) error {
 func (s *Server) checkGroup(f *api.Future, used bool) error {
 	g := s.table.openGroup(f.UserID, f.GroupID)
 	action := f.Timeout == 0
-	if g == 0 && (used || action) || g != 0 && !s.hasTimeout(s.table.groups.at(g), action) {
+	if g == nil && (used || action) || g != nil && !s.hasTimeout(g, action) {
 		return api.ErrUnknownGroup
 	}
 	return nil
@@ -260,7 +260,7 @@ func (s *Server) hasTimeout(g *group, committedOnly bool) bool {
 	}
 	return slices.ContainsFunc(g.slots, func(slot uint32) bool {
 		r := s.table.at(slot)
-		return r.timeout != 0 && r.state == api.Scheduled && r.flags&not == 0
+		return r.timeout != 0 && r.flags&(not|sending) == 0
 	})
 }
 
@@ -310,7 +310,7 @@ func (s *Server) arm(slot uint32, r *record) {
 	r.flags &^= creating
 	s.table.addTokens(slot, r)
 	if r.timeout != 0 {
-		s.wheel.Add(slot, r.deadline)
+		s.wheel.Add(slot)
 		if r.deadline < s.wakeAt {
 			notify(s.wake)
 		}
@@ -359,7 +359,7 @@ func (s *Server) refine(f *api.Future) bool {
 	if r == nil {
 		return false
 	}
-	f.State = r.state
+	f.State = r.state()
 	if f.Timeout != 0 {
 		f.Deadline = s.clock.wall(r.deadline)
 	}
@@ -368,11 +368,7 @@ func (s *Server) refine(f *api.Future) bool {
 
 // lookUp finds the live record of a future read from disk, nil if it has ended meanwhile.
 func (s *Server) lookUp(f *api.Future) (uint32, *record) {
-	u, ok := s.table.users.numbers[f.UserID]
-	if !ok {
-		return 0, nil
-	}
-	for _, slot := range s.table.users.at(u).slots {
+	for _, slot := range s.table.slotsOf(s.table.hash(f.UserID)) {
 		if r := s.table.at(slot); r.nid == f.NID && r.flags&creating == 0 {
 			return slot, r
 		}
@@ -387,8 +383,8 @@ func (s *Server) QueryFutureCounts(context.Context) api.Counts {
 	return api.Counts{
 		Scheduled: s.table.scheduled,
 		Sending:   s.table.sending,
-		Users:     len(s.table.users.numbers),
-		Rooms:     len(s.table.rooms.numbers),
+		Users:     s.table.users.len,
+		Rooms:     s.table.rooms.places.len(),
 	}
 }
 
@@ -396,8 +392,10 @@ func (s *Server) QueryFutureCounts(context.Context) api.Counts {
 func (s *Server) HasStateFutures(roomID string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n, ok := s.table.rooms.numbers[roomID]
-	return ok && len(s.table.rooms.at(n).watched) > 0
+	for range s.table.watchedIn(s.table.hash(roomID)) {
+		return true
+	}
+	return false
 }
 
 // Done is closed when the server has stopped, by itself or by Stop.

@@ -26,16 +26,16 @@
 //
 // # Laziness
 //
-// Most futures are refreshed again and again before they fire. A refresh does not touch the wheel: the
-// caller moves the deadline in its own table, the entry goes out at its old time, and the caller then says
-// when it wants it back. So a future with a timeout of 8 s is moved about once in 8 s, however often it is
-// refreshed.
+// Most futures are refreshed again and again before they fire. A refresh does not touch the wheel: the caller
+// moves the deadline in its own table, and when the bucket that holds the entry is opened, the wheel asks that
+// table and puts the entry where it belongs by then. So a future with a timeout of 8 s is moved once in 4 to
+// 8 s, however often it is refreshed. A deadline may move ahead at any time; if it moves back, the entry still
+// comes, but perhaps only when it would have come before.
 //
 // # Memory
 //
-// An entry is a slot number chosen by the caller, 12 bytes in a slab without pointers: two links that
-// chain the entries of one bucket, and the time's lower half. That half suffices for 49 days; the time of an
-// entry further ahead is kept aside, and the entry calls at a waypoint every 49 days.
+// An entry is a slot number chosen by the caller, 8 bytes in a slab without pointers: two links that chain the
+// entries of one bucket. Its time stands in the caller's table alone.
 package wheel
 
 import (
@@ -46,60 +46,49 @@ import (
 const (
 	digit  = 6                        // bits in a digit: 64 buckets to a level
 	levels = (63 + digit - 1) / digit // enough for any time
-	reach  = math.MaxUint32           // ms ahead that an entry can hold
 	slab   = 1 << 12                  // entries allocated at once
 	first  = 1 << 31                  // in prev: the rest is a bucket, not an entry
 )
 
-// Wheel holds slots, each registered for a time in Unix ms. It is not safe for concurrent use. Slots are
+// Wheel holds slots, each of which has a deadline in Unix ms. It is not safe for concurrent use. Slots are
 // below 1<<31 - 1; memory is taken for slots up to the highest used.
 type Wheel struct {
-	now   int64                   // all before it has gone out
-	used  [levels]uint64          // which buckets of a level are occupied
-	heads [levels << digit]uint32 // first entry of each bucket
-	slabs []*[slab]entry          // by slot
-	far   map[uint32]int64        // true times of entries out of reach
+	deadline func(slot uint32) int64
+	now      int64                   // all before it has gone out
+	used     [levels]uint64          // which buckets of a level are occupied
+	heads    [levels << digit]uint32 // first entry of each bucket
+	slabs    []*[slab]entry          // by slot
 }
 
 // entry is what the wheel knows of a slot. A link is a slot + 1, so that zero means none.
 type entry struct {
 	next uint32
 	prev uint32 // 0: not in the wheel; first|bucket: the first of that bucket
-	at   uint32 // lower half of the registered time, which is never before now
 }
 
-// New returns an empty wheel whose present is now.
-func New(now int64) *Wheel {
-	return &Wheel{now: max(now, 0), far: make(map[uint32]int64)}
+// New returns an empty wheel whose present is now. deadline says when a slot that is in the wheel is due; it
+// must not use the wheel.
+func New(now int64, deadline func(slot uint32) int64) *Wheel {
+	return &Wheel{deadline: deadline, now: max(now, 0)}
 }
 
-// Add registers the slot, which must not be in the wheel, for the time at. If that is over, the slot goes
-// out with the next Advance that does not go back in time.
-func (w *Wheel) Add(slot uint32, at int64) {
-	at = max(at, w.now)
-	if at-w.now > reach {
-		w.far[slot] = at
-		at = w.now + reach
-	}
-	w.link(slot, at)
-}
+// Add puts in the slot, which must not be in the wheel. If its deadline is over, it goes out with the next
+// Advance that does not go back in time.
+func (w *Wheel) Add(slot uint32) { w.link(slot, max(w.deadline(slot), w.now)) }
 
 // Remove takes the slot out of the wheel. It does nothing if the slot is not in it.
 func (w *Wheel) Remove(slot uint32) {
-	if int(slot/slab) >= len(w.slabs) || w.slabs[slot/slab] == nil || w.entry(slot).prev == 0 {
-		return
+	if int(slot/slab) < len(w.slabs) && w.slabs[slot/slab] != nil && w.entry(slot).prev != 0 {
+		w.unlink(slot)
 	}
-	w.unlink(slot)
-	delete(w.far, slot)
 }
 
-// Advance makes now the present and calls due for every slot whose time has come, tick by tick, in no
-// order inside one tick. If due returns a time later than the slot's tick, the slot is registered for it
-// again; otherwise it is gone from the wheel. Due may use Add and Remove.
+// Advance makes now the present, takes out every slot whose deadline has come and calls due for it: tick by
+// tick, in no order inside one tick. Due may use Add and Remove.
 //
 // One call hands out or moves at most budget entries; done is false if there is more to do for the same
 // now. If now lies before the present, nothing happens.
-func (w *Wheel) Advance(now int64, budget int, due func(slot uint32) (later int64)) (done bool) {
+func (w *Wheel) Advance(now int64, budget int, due func(slot uint32)) (done bool) {
 	for {
 		bucket, start := w.earliest()
 		if bucket < 0 || start > now {
@@ -113,21 +102,19 @@ func (w *Wheel) Advance(now int64, budget int, due func(slot uint32) (later int6
 			}
 			budget--
 			slot := w.heads[bucket] - 1
-			if at := w.unlink(slot); at > start {
-				w.link(slot, at) // one level down at least
-			} else if at, far := w.far[slot]; far {
-				delete(w.far, slot) // this was only a waypoint
-				w.Add(slot, at)
-			} else if later := due(slot); later > start {
-				w.Add(slot, later)
+			w.unlink(slot)
+			if at := w.deadline(slot); at > start {
+				w.link(slot, at) // further down, or further ahead if it has moved
+			} else {
+				due(slot)
 			}
 		}
 	}
 }
 
-// Next returns when Advance should be called again: never later than the earliest registered time, often
-// earlier, because a wide bucket is known by its beginning alone. Each Advance to Next, budget permitting,
-// hands something out or makes Next grow. It is math.MaxInt64 if the wheel is empty.
+// Next returns when Advance should be called again: never later than the earliest deadline, often earlier,
+// because a wide bucket is known by its beginning alone. Each Advance to Next, budget permitting, hands
+// something out or makes Next grow. It is math.MaxInt64 if the wheel is empty.
 func (w *Wheel) Next() int64 {
 	_, start := w.earliest()
 	return start
@@ -151,7 +138,7 @@ func (w *Wheel) earliest() (bucket int, start int64) {
 	return bucket, start
 }
 
-// link puts the slot into the bucket of the time at, which must lie in reach.
+// link puts the slot into the bucket of the time at, which is not before the present.
 func (w *Wheel) link(slot uint32, at int64) {
 	level := (bits.Len64(uint64(at^w.now)|1) - 1) / digit
 	i := int(at>>(level*digit)) & (1<<digit - 1)
@@ -161,7 +148,7 @@ func (w *Wheel) link(slot uint32, at int64) {
 	if e.prev != 0 {
 		panic("wheel: the slot is in the wheel already")
 	}
-	*e = entry{next: w.heads[bucket], prev: first | uint32(bucket), at: uint32(at)}
+	*e = entry{next: w.heads[bucket], prev: first | uint32(bucket)}
 	if e.next != 0 {
 		w.entry(e.next - 1).prev = slot + 1
 	}
@@ -169,8 +156,8 @@ func (w *Wheel) link(slot uint32, at int64) {
 	w.used[level] |= 1 << i
 }
 
-// unlink takes the slot out of its bucket and returns the time it was registered for.
-func (w *Wheel) unlink(slot uint32) (at int64) {
+// unlink takes the slot out of its bucket.
+func (w *Wheel) unlink(slot uint32) {
 	e := w.entry(slot)
 	if e.next != 0 {
 		w.entry(e.next - 1).prev = e.prev
@@ -185,7 +172,6 @@ func (w *Wheel) unlink(slot uint32) (at int64) {
 		}
 	}
 	e.prev = 0
-	return w.now + int64(e.at-uint32(w.now))
 }
 
 func (w *Wheel) entry(slot uint32) *entry { return &w.slabs[slot/slab][slot%slab] }

@@ -1,0 +1,93 @@
+package internal
+
+// rooms are the rooms with live futures. Of most of them memory knows no more than a place: the queue of a
+// room exists while something is due there.
+type rooms struct {
+	index   index       // of numbers
+	places  slab[place] // by number
+	working map[uint32]*room
+}
+
+// place is a room with live futures.
+type place struct {
+	hash    uint64 // table.hash of the room ID
+	live    uint32 // records that name it
+	watched uint32 // slot of its first watched future; the record's next is the second
+}
+
+func (rs *rooms) find(hash uint64) (number uint32, ok bool) {
+	return rs.index.find(addressOf(hash), func(n uint32) bool { return rs.places.at(n).hash == hash })
+}
+
+// number returns the number of a room, which it makes if it is new.
+func (rs *rooms) number(hash uint64) uint32 {
+	if n, ok := rs.find(hash); ok {
+		return n
+	}
+	n := rs.places.add(place{hash: hash})
+	rs.index.add(addressOf(hash), n)
+	return n
+}
+
+// forget forgets a room that nothing needs any more.
+func (rs *rooms) forget(n uint32) {
+	p := rs.places.at(n)
+	if p.live == 0 && rs.working[n] == nil {
+		rs.index.remove(addressOf(p.hash), n)
+		rs.places.drop(n)
+	}
+}
+
+// roomOf returns a record's room as one where something is to be done.
+func (t *table) roomOf(r *record) *room {
+	rm := t.rooms.working[r.room]
+	if rm == nil {
+		rm = &room{number: r.room}
+		t.rooms.working[r.room] = rm
+	}
+	return rm
+}
+
+// tidyRoom ends a room's work if there is none left.
+func (t *table) tidyRoom(rm *room) {
+	if !rm.busy && rm.aside == 0 && len(rm.queue) == 0 {
+		delete(t.rooms.working, rm.number)
+		t.rooms.forget(rm.number)
+	}
+}
+
+func (t *table) enterRoom(slot uint32, r *record) {
+	p := t.rooms.places.at(r.room)
+	p.live++
+	if r.flags&watched != 0 {
+		r.next, p.watched = p.watched, slot
+	}
+}
+
+func (t *table) leaveRoom(slot uint32, r *record) {
+	p := t.rooms.places.at(r.room)
+	p.live--
+	if r.flags&watched != 0 {
+		link := &p.watched
+		for *link != slot {
+			link = &t.at(*link).next
+		}
+		*link = r.next
+	}
+	t.rooms.forget(r.room)
+}
+
+// watchedIn yields the watched futures of a room.
+func (t *table) watchedIn(room uint64) func(yield func(uint32, *record) bool) {
+	return func(yield func(uint32, *record) bool) {
+		n, ok := t.rooms.find(room)
+		if !ok {
+			return
+		}
+		for slot := t.rooms.places.at(n).watched; slot != 0; slot = t.at(slot).next {
+			if !yield(slot, t.at(slot)) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,38 @@
+package internal
+
+// slab holds things by number, from 1 on. They never move, and to get one more never means to copy the rest.
+type slab[T any] struct {
+	chunks [][]T
+	free   []uint32
+	last   uint32 // the highest number handed out
+}
+
+const chunkBits = 10
+
+// at returns the thing of that number.
+func (s *slab[T]) at(n uint32) *T { return &s.chunks[n>>chunkBits][n&(1<<chunkBits-1)] }
+
+// len counts the things.
+func (s *slab[T]) len() int { return int(s.last) - len(s.free) }
+
+// add stores a thing and returns its number.
+func (s *slab[T]) add(thing T) uint32 {
+	n := s.last + 1
+	if last := len(s.free) - 1; last >= 0 {
+		n, s.free = s.free[last], s.free[:last]
+	} else {
+		s.last = n
+	}
+	if int(n>>chunkBits) >= len(s.chunks) {
+		s.chunks = append(s.chunks, make([]T, 1<<chunkBits))
+	}
+	*s.at(n) = thing
+	return n
+}
+
+// drop forgets a thing: its number is free for another.
+func (s *slab[T]) drop(n uint32) {
+	var none T
+	*s.at(n) = none
+	s.free = append(s.free, n)
+}
