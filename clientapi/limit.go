@@ -14,56 +14,45 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// limiter is a token bucket for each key. Of a bucket it keeps one number, the time at which it will be full
-// again, and forgets the buckets that are: memory follows the callers of the last moments, up to a fixed
-// bound. A nil limiter limits nothing.
+// limiter is a token bucket for each key, in a table that never grows. Of a bucket it keeps one number, the time
+// at which it will be full again; from then on its place is free. A key whose places are all taken gets the one
+// of the bucket that will be full first: whoever calls most is remembered longest, and a flood of callers is
+// limited less than it should be, but nobody is ever limited more. A nil limiter limits nothing.
 type limiter[K comparable] struct {
 	epoch    time.Time
 	interval time.Duration // one token is refilled
 	capacity time.Duration // an empty bucket is refilled
 	seed     maphash.Seed
-	shards   [limiterShards]limiterShard[K]
+	sets     []bucketSet
 }
 
-type limiterShard[K comparable] struct {
+// bucketSet is where keys of the same hash have their buckets. It fills two cache lines.
+type bucketSet struct {
 	sync.Mutex
-	full  map[K]time.Duration // since epoch
-	sweep int                 // forget full buckets when there are so many
+	buckets [7]bucket
 }
 
-const (
-	limiterShards   = 64
-	limiterMinSweep = 64      // buckets in a shard
-	limiterMaxSweep = 1 << 13 // half a million buckets in all, some 40 MB
-)
+type bucket struct {
+	key  uint64        // its hash: no two of the last seconds have the same
+	full time.Duration // since epoch
+}
+
+// limiterSets, a power of two, are 57,344 buckets in a megabyte. A heartbeat's bucket is full again a moment
+// later, so that there is room for those of a million clients.
+const limiterSets = 1 << 13
 
 func newLimiter[K comparable](rate fconfig.RateLimit) *limiter[K] {
 	if rate.PerSecond <= 0 {
 		return nil
 	}
-	interval := time.Duration(float64(time.Second) / rate.PerSecond)
-	l := &limiter[K]{
+	interval := max(time.Duration(float64(time.Second)/rate.PerSecond), 1)
+	return &limiter[K]{
 		epoch:    time.Now(),
-		interval: max(interval, 1),
-		capacity: max(interval, 1) * time.Duration(max(rate.Burst, 1)),
+		interval: interval,
+		capacity: interval * time.Duration(max(rate.Burst, 1)),
 		seed:     maphash.MakeSeed(),
+		sets:     make([]bucketSet, limiterSets),
 	}
-	for i := range l.shards {
-		l.shards[i].full = map[K]time.Duration{}
-		l.shards[i].sweep = limiterMinSweep
-	}
-	return l
-}
-
-// wait returns how long key has to wait for a token, 0 if it has one. It takes none and remembers nothing.
-func (l *limiter[K]) wait(key K) time.Duration {
-	if l == nil {
-		return 0
-	}
-	s := l.shard(key)
-	s.Lock()
-	defer s.Unlock()
-	return max(0, s.full[key]-time.Since(l.epoch)+l.interval-l.capacity)
 }
 
 // take takes a token from key's bucket if there is one, or returns how long there will be none.
@@ -71,40 +60,52 @@ func (l *limiter[K]) take(key K) time.Duration {
 	if l == nil {
 		return 0
 	}
-	s := l.shard(key)
-	s.Lock()
-	defer s.Unlock()
-	now := time.Since(l.epoch)
-	full := max(s.full[key], now) + l.interval
+	set, hash := l.find(key)
+	set.Lock()
+	defer set.Unlock()
+	now, b := time.Since(l.epoch), set.bucket(hash)
+	if b.key != hash {
+		*b = bucket{key: hash}
+	}
+	full := max(b.full, now) + l.interval
 	if retry := full - now - l.capacity; retry > 0 {
 		return retry
 	}
-	s.full[key] = full
-	if len(s.full) >= s.sweep {
-		s.forget(now)
-	}
+	b.full = full
 	return 0
 }
 
-func (l *limiter[K]) shard(key K) *limiterShard[K] {
-	return &l.shards[maphash.Comparable(l.seed, key)%limiterShards]
+// giveBack undoes a take.
+func (l *limiter[K]) giveBack(key K) {
+	if l == nil {
+		return
+	}
+	set, hash := l.find(key)
+	set.Lock()
+	defer set.Unlock()
+	if b := set.bucket(hash); b.key == hash {
+		b.full -= l.interval
+	}
 }
 
-// forget drops the buckets that are full again. If a flood of callers leaves too many others, it drops half
-// of them, whichever: a caller who gets a fresh bucket is less harm than a server without memory.
-func (s *limiterShard[K]) forget(now time.Duration) {
-	for key, full := range s.full {
-		if full <= now {
-			delete(s.full, key)
+func (l *limiter[K]) find(key K) (set *bucketSet, hash uint64) {
+	hash = maphash.Comparable(l.seed, key)
+	return &l.sets[hash&uint64(len(l.sets)-1)], hash
+}
+
+// bucket returns the key's bucket, or else the one to give up for it.
+func (s *bucketSet) bucket(key uint64) *bucket {
+	first := &s.buckets[0]
+	for i := range s.buckets {
+		b := &s.buckets[i]
+		if b.key == key {
+			return b
+		}
+		if b.full < first.full {
+			first = b
 		}
 	}
-	for key := range s.full {
-		if len(s.full) <= limiterMaxSweep/2 {
-			break
-		}
-		delete(s.full, key)
-	}
-	s.sweep = max(limiterMinSweep, 2*len(s.full))
+	return first
 }
 
 // userLimit limits how fast a user schedules futures. Exempt are administrators, application services, and

@@ -7,13 +7,21 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
+
+	"pgregory.net/rapid"
 
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
+// size counts the buckets that are not full.
 func (l *limiter[K]) size() (n int) {
-	for i := range l.shards {
-		n += len(l.shards[i].full)
+	for i := range l.sets {
+		for _, b := range l.sets[i].buckets {
+			if b.full > time.Since(l.epoch) {
+				n++
+			}
+		}
 	}
 	return n
 }
@@ -23,13 +31,13 @@ func TestLimiter(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLimiter[string](fconfig.RateLimit{PerSecond: 2, Burst: 3})
 			for i := range 3 {
-				if l.wait("a") != 0 || l.take("a") != 0 {
+				if l.take("a") != 0 {
 					t.Fatalf("token %d of the burst is missing", i+1)
 				}
 			}
 			for range 2 { // asking in vain costs nothing
-				if wait, take := l.wait("a"), l.take("a"); wait != time.Second/2 || take != wait {
-					t.Errorf("wait %v, take %v, want 500ms", wait, take)
+				if wait := l.take("a"); wait != time.Second/2 {
+					t.Errorf("wait %v, want 500ms", wait)
 				}
 			}
 			time.Sleep(time.Second/2 - 1)
@@ -54,33 +62,108 @@ func TestLimiter(t *testing.T) {
 	t.Run("no limit", func(t *testing.T) {
 		l := newLimiter[string](fconfig.RateLimit{})
 		for range 1000 {
-			if l.wait("a")+l.take("a") != 0 {
+			if l.take("a") != 0 {
 				t.Fatal("limited")
 			}
 		}
+		l.giveBack("a")
 	})
-	t.Run("full buckets are forgotten", func(t *testing.T) {
+	t.Run("what is given back was never taken", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			l := newLimiter[int](fconfig.RateLimit{PerSecond: 1, Burst: 5})
-			for i := range 1_000_000 {
-				l.take(i)
-				if i%1000 == 0 {
-					time.Sleep(time.Second)
+			l := newLimiter[string](fconfig.RateLimit{PerSecond: 1, Burst: 2})
+			for range 100 {
+				if l.take("a") != 0 {
+					t.Fatal("limited")
 				}
+				l.giveBack("a")
+				l.giveBack("b")
 			}
-			// In each second come 1000, so twice as many, and each shard's minimum, is all there may be.
-			if n := l.size(); n > 2*1000+limiterShards*limiterMinSweep {
+			if n := l.size(); n != 0 {
 				t.Errorf("%d buckets", n)
+			}
+			if l.take("a")+l.take("a") != 0 || l.take("a") == 0 {
+				t.Error("the burst is not two")
 			}
 		})
 	})
 	t.Run("invariant 8: a flood takes bounded memory", func(t *testing.T) {
 		l := newLimiter[int](fconfig.RateLimit{PerSecond: 0.001, Burst: 5})
-		for i := range 3 * limiterShards * limiterMaxSweep {
-			l.take(i)
+		for i := range 10 * limiterSets * len(bucketSet{}.buckets) {
+			if l.take(i) != 0 {
+				t.Fatal("the first call of somebody new is refused")
+			}
 		}
-		if n := l.size(); n > limiterShards*limiterMaxSweep {
-			t.Errorf("%d buckets", n)
+		if size := unsafe.Sizeof(bucketSet{}) * uintptr(len(l.sets)); size > 1<<20 {
+			t.Errorf("%d bytes", size)
+		}
+	})
+}
+
+// A key is never limited more than its own bucket, which nobody shares, would limit it; and not less as long as
+// there are places for all.
+func TestLimiterIsExact(t *testing.T) {
+	type call struct {
+		pause time.Duration
+		key   int
+	}
+	const places = len(bucketSet{}.buckets)
+	for _, keys := range []int{places, 3 * places} {
+		calls := rapid.SliceOf(rapid.Custom(func(t *rapid.T) call {
+			return call{time.Duration(rapid.IntRange(0, 60).Draw(t, "ms")) * time.Millisecond, rapid.IntRange(1, keys).Draw(t, "key")}
+		}))
+		check := func(program []call) error {
+			l := newLimiter[int](fconfig.RateLimit{PerSecond: 10, Burst: 4})
+			l.sets = l.sets[:1]
+			full := map[int]time.Duration{} // when its bucket is full again
+			for i, c := range program {
+				time.Sleep(c.pause)
+				now := time.Since(l.epoch)
+				next := max(full[c.key], now) + l.interval
+				want, got := max(0, next-now-l.capacity), l.take(c.key)
+				if got > want || got < want && keys == places {
+					return fmt.Errorf("call %d: wait %v, want %v", i, got, want)
+				}
+				if got == 0 {
+					full[c.key] = next
+				}
+			}
+			return nil
+		}
+		t.Run(fmt.Sprint(keys), func(t *testing.T) {
+			rapid.Check(t, func(rt *rapid.T) {
+				program := calls.Draw(rt, "calls")
+				var err error
+				synctest.Test(t, func(*testing.T) { err = check(program) })
+				if err != nil {
+					rt.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+// In the crowd that one server is meant for, no heartbeat is refused, and nobody who calls too often gets away
+// with it.
+func TestLimiterOfAMillion(t *testing.T) {
+	const clients, every, turns = 1_000_000, 5 * time.Second, 2
+	synctest.Test(t, func(t *testing.T) {
+		rate := fconfig.RateLimit{PerSecond: 5, Burst: 20}
+		l := newLimiter[int](rate)
+		passed := 0
+		const atOnce = 1000
+		for i := range turns * clients {
+			if l.take(i%clients) != 0 {
+				t.Fatal("a heartbeat is refused")
+			}
+			if i%atOnce == 0 {
+				time.Sleep(every * atOnce / clients)
+				if l.take(-1) == 0 { // two hundred times a second
+					passed++
+				}
+			}
+		}
+		if most := rate.Burst + int(rate.PerSecond*(turns*every).Seconds()); passed > most {
+			t.Errorf("%d calls of one token passed, want %d", passed, most)
 		}
 	})
 }

@@ -3,7 +3,6 @@ package clientapi
 import (
 	"encoding/json"
 	"errors"
-	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -51,23 +50,23 @@ func (h *ManagementHandler) Matches(req *http.Request) bool {
 // ServeHTTP answers 200 {} if the action is done, or has been before. What else it answers differs between the
 // stable path and the unstable one.
 func (h *ManagementHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	maps.Copy(w.Header(), h.headers)
+	h.addTo(w.Header())
 	if req.Method == http.MethodOptions {
 		return
 	}
-	req.Body = http.MaxBytesReader(w, req.Body, maxBody)
-	call, fault := h.read(req)
+	call, fault := h.read(w, req)
 	if fault == nil {
 		fault = h.do(req, call)
 	}
 	if fault == nil {
-		fault = &util.JSONResponse{Code: http.StatusOK, JSON: struct{}{}}
+		writeDone(w)
+		return
 	}
 	writeJSON(w, *fault)
 }
 
 // read finds out who wants what of which delayed event.
-func (h *ManagementHandler) read(req *http.Request) (c managementCall, fault *util.JSONResponse) {
+func (h *ManagementHandler) read(w http.ResponseWriter, req *http.Request) (c managementCall, fault *util.JSONResponse) {
 	rest, ok := strings.CutPrefix(req.URL.EscapedPath(), unstableDelayed)
 	if !ok {
 		rest, c.stable = strings.CutPrefix(req.URL.EscapedPath(), stableDelayed)
@@ -86,6 +85,7 @@ func (h *ManagementHandler) read(req *http.Request) (c managementCall, fault *ut
 		return c, fault
 	}
 	if !inPath {
+		req.Body = http.MaxBytesReader(w, req.Body, maxBody)
 		c.action, fault = readAction(req)
 	}
 	return c, fault
@@ -95,7 +95,8 @@ func (h *ManagementHandler) read(req *http.Request) (c managementCall, fault *ut
 // action in the path is not there for a call without a token: then clients go on to the action in the body, and
 // from there to one with a token (docs/gen1-requirements.md, 4.4).
 func (h *ManagementHandler) owner(req *http.Request, stable, inPath bool) (string, *util.JSONResponse) {
-	if anonymous := req.Header.Get("Authorization") == "" && !req.URL.Query().Has("access_token"); anonymous && !stable {
+	inQuery := req.URL.RawQuery != "" && req.URL.Query().Has("access_token")
+	if anonymous := req.Header.Get("Authorization") == "" && !inQuery; anonymous && !stable {
 		if h.open {
 			return "", nil
 		}
@@ -146,6 +147,9 @@ func (h *ManagementHandler) do(req *http.Request, c managementCall) *util.JSONRe
 	retry, err := h.call(req, c.owner, token, ok, func() error {
 		return h.futures.PerformDelayedEventAction(req.Context(), c.id, c.owner, c.action)
 	})
+	if err == nil && retry == 0 {
+		return nil
+	}
 	if over, ok := errors.AsType[*api.FinishedError](err); ok {
 		return finishedAlready(over.State, c)
 	}
@@ -155,8 +159,6 @@ func (h *ManagementHandler) do(req *http.Request, c managementCall) *util.JSONRe
 		res = limited("This delayed event is managed too often", retry)
 	case retry > 0:
 		res = limited("Too many unknown delay_ids", retry)
-	case err == nil:
-		return nil
 	case errors.Is(err, api.ErrGone):
 		return unknownDelayID()
 	case c.owner == "":

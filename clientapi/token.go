@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -35,7 +34,7 @@ type bearerCalls struct {
 	invalid *limiter[netip.Addr] // calls with others, for each source address
 	missed  *limiter[string]     // likewise, for each user who has logged in
 	proxies []netip.Prefix
-	headers http.Header // of every answer
+	headers // of every answer
 }
 
 func newBearerCalls(futures api.FutureInternalAPI, cfg *fconfig.FutureServer) *bearerCalls {
@@ -45,13 +44,23 @@ func newBearerCalls(futures api.FutureInternalAPI, cfg *fconfig.FutureServer) *b
 		invalid: newLimiter[netip.Addr](cfg.RateLimits.InvalidToken),
 		missed:  newLimiter[string](cfg.RateLimits.Token),
 		proxies: cfg.TrustedProxies,
-		headers: http.Header{
-			"Content-Type":                 {"application/json"},
-			"Access-Control-Allow-Origin":  {"*"},
-			"Access-Control-Allow-Methods": {"GET, POST, PUT, DELETE, OPTIONS"},
-			"Access-Control-Allow-Headers": {"Origin, X-Requested-With, Content-Type, Accept, Authorization"},
+		headers: headers{
+			contentType:  []string{"application/json"},
+			allowOrigin:  []string{"*"},
+			allowMethods: []string{"GET, POST, PUT, DELETE, OPTIONS"},
+			allowHeaders: []string{"Origin, X-Requested-With, Content-Type, Accept, Authorization"},
 		},
 	}
+}
+
+// headers are made once for all answers, because a heartbeat costs little else.
+type headers struct{ contentType, allowOrigin, allowMethods, allowHeaders []string }
+
+func (h *headers) addTo(answer http.Header) {
+	answer["Content-Type"] = h.contentType
+	answer["Access-Control-Allow-Origin"] = h.allowOrigin
+	answer["Access-Control-Allow-Methods"] = h.allowMethods
+	answer["Access-Control-Allow-Headers"] = h.allowHeaders
 }
 
 func newTokenHandler(calls *bearerCalls) *TokenHandler {
@@ -75,7 +84,7 @@ func (h *TokenHandler) Matches(req *http.Request) bool {
 // ServeHTTP answers 200 {} for a token that did its work, 410 for one that stands for nothing, 429 for too
 // many calls, and what /send would answer if the room refuses the event.
 func (h *TokenHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	maps.Copy(w.Header(), h.headers)
+	h.addTo(w.Header())
 	switch req.Method {
 	case http.MethodPut, http.MethodPost:
 		h.use(w, req)
@@ -101,7 +110,7 @@ func (h *TokenHandler) use(w http.ResponseWriter, req *http.Request) {
 	case err != nil:
 		writeJSON(w, bearerFailure(req, err))
 	default:
-		io.WriteString(w, "{}")
+		writeDone(w)
 	}
 }
 
@@ -111,20 +120,18 @@ func (h *TokenHandler) use(w http.ResponseWriter, req *http.Request) {
 func (c *bearerCalls) call(req *http.Request, user string, token api.Token, ok bool, act func() error) (retry time.Duration, err error) {
 	err = api.ErrGone
 	if ok {
-		// Only valid tokens ever take from a bucket: made-up ones would fill the memory with buckets.
-		if retry = c.valid.wait(token); retry > 0 {
+		if retry = c.valid.take(token); retry > 0 {
 			return retry, nil
 		}
-		err = act()
+		if err = act(); !errors.Is(err, api.ErrGone) {
+			return 0, err
+		}
+		c.valid.giveBack(token) // made-up tokens would fill the table
 	}
-	if errors.Is(err, api.ErrGone) && user != "" {
+	if user != "" {
 		return c.missed.take(user), err
 	}
-	if errors.Is(err, api.ErrGone) {
-		return c.invalid.take(source(req, c.proxies)), err
-	}
-	c.valid.take(token)
-	return 0, err
+	return c.invalid.take(source(req, c.proxies)), err
 }
 
 // bearerFailure answers for a valid token whose action failed. The room's own words may name a user or the
@@ -139,6 +146,9 @@ func bearerFailure(req *http.Request, err error) util.JSONResponse {
 	}
 	return res
 }
+
+// writeDone answers that what was asked for is so.
+func writeDone(w http.ResponseWriter) { io.WriteString(w, "{}") }
 
 func writeJSON(w http.ResponseWriter, res util.JSONResponse) {
 	body, err := json.Marshal(res.JSON)
