@@ -25,9 +25,13 @@ const (
 	// ackWait is when JetStream delivers a message anew that was neither acknowledged nor refused.
 	ackWait = 30 * time.Second
 
-	pullBatch = 64
-	pullWait  = 30 * time.Second
-	callWait  = 5 * time.Second // one request to JetStream
+	pullWait = 30 * time.Second
+	// gatherTime is how long a message waits for others. JetStream has much less to do when it hands out, and
+	// drops, many at a time; and by then the roomserver has mostly committed what they speak of.
+	gatherTime = 50 * time.Millisecond
+	gatherWait = 10 * time.Millisecond // for JetStream to hand out what it has
+	pullBatch  = 256
+	callWait   = 5 * time.Second // one request to JetStream
 
 	firstPause = 100 * time.Millisecond // between attempts to get JetStream back, doubling
 	longPause  = 30 * time.Second
@@ -190,22 +194,40 @@ func (c *Consumer) resume(ctx context.Context) error {
 	return nil
 }
 
-// pull asks for messages once and deals with each as soon as it is there.
+// pull waits until there is a message, and deals with all that have come a moment later.
 func (c *Consumer) pull(ctx context.Context) error {
-	// Fetch would wait until the batch is full.
-	wait, cancel := context.WithTimeout(ctx, pullWait)
-	defer cancel()
-	batch, err := c.sub.FetchBatch(pullBatch, nats.Context(wait))
-	if err != nil {
+	msgs, err := c.next(ctx)
+	if len(msgs) == 0 {
 		return err
 	}
-	for msg := range batch.Messages() {
+	sleep(ctx, gatherTime)
+	more, err := c.sub.Fetch(pullBatch, nats.MaxWait(gatherWait))
+	for _, msg := range append(msgs, more...) {
 		c.settle(ctx, msg)
 	}
-	if err := batch.Error(); !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) {
-		return err
+	return unlessTimeout(err)
+}
+
+// next waits for one message. It returns none if nothing happens for a while.
+func (c *Consumer) next(ctx context.Context) (msgs []*nats.Msg, err error) {
+	ctx, cancel := context.WithTimeout(ctx, pullWait)
+	defer cancel()
+	// Fetch would wait on when JetStream has given up, and miss what comes in the seconds after.
+	batch, err := c.sub.FetchBatch(1, nats.Context(ctx))
+	if err != nil {
+		return nil, err
 	}
-	return nil // nothing has happened for a while
+	for msg := range batch.Messages() {
+		msgs = append(msgs, msg)
+	}
+	return msgs, unlessTimeout(batch.Error())
+}
+
+func unlessTimeout(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) {
+		return nil
+	}
+	return err
 }
 
 // settle deals with a message and acknowledges it, or has it delivered again later.

@@ -151,11 +151,16 @@ func (r *rig) publish(roomID string, kind rsapi.OutputType, data []byte) {
 
 func (r *rig) publishEvent(e *rsapi.OutputNewRoomEvent) {
 	r.Helper()
+	r.publish(e.Event.RoomID().String(), rsapi.OutputTypeNewRoomEvent, output(r.T, e))
+}
+
+func output(t *testing.T, e *rsapi.OutputNewRoomEvent) []byte {
+	t.Helper()
 	data, err := json.Marshal(rsapi.OutputEvent{Type: rsapi.OutputTypeNewRoomEvent, NewRoomEvent: e})
 	if err != nil {
-		r.Fatal(err)
+		t.Fatal(err)
 	}
-	r.publish(e.Event.RoomID().String(), rsapi.OutputTypeNewRoomEvent, data)
+	return data
 }
 
 func TestConsumer(t *testing.T) {
@@ -229,11 +234,7 @@ func TestConsumerWaitsForTheCommit(t *testing.T) {
 
 		// After the last try the room is looked at as it is.
 		set(false)
-		data, err := json.Marshal(rsapi.OutputEvent{NewRoomEvent: event})
-		if err != nil {
-			r.Fatal(err)
-		}
-		msg := &nats.Msg{Data: data, Header: nats.Header{}}
+		msg := &nats.Msg{Data: output(r.T, event), Header: nats.Header{}}
 		msg.Header.Set(jetstream.RoomID, roomID)
 		msg.Header.Set(jetstream.RoomEventType, string(rsapi.OutputTypeNewRoomEvent))
 		if err := c.apply(ctx, msg, commitTries-1); err == nil {
@@ -317,6 +318,37 @@ func TestChanges(t *testing.T) {
 		if err != nil || got != o.want {
 			t.Errorf("%s: %s, %v; want %s", o.what, got, err, o.want)
 		}
+		if data := output(t, &o.e); changesNothing(data) != (o.want == "[]") {
+			t.Errorf("%s: it changes nothing: %t", o.what, changesNothing(data))
+		}
+	}
+	whole := string(output(t, &rsapi.OutputNewRoomEvent{Event: hello}))
+	for _, broken := range []string{"", "{", "{}", whole[:len(whole)-1], whole + "x", `{"new_room_event":{"event":null}}`} {
+		if changesNothing([]byte(broken)) {
+			t.Errorf("it changes nothing: %s", broken)
+		}
+	}
+}
+
+// One by one would make JetStream work for this reader as much as for each of Dendrite's own.
+func TestConsumerTakesManyAtATime(t *testing.T) {
+	r := newRig(t, test.DBTypeSQLite)
+	f, c := newFutures(), r.consumer()
+	requests, err := r.conn.SubscribeSync("$JS.API.CONSUMER.MSG.NEXT." + c.stream() + "." + c.durable())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for i := range pullBatch {
+		roomID := fmt.Sprintf("!%d:test", i)
+		r.publish(roomID, rsapi.OutputTypePurgeRoom, nil)
+		want = append(want, roomID+" purged")
+	}
+	c.Start(f)
+	f.want(t, want...)
+	r.caughtUp(c)
+	if n, _, err := requests.Pending(); err != nil || n > pullBatch/4 { // two, if the machine is quick
+		t.Errorf("JetStream was asked %d times for %d messages, %v", n, len(want), err)
 	}
 }
 

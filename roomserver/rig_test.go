@@ -33,6 +33,7 @@ type rig struct {
 	rsAPI   rsapi.RoomserverInternalAPI
 	db      *sql.DB
 	js      nats.JetStreamContext
+	conn    *nats.Conn
 	room    *Room
 	output  *nats.Subscription // everything the roomserver publishes
 }
@@ -65,12 +66,12 @@ func newRig(t *testing.T, dbType test.DBType) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	js, _ := natsInstance.Prepare(proc, &cfg.Global.JetStream)
+	js, conn := natsInstance.Prepare(proc, &cfg.Global.JetStream)
 	output, err := js.SubscribeSync(cfg.Global.JetStream.Prefixed(jetstream.OutputRoomEvent))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &rig{t, cfg, proc, rsAPI, db, js, NewRoom(cfg, rsAPI, db), output}
+	return &rig{t, cfg, proc, rsAPI, db, js, conn, NewRoom(cfg, rsAPI, db), output}
 }
 
 // nobody is a federation without other servers.

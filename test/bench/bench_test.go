@@ -96,3 +96,11 @@ func TestPercentile(t *testing.T) {
 		t.Error(p)
 	}
 }
+
+// A round in which the machine was busy counts no more than any other.
+func TestPaired(t *testing.T) {
+	r := paired("", "", []float64{100, 10, 300}, []float64{100, 20, 200}, "/s", atLeast(0.9, 1))
+	if r.Measure.Value != 1 || r.Ours.Value != 100 || r.Against.Value != 100 {
+		t.Errorf("%+v", r)
+	}
+}

@@ -1,5 +1,5 @@
 // Command bench measures what futures cost, each thing as a ratio inside one run: ours and what it is compared
-// with take turns, and the least CPU time or the best round of each counts. docs/performance.md says what each
+// with take turns, and the least CPU time or the best round of each counts, or the median of the rounds' ratios. docs/performance.md says what each
 // row means. What a user would do over HTTP it does over HTTP, to the real program in a process of its own.
 //
 //	go run ./test/bench                        every row
