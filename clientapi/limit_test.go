@@ -68,36 +68,37 @@ func TestLimiter(t *testing.T) {
 		}
 		l.giveBack("a")
 	})
-	t.Run("invariant 8: a flood takes bounded memory", func(t *testing.T) {
-		l := newLimiter[int](fconfig.RateLimit{PerSecond: 0.001, Burst: 5})
-		for i := range 10 * limiterSets * len(bucketSet{}.buckets) {
-			if l.take(i) != 0 {
-				t.Fatal("the first call of somebody new is refused")
+	t.Run("what is given back was never taken", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLimiter[string](fconfig.RateLimit{PerSecond: 1, Burst: 2})
+			for range 100 {
+				if l.take("a") != 0 {
+					t.Fatal("limited")
+				}
+				l.giveBack("a")
+				l.giveBack("b")
 			}
-		}
-		if size := unsafe.Sizeof(bucketSet{}) * uintptr(len(l.sets)); size > 1<<20 {
-			t.Errorf("%d bytes", size)
-		}
+			if n := l.size(); n != 0 {
+				t.Errorf("%d buckets", n)
+			}
+			if l.take("a")+l.take("a") != 0 || l.take("a") == 0 {
+				t.Error("the burst is not two")
+			}
+		})
 	})
 }
 
-func TestWhatIsGivenBackWasNeverTaken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLimiter[string](fconfig.RateLimit{PerSecond: 1, Burst: 2})
-		for range 100 {
-			if l.take("a") != 0 {
-				t.Fatal("limited")
-			}
-			l.giveBack("a")
-			l.giveBack("b")
+// Invariant 8: a flood takes bounded memory, and does not shut out who is new.
+func TestLimiterInAFlood(t *testing.T) {
+	l := newLimiter[int](fconfig.RateLimit{PerSecond: 0.001, Burst: 5})
+	for i := range 10 * limiterSets * len(bucketSet{}.buckets) {
+		if l.take(i) != 0 {
+			t.Fatal("the first call of somebody new is refused")
 		}
-		if n := l.size(); n != 0 {
-			t.Errorf("%d buckets", n)
-		}
-		if l.take("a")+l.take("a") != 0 || l.take("a") == 0 {
-			t.Error("the burst is not two")
-		}
-	})
+	}
+	if size := unsafe.Sizeof(bucketSet{}) * uintptr(len(l.sets)); size > 1<<20 {
+		t.Errorf("%d bytes", size)
+	}
 }
 
 // A key is never limited more than its own bucket, which nobody shares, would limit it; and not less as long as
