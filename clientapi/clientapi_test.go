@@ -73,7 +73,7 @@ func (s *fakeFutures) PerformFutureCreation(_ context.Context, f *api.Future) (*
 	return f, nil
 }
 
-func (s *fakeFutures) QueryFutureByTransaction(_ context.Context, key []byte) (*api.Future, error) {
+func (s *fakeFutures) QueryFutureByTransaction(_ context.Context, _ string, key []byte) (*api.Future, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.byTxn[string(key)], nil

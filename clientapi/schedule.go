@@ -73,7 +73,7 @@ func (h *handlers) repeated(ctx context.Context, f *api.Future) (*api.Future, er
 	if f.TxnKey == nil {
 		return nil, nil
 	}
-	return h.futures.QueryFutureByTransaction(ctx, f.TxnKey)
+	return h.futures.QueryFutureByTransaction(ctx, f.UserID, f.TxnKey)
 }
 
 // identify reads what the path and the credentials say, which is enough to recognise a repeat.

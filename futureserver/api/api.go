@@ -101,7 +101,7 @@ type Future struct {
 	DeviceID  string
 	SessionID int64
 	TxnID     string // "" where the endpoint has none
-	TxnKey    []byte // digest that identifies the transaction; nil where there is none
+	TxnKey    []byte // digest that identifies the transaction among those of the user; nil where there is none
 
 	// The outcome; zero while the future is scheduled.
 	Event    *Event   // from the claim on
@@ -171,9 +171,9 @@ type FutureInternalAPI interface {
 	// *TimeoutError, *Refusal, ErrOverloaded, ErrStopping.
 	PerformFutureCreation(ctx context.Context, f *Future) (*Future, error)
 
-	// QueryFutureByTransaction finds the future that a transaction made, live or finished; nil, nil if
+	// QueryFutureByTransaction finds the future that a user's transaction made, live or finished; nil, nil if
 	// there is none. It is for requests whose body can no longer be read.
-	QueryFutureByTransaction(ctx context.Context, txnKey []byte) (*Future, error)
+	QueryFutureByTransaction(ctx context.Context, userID string, txnKey []byte) (*Future, error)
 
 	// PerformTokenAction does what the token stands for. Refreshing and cancelling are durable when it
 	// returns; sending has put the event into the room. Errors: ErrGone for a token that stands for

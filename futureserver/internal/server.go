@@ -110,7 +110,7 @@ func (s *Server) PerformFutureCreation(ctx context.Context, f *api.Future) (*api
 		return made, err
 	}
 	// A repeat gets its first answer even if it could not be accepted anew.
-	if first, lookErr := s.db.LoadByTransaction(ctx, f.TxnKey); lookErr == nil && first != nil {
+	if first, lookErr := s.db.LoadByTransaction(ctx, f.UserID, f.TxnKey); lookErr == nil && first != nil {
 		return first, nil
 	}
 	return nil, err
@@ -145,7 +145,7 @@ func (s *Server) create(ctx context.Context, f *api.Future) (*api.Future, error)
 		return nil, err
 	}
 	if b.result.Duplicate[i] {
-		return s.db.LoadByTransaction(ctx, f.TxnKey)
+		return s.db.LoadByTransaction(ctx, f.UserID, f.TxnKey)
 	}
 	s.metrics.scheduled.Inc()
 	if b.again[i] {
@@ -318,8 +318,8 @@ func (s *Server) arm(slot uint32, r *record) {
 }
 
 // QueryFutureByTransaction implements api.FutureInternalAPI.
-func (s *Server) QueryFutureByTransaction(ctx context.Context, txnKey []byte) (*api.Future, error) {
-	return s.db.LoadByTransaction(ctx, txnKey)
+func (s *Server) QueryFutureByTransaction(ctx context.Context, userID string, txnKey []byte) (*api.Future, error) {
+	return s.db.LoadByTransaction(ctx, userID, txnKey)
 }
 
 // QueryFuturesByUser implements api.FutureInternalAPI.

@@ -66,8 +66,8 @@ type Database interface {
 	// future is not on disk or is a message.
 	LoadBase(ctx context.Context, nid api.NID) (b Base, ok bool, err error)
 
-	// LoadByTransaction returns the future that a transaction made, live or finished, nil if there is none.
-	LoadByTransaction(ctx context.Context, txnKey []byte) (*api.Future, error)
+	// LoadByTransaction returns the future that a user's transaction made, live or finished, nil if there is none.
+	LoadByTransaction(ctx context.Context, userID string, txnKey []byte) (*api.Future, error)
 
 	// GroupUsed reports whether any future of that user that is still on disk, live or finished, is or was in the
 	// group of that ID, be the ID the client's or a group token.
@@ -104,7 +104,7 @@ func (b *Batch) Rows() int {
 
 // Result says which parts of a batch did not apply, though the batch did.
 type Result struct {
-	Duplicate []bool // Inserts[i] repeats a transaction that is stored already; it was not stored again
+	Duplicate []bool // Inserts[i] repeats a transaction of its user that is stored already; it was not stored again
 	Lost      []bool // Claims[i] found its future no longer scheduled; neither it nor its discards were applied
 	Forgotten int    // how many finished futures were deleted
 }

@@ -41,12 +41,12 @@ func creation(b *bench, ctx context.Context) (results []Result, err error) {
 	return results, nil
 }
 
-// newcomer is the i-th future to be scheduled.
+// newcomer is the i-th future to be scheduled. Users come in no order, or neighbours in an index would be cheap.
 func newcomer(i int) *api.Future {
 	key := make([]byte, 32)
 	rand.Read(key)
 	return &api.Future{
-		UserID: fmt.Sprintf("@newcomer%d:example.com", i%10_000), RoomID: fmt.Sprintf("!room%d:example.com", i%1_000),
+		UserID: fmt.Sprintf("@newcomer%d:example.com", i*7919%10_000), RoomID: fmt.Sprintf("!room%d:example.com", i%1_000),
 		Type: "org.matrix.msc3401.call.member", Content: content, Timeout: time.Hour,
 		DeviceID: "ABCDEFGHIJ", TxnID: strconv.Itoa(i), TxnKey: key,
 	}

@@ -15,10 +15,11 @@ func BenchmarkSQLite(b *testing.B)   { bench(b, SQLite) }
 func BenchmarkPostgres(b *testing.B) { bench(b, Postgres) }
 
 func bench(b *testing.B, create Source) {
-	for _, n := range []int{1, 32, 256} {
+	for _, n := range []int{1, 64, 1000} {
 		b.Run(fmt.Sprintf("Insert%d", n), func(b *testing.B) {
 			db := MustOpen(b, create(b))
-			next := api.NID(1)
+			fill(b, db, 100_000) // so that each row has a page of the index for itself
+			next := api.NID(100_001)
 			perRow(b, n, func() {
 				commitBench(b, db, batchOf(next, n))
 				next += api.NID(n)

@@ -41,7 +41,7 @@ func (m model) insert(f *api.Future) (duplicate bool) {
 	if m[f.NID] != nil {
 		return false
 	}
-	if m.byTransaction(f.TxnKey) != nil {
+	if m.byTransaction(f.UserID, f.TxnKey) != nil {
 		return true
 	}
 	stored := *f
@@ -67,9 +67,9 @@ func (m model) end(e storage.End) {
 	}
 }
 
-func (m model) byTransaction(key []byte) *api.Future {
+func (m model) byTransaction(userID string, key []byte) *api.Future {
 	for _, f := range m {
-		if len(key) > 0 && bytes.Equal(f.TxnKey, key) {
+		if len(key) > 0 && f.UserID == userID && bytes.Equal(f.TxnKey, key) {
 			return f
 		}
 	}

@@ -156,8 +156,8 @@ func compare(t tb, db storage.Database, m model, drawn []*api.Future) {
 	for _, f := range drawn {
 		got, err := db.Load(t.Context(), f.NID)
 		check(t, "Load", got, err, m[f.NID])
-		got, err = db.LoadByTransaction(t.Context(), f.TxnKey)
-		check(t, "LoadByTransaction", got, err, m.byTransaction(f.TxnKey))
+		got, err = db.LoadByTransaction(t.Context(), f.UserID, f.TxnKey)
+		check(t, "LoadByTransaction", got, err, m.byTransaction(f.UserID, f.TxnKey))
 		used, err := db.GroupUsed(t.Context(), f.UserID, f.GroupID)
 		check(t, "GroupUsed", used, err, m.groupUsed(f.UserID, f.GroupID))
 		compareBase(t, db, m, f.NID)

@@ -192,9 +192,14 @@ func duplicate(t *testing.T, create Source) {
 	if r := commit(t, db, &storage.Batch{Inserts: []*api.Future{again, sample(7)}}); !slices.Equal(r.Duplicate, []bool{true, false}) {
 		t.Errorf("duplicate of a finished future: %v, want the first only", r.Duplicate)
 	}
-	first, err := db.LoadByTransaction(t.Context(), again.TxnKey)
+	first, err := db.LoadByTransaction(t.Context(), again.UserID, again.TxnKey)
 	if err != nil || first.NID != 1 || first.State != api.Cancelled || first.Secret != futures[0].Secret {
 		t.Errorf("the transaction made %+v, %v; want future 1", first, err)
+	}
+	others := sample(8)
+	others.UserID, others.TxnKey = users[1], again.TxnKey
+	if r := commit(t, db, &storage.Batch{Inserts: []*api.Future{others}}); !slices.Equal(r.Duplicate, []bool{false}) {
+		t.Errorf("another user's transaction counts as a repeat: %v", r.Duplicate)
 	}
 	for _, nid := range []api.NID{2, 6} {
 		if f := load(t, db, nid); f != nil {
@@ -202,7 +207,7 @@ func duplicate(t *testing.T, create Source) {
 		}
 	}
 	m := model{}
-	m.commit(&storage.Batch{Inserts: append(samples(3), futures[3], futures[4], sample(7))})
+	m.commit(&storage.Batch{Inserts: append(samples(3), futures[3], futures[4], sample(7), others)})
 	m[1] = first
 	compareTimers(t, db, m)
 }

@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS futureserver_events (
 	device_id BYTEA NOT NULL,
 	session_id BIGINT NOT NULL,
 	txn_id BYTEA NOT NULL,
-	-- digest that identifies the transaction; NULL where there is none
+	-- digest that identifies the transaction of that user; NULL where there is none
 	txn_key BYTEA,
 	-- origin_server_ts that the event is to have; 0 for the time of sending
 	origin_ts BIGINT NOT NULL,
@@ -61,12 +61,12 @@ CREATE TABLE IF NOT EXISTS futureserver_events (
 	failure_message BYTEA NOT NULL DEFAULT ''
 );
 
--- Of a user's live futures there are few, so that the groups of finished ones alone are worth an index: to
--- keep one costs as much as all the rest of storing a future, and this way nobody waits for it.
-CREATE UNIQUE INDEX IF NOT EXISTS futureserver_events_txn_key_idx
-	ON futureserver_events (txn_key) WHERE txn_key IS NOT NULL;
-CREATE INDEX IF NOT EXISTS futureserver_events_user_id_idx
-	ON futureserver_events (user_id) WHERE finished_ts = 0;
+-- A new future lies anywhere in an index, so that each index costs as much as all the rest of storing it. Those who
+-- create wait for one only, which finds both a transaction and the futures of a user; the others hold finished ones.
+CREATE UNIQUE INDEX IF NOT EXISTS futureserver_events_user_txn_idx
+	ON futureserver_events (user_id, txn_key);
+DROP INDEX IF EXISTS futureserver_events_txn_key_idx; -- these two stood for it once
+DROP INDEX IF EXISTS futureserver_events_user_id_idx;
 CREATE INDEX IF NOT EXISTS futureserver_events_group_id_idx
 	ON futureserver_events (group_id, user_id) WHERE finished_ts > 0;
 CREATE INDEX IF NOT EXISTS futureserver_events_finished_ts_idx

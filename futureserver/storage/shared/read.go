@@ -31,7 +31,7 @@ SELECT e.nid, e.secret, COALESCE(t.state, e.state), e.policy, e.user_id, e.room_
 const selectBase = `
 SELECT type, state_key, base, user_id, policy FROM futureserver_events WHERE nid = $1 AND state_key IS NOT NULL`
 
-// Two halves, because each has an index of its own.
+// Two halves, for the finished ones have an index of their own.
 const selectGroup = `
 SELECT EXISTS (SELECT 1 FROM futureserver_events WHERE user_id = $1 AND group_id = $2 AND finished_ts = 0)
 	OR EXISTS (SELECT 1 FROM futureserver_events WHERE user_id = $1 AND group_id = $2 AND finished_ts > 0)`
@@ -85,8 +85,8 @@ func (d *Database) Load(ctx context.Context, nid api.NID) (*api.Future, error) {
 }
 
 // LoadByTransaction implements storage.Database.
-func (d *Database) LoadByTransaction(ctx context.Context, txnKey []byte) (*api.Future, error) {
-	return loadOne(d.loadByTransaction.QueryRowContext(ctx, txnKey))
+func (d *Database) LoadByTransaction(ctx context.Context, userID string, txnKey []byte) (*api.Future, error) {
+	return loadOne(d.loadByTransaction.QueryRowContext(ctx, []byte(userID), txnKey))
 }
 
 func loadOne(row *sql.Row) (*api.Future, error) {
@@ -132,7 +132,7 @@ func (d *Database) Select(ctx context.Context, filter api.Filter) ([]*api.Future
 		glue = " AND "
 	}
 	if filter.UserID != "" {
-		where("e.finished_ts = 0 AND e.user_id", []byte(filter.UserID)) // as the index wants it
+		where("e.user_id", []byte(filter.UserID))
 	}
 	if filter.RoomID != "" {
 		where("t.room_id", []byte(filter.RoomID))
@@ -155,24 +155,24 @@ func (d *Database) LoadFinished(ctx context.Context, groupID string) (*api.Futur
 // SelectDelayed implements storage.Database. A user has few live futures, and as many finished ones as are
 // kept of them.
 func (d *Database) SelectDelayed(ctx context.Context, filter api.DelayedFilter) ([]*api.Future, error) {
-	query := selectAny + fmt.Sprintf(" WHERE e.user_id = $1 AND e.policy & %d <> 0", api.Managed)
+	states, query := filter.States, selectAny
+	if len(states) == 0 {
+		states = []api.State{api.Scheduled}
+	}
+	if !slices.ContainsFunc(states, func(s api.State) bool { return !s.Live() }) {
+		query = selectLive
+	}
+	query += fmt.Sprintf(" WHERE e.user_id = $1 AND e.policy & %d <> 0", api.Managed)
 	args := []any{[]byte(filter.UserID)}
 	where := func(condition string, value any) {
 		args = append(args, value)
 		query += fmt.Sprintf(" AND "+condition, len(args))
-	}
-	states := filter.States
-	if len(states) == 0 {
-		states = []api.State{api.Scheduled}
 	}
 	query += " AND COALESCE(t.state, e.state) IN ("
 	for i, s := range states {
 		query += fmt.Sprintf("%.*s%d", min(i, 1), ",", s)
 	}
 	query += ")"
-	if !slices.ContainsFunc(states, func(s api.State) bool { return !s.Live() }) {
-		query += " AND e.finished_ts = 0" // as the index wants it
-	}
 	if filter.RoomID != "" {
 		where("e.room_id = $%d", []byte(filter.RoomID))
 	}

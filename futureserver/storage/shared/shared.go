@@ -60,7 +60,7 @@ func New(ctx context.Context, writer Writer, readers *sql.DB) (*Database, error)
 		return stmt
 	}
 	d.load = prepare(selectAny + " WHERE e.nid = $1")
-	d.loadByTransaction = prepare(selectAny + " WHERE e.txn_key = $1")
+	d.loadByTransaction = prepare(selectAny + " WHERE e.user_id = $1 AND e.txn_key = $2")
 	d.loadFinished = prepare(selectAny + fmt.Sprintf(" WHERE e.group_id = $1 AND e.finished_ts > 0 AND e.policy & %d <> 0", api.Managed))
 	d.loadBase = prepare(selectBase)
 	d.groupUsed = prepare(selectGroup)

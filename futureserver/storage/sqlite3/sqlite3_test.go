@@ -2,6 +2,8 @@ package sqlite3
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/matrix-org/dendrite/internal/sqlutil"
 	"github.com/matrix-org/dendrite/setup/config"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
@@ -67,11 +70,49 @@ func TestPragmas(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "busy_timeout": "10000"} {
+	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "busy_timeout": "10000",
+		"wal_autocheckpoint": "10000", "temp_store": "2"} {
 		var got string
 		if err = w.db.QueryRow("PRAGMA " + pragma).Scan(&got); err != nil || got != want {
 			t.Errorf("%s is %q, %v; want %q", pragma, got, err, want)
 		}
+	}
+}
+
+// A file of before one index stood for two is opened, and knows its transactions.
+func TestOldIndexes(t *testing.T) {
+	opts := optionsFor(filepath.Join(t.TempDir(), "futureserver.db"))
+	first, repeat := future(), future()
+	repeat.NID = 2
+	first.TxnKey, repeat.TxnKey = []byte("transaction"), []byte("transaction")
+	for run, f := range []*api.Future{first, repeat} {
+		db, err := Open(t.Context(), opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := db.Commit(t.Context(), &storage.Batch{Inserts: []*api.Future{f}})
+		if err != nil || r.Duplicate[0] != (run == 1) {
+			t.Errorf("run %d: %+v, %v", run, r, err)
+		}
+		if err = db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		change(t, opts, `
+			DROP INDEX futureserver_events_user_txn_idx;
+			CREATE UNIQUE INDEX futureserver_events_txn_key_idx ON futureserver_events (txn_key) WHERE txn_key IS NOT NULL;
+			CREATE INDEX futureserver_events_user_id_idx ON futureserver_events (user_id) WHERE finished_ts = 0`)
+	}
+}
+
+func change(t *testing.T, opts *config.DatabaseOptions, statements string) {
+	t.Helper()
+	db, err := sql.Open(sqlutil.SQLITE_DRIVER_NAME, string(opts.ConnectionString))
+	if err == nil {
+		_, err = db.Exec(statements)
+		err = errors.Join(err, db.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 
