@@ -38,6 +38,7 @@ func main() {
 		fmt.Println(setup.Version())
 		return
 	}
+	setup.KeepListening()
 	stop := stopSignal()
 	configPath := prepare()
 	options := configure(configPath)

@@ -46,11 +46,17 @@ func inBubble(t *testing.T, f func(b *bench)) {
 
 func (b *bench) start(cfg Config) {
 	b.Helper()
+	b.startStepping(cfg, nil)
+}
+
+// startStepping starts a server that tells of its steps.
+func (b *bench) startStepping(cfg Config, step func(string)) {
+	b.Helper()
 	db, err := openTestDatabase(b.path)
 	if err != nil {
 		b.Fatal(err)
 	}
-	if b.Server, err = New(b.Context(), cfg, db, b.rooms, NewMetrics(nil), nil); err != nil {
+	if b.Server, err = New(b.Context(), cfg, db, b.rooms, NewMetrics(nil), step); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -74,9 +74,12 @@ func TestManyAreSentAfterACrash(t *testing.T) {
 	for _, step := range []string{"built", "claimed", "submitted", "proved"} {
 		t.Run(step, func(t *testing.T) {
 			inBubble(t, func(b *bench) {
-				fs := b.due(30)
 				freezer := newFreezer()
-				b.step = freezer.step
+				if err := b.Stop(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+				b.startStepping(testConfig(), freezer.step)
+				fs := b.due(30)
 				freezer.arm(step)
 				<-freezer.frozen
 				b.crash(freezer)

@@ -103,4 +103,7 @@ func TestPaired(t *testing.T) {
 	if r.Measure.Value != 1 || r.Ours.Value != 100 || r.Against.Value != 100 {
 		t.Errorf("%+v", r)
 	}
+	if m := median([]float64{4, 1, 3, 2}); m != 2.5 {
+		t.Error(m)
+	}
 }
