@@ -12,7 +12,6 @@ import "slices"
 // and grows by a sixteenth.
 type index struct {
 	shards [256]shard
-	hasty  bool // many entries are coming: shards grow by half until fit
 }
 
 // address is the part of a hash that says where its entry belongs and rules out most others.
@@ -59,11 +58,7 @@ func (x *index) find(a address, is func(number uint32) bool) (number uint32, ok 
 func (x *index) add(a address, number uint32) {
 	s := &x.shards[a.shard]
 	for s.used >= s.homes-s.homes/32 || !s.insert(newEntry(a.print, number)) {
-		if x.hasty {
-			s.resize(len(s.entries) + len(s.entries)/2)
-		} else {
-			s.resize(len(s.entries) + len(s.entries)/16)
-		}
+		s.resize(len(s.entries) + len(s.entries)/16)
 	}
 }
 
@@ -147,13 +142,40 @@ func (s *shard) resize(n int) bool {
 	return true
 }
 
-// fit ends the haste: each shard becomes as small as it may be.
+// gather adds a number of which nothing is asked before fit: so many come in a row that it is quicker to sort them.
+func (x *index) gather(a address, number uint32) {
+	s := &x.shards[a.shard]
+	s.entries = append(s.entries, newEntry(a.print, number))
+	s.used++
+}
+
+// fit puts the entries of an index that was gathered in their places.
 func (x *index) fit() {
-	x.hasty = false
+	var spare []entry
 	for i := range x.shards {
 		s := &x.shards[i]
-		if n := s.used + s.used/30 + tail(s.used); n+16 < len(s.entries) {
-			s.resize(n)
+		spare = slices.Grow(spare[:0], len(s.entries))[:len(s.entries)]
+		sortByPrint(s.entries, spare)
+		for n := s.used + s.used/30 + tail(s.used); !s.resize(n); n += n/16 + 16 {
 		}
+	}
+}
+
+// sortByPrint sorts by the lower byte and then by the upper one.
+func sortByPrint(from, to []entry) {
+	for shift := 0; shift < 16; shift += 8 {
+		var starts [257]int
+		for _, e := range from {
+			starts[e.print>>shift&0xff+1]++
+		}
+		for i := range 256 {
+			starts[i+1] += starts[i]
+		}
+		for _, e := range from {
+			place := &starts[e.print>>shift&0xff]
+			to[*place] = e
+			*place++
+		}
+		from, to = to, from
 	}
 }

@@ -27,6 +27,12 @@ func TestIndexAgainstSlice(t *testing.T) {
 		want := map[uint32]address{}
 		prints := rapid.OneOf(rapid.SampledFrom([]uint16{0, 1, 1 << 12, 1<<12 + 1, 1 << 15, 1<<16 - 2, 1<<16 - 1}), rapid.Uint16())
 		next := uint32(1)
+		for range rapid.IntRange(0, 100).Draw(t, "gathered") {
+			want[next] = address{print: prints.Draw(t, "print")}
+			x.gather(want[next], next)
+			next++
+		}
+		x.fit()
 		known := func() uint32 { return rapid.SampledFrom(slices.Sorted(maps.Keys(want))).Draw(t, "which") }
 		for range rapid.IntRange(1, 300).Draw(t, "steps") {
 			switch action := rapid.IntRange(0, 5).Draw(t, "action"); {
@@ -40,10 +46,6 @@ func TestIndexAgainstSlice(t *testing.T) {
 				want[next<<16] = want[n]
 				delete(want, n)
 				next++
-			case action == 2 && rapid.Bool().Draw(t, "haste"):
-				x.hasty = !x.hasty
-			case action == 2 && rapid.Bool().Draw(t, "fit"):
-				x.fit()
 			case action == 2:
 				x.remove(address{print: prints.Draw(t, "print")}, next) // nobody's
 			default:
@@ -85,12 +87,15 @@ func TestIndexIsFullAndQuick(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	var x index
 	at := func() address { return address{print: uint16(random.Uint32())} }
-	x.hasty = true
 	for n := uint32(1); n <= 20_000; n++ {
-		x.add(at(), n)
-		if n == 2000 {
+		switch {
+		case n < 2000:
+			x.gather(at(), n)
+			continue
+		case n == 2000:
 			x.fit()
 		}
+		x.add(at(), n)
 		s := &x.shards[0]
 		if load := float64(s.used) / float64(len(s.entries)); n > 2000 && load < 0.75 {
 			t.Fatalf("with %d entries the load is %.2f", n, load)

@@ -44,6 +44,7 @@ func pendingServer(n int) *Server {
 		})
 		s.restore(&f)
 	}
+	s.table.tokens.fit()
 	return s
 }
 

@@ -70,8 +70,6 @@ const (
 func (s *Server) recover(ctx context.Context) (watchedRooms []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.table.hurry()
-	defer s.table.fit()
 	reader := newReader(s)
 	go reader.read(ctx)
 	overdue, now := 0, reader.now
@@ -84,6 +82,7 @@ func (s *Server) recover(ctx context.Context) (watchedRooms []string, err error)
 		}
 		reader.empty <- batch
 	}
+	s.table.tokens.fit()
 	if reader.err != nil {
 		return nil, reader.err
 	}
@@ -170,13 +169,13 @@ func (r *reader) find(t *storage.Timer) found {
 	return f
 }
 
-// restore puts a future into memory as it is on disk. Under the lock.
+// restore puts a future into memory as it is on disk. Its tokens work when all are there. Under the lock.
 func (s *Server) restore(f *found) {
 	slot, r := s.table.put(f.record, f.room)
+	if r.flags&sending == 0 || r.flags&managed != 0 {
+		s.table.addTokens(slot, r, s.table.tokens.gather)
+	}
 	if r.flags&sending != 0 {
-		if r.flags&managed != 0 {
-			s.table.addTokens(slot, r)
-		}
 		s.enqueue(s.table.roomOf(r), job{slot: slot, nid: r.nid, claimed: true})
 		return
 	}
@@ -184,7 +183,9 @@ func (s *Server) restore(f *found) {
 		s.table.openGroup(f.userID, f.group) // takes in its founder, which is on disk as if it were alone
 		s.table.joinGroup(slot, r, f.userID, f.group)
 	}
-	s.arm(slot, r)
+	if r.timeout != 0 {
+		s.wheel.Add(slot)
+	}
 }
 
 // reconcile looks once at every room with pending state futures: state may have changed while nobody looked.

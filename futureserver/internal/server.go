@@ -308,7 +308,7 @@ func (s *Server) insert(slot uint32, f *api.Future) (*batch, int, error) {
 // arm makes a stored future live: its tokens work and its timer runs. Under the lock.
 func (s *Server) arm(slot uint32, r *record) {
 	r.flags &^= creating
-	s.table.addTokens(slot, r)
+	s.table.addTokens(slot, r, s.table.tokens.add)
 	if r.timeout != 0 {
 		s.wheel.Add(slot)
 		if r.deadline < s.wakeAt {

@@ -99,17 +99,6 @@ func (t *table) hash(name string) uint64 { return maphash.String(t.seed, name) }
 // addressOf returns the address of a name's hash.
 func addressOf(hash uint64) address { return address{shard: uint8(hash >> 56), print: uint16(hash)} }
 
-// hurry makes putting quicker, at the cost of memory, until fit.
-func (t *table) hurry() {
-	t.tokens.hasty, t.users.index.hasty, t.rooms.index.hasty = true, true, true
-}
-
-func (t *table) fit() {
-	t.tokens.fit()
-	t.users.index.fit()
-	t.rooms.index.fit()
-}
-
 // at returns the record in a slot.
 func (t *table) at(slot uint32) *record { return t.records.at(slot) }
 

@@ -16,9 +16,6 @@ import (
 func TestTableAgainstMaps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		table := newTable()
-		if rapid.Bool().Draw(t, "haste") {
-			table.hurry()
-		}
 		name := rapid.Custom(func(t *rapid.T) uint64 { return rapid.Uint64Range(1, 6).Draw(t, "name") << 16 })
 		want := map[uint32]future{}
 		t.Repeat(map[string]func(*rapid.T){
@@ -41,7 +38,6 @@ func TestTableAgainstMaps(t *testing.T) {
 					delete(want, slot)
 				}
 			},
-			"fit": func(*rapid.T) { table.fit() },
 		})
 		for slot := range want {
 			table.drop(slot)

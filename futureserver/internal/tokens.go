@@ -45,9 +45,10 @@ func (t *table) findToken(token api.Token) (slot uint32, kind api.TokenKind, ok 
 	return ref(n).slot(), ref(n).kind(), ok
 }
 
-func (t *table) addTokens(slot uint32, r *record) {
+// addTokens makes a record's tokens work; add is the index's way to put them in.
+func (t *table) addTokens(slot uint32, r *record, add func(a address, number uint32)) {
 	for _, k := range r.kinds() {
-		t.tokens.add(tokenAddress(r.secret.Token(k)), uint32(newRef(slot, k)))
+		add(tokenAddress(r.secret.Token(k)), uint32(newRef(slot, k)))
 	}
 }
 

@@ -88,7 +88,7 @@ func (c *FutureServer) Defaults() {
 	c.MaxTimeout = 7 * Day
 	c.MaxFuturesPerUser = 100
 	c.HighWaterSlack = 30 * time.Second
-	c.RoomsInFlight = 6
+	c.RoomsInFlight = 4
 	c.Retention = 7 * Day
 	c.DelayedEvents = DelayedEvents{
 		MaxDelay: 7 * 24 * time.Hour, MaxScheduled: 100, OpenManagement: true, KeepPerUser: 1000,

@@ -56,7 +56,7 @@ func (b *bench) consumerPair(ctx context.Context, k kind, rooms int) (ours, agai
 	if k == onPostgres { // where each takes longer
 		n = 60
 	}
-	return contest(ctx, [2]contestant{{with, m}, {without, other}}, n, roomsInFlight(), size(b, 4, 3), 5)
+	return contest(ctx, [2]contestant{{with, m}, {without, other}}, n, roomsInFlight, size(b, 4, 3), 5)
 }
 
 // keepStateFutures schedules one in each room, so that the consumer has to look at all state there.
