@@ -25,7 +25,7 @@ const (
 	// ackWait is when JetStream delivers a message anew that was neither acknowledged nor refused.
 	ackWait = 30 * time.Second
 
-	pullWait = 30 * time.Second
+	pullWait = 5 * time.Second
 	// gatherTime is how long a message waits for others. JetStream has much less to do when it hands out, and
 	// drops, many at a time; and by then the roomserver has mostly committed what they speak of.
 	gatherTime = 50 * time.Millisecond
@@ -146,8 +146,11 @@ func (c *Consumer) subscribe(ctx context.Context) error {
 		_ = c.sub.Unsubscribe() // its connection may be gone, and the subscription with it
 	}
 	_, err := c.js.ConsumerInfo(c.stream(), c.durable(), nats.Context(ctx))
-	if errors.Is(err, nats.ErrConsumerNotFound) {
+	switch {
+	case errors.Is(err, nats.ErrConsumerNotFound):
 		c.missed = true
+	case err != nil: // it may be there or not, and then messages may have been missed
+		return fmt.Errorf("looking for the JetStream consumer %s: %w", c.durable(), err)
 	}
 	// Despite its name it creates what is not there. AddConsumer would refuse a consumer that an earlier
 	// version has made with other settings.
@@ -197,7 +200,10 @@ func (c *Consumer) resume(ctx context.Context) error {
 // pull waits until there is a message, and deals with all that have come a moment later.
 func (c *Consumer) pull(ctx context.Context) error {
 	msgs, err := c.next(ctx)
-	if len(msgs) == 0 {
+	switch {
+	case err == nil && len(msgs) == 0:
+		return c.lookAlive(ctx)
+	case len(msgs) == 0:
 		return err
 	}
 	sleep(ctx, gatherTime)
@@ -221,6 +227,15 @@ func (c *Consumer) next(ctx context.Context) (msgs []*nats.Msg, err error) {
 		msgs = append(msgs, msg)
 	}
 	return msgs, unlessTimeout(batch.Error())
+}
+
+// lookAlive returns an error if the durable consumer has vanished: whoever asked it for messages when it was gone
+// already is told nothing.
+func (c *Consumer) lookAlive(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callWait)
+	defer cancel()
+	_, err := c.js.ConsumerInfo(c.stream(), c.durable(), nats.Context(ctx))
+	return err
 }
 
 func unlessTimeout(err error) error {

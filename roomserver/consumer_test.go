@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,6 +28,7 @@ type futures struct {
 	fail      atomic.Int32 // how many calls will fail
 	block     atomic.Bool  // calls wait for their context
 	unwatched atomic.Bool  // no room has state futures
+	meanwhile func()       // happens during each call; may be nil
 	pending   []*api.Future
 }
 
@@ -35,6 +37,9 @@ func newFutures() *futures { return &futures{calls: make(chan string, 1000)} }
 func (f *futures) HasStateFutures(string) bool { return !f.unwatched.Load() }
 
 func (f *futures) told(ctx context.Context, line string) error {
+	if f.meanwhile != nil {
+		f.meanwhile()
+	}
 	f.calls <- line
 	if f.block.Load() {
 		<-ctx.Done()
@@ -373,6 +378,26 @@ func TestConsumerComesBack(t *testing.T) {
 	f.want(t, roomID+"[{x }]")
 	r.caughtUp(c)
 	f.wantNone(t)
+}
+
+// It comes back also if it was not waiting for messages when its durable consumer vanished, so that nobody told it.
+func TestConsumerNoticesLate(t *testing.T) {
+	r := newRig(t, test.DBTypeSQLite)
+	if err := r.output.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	alice := test.NewUser(t)
+	roomID := r.create("10", alice)
+	f, c := newFutures(), r.consumer()
+	f.pending = []*api.Future{state(alice, roomID, "x", "", `{}`)}
+	f.meanwhile = sync.OnceFunc(func() {
+		if err := r.js.DeleteConsumer(c.stream(), c.durable()); err != nil {
+			t.Error(err)
+		}
+	})
+	c.Start(f)
+	r.send(state(alice, roomID, "x", "", `{"n":1}`))
+	f.until(t, roomID+" all")
 }
 
 func TestConsumerStops(t *testing.T) {

@@ -63,7 +63,10 @@ func (c *Consumer) outputLeft(ctx context.Context) (int, error) {
 			left = max(left, int(info.NumPending)+info.NumAckPending)
 		}
 	}
-	if !seen {
+	switch {
+	case ctx.Err() != nil:
+		return 0, ctx.Err()
+	case !seen:
 		return 0, errors.New("the readers of the roomserver's output cannot be listed")
 	}
 	return left, nil
