@@ -1,9 +1,9 @@
 // Package internal is the core of the futureserver: one future's life, from the request to its outcome. It
 // knows the rooms only through api.Room and the disk only through storage.Database.
 //
-// Every transition is decided under one lock in memory (table.go and what it is made of, act.go), made durable by one row change in
-// a group commit (commit.go), and never undone. What is due waits in its room's queue (run.go) until it is
-// built, claimed, submitted and proved (fire.go). recover.go starts and stops it all.
+// Every transition is decided under one lock in memory (table.go and what it is made of, act.go), made durable
+// by one row change in a group commit (commit.go), and never undone. What is due waits in its room's queue
+// (run.go) until it is built, claimed, submitted and proved (fire.go). recover.go starts and stops it all.
 package internal
 
 import (
