@@ -89,6 +89,7 @@ func endure(t *testing.T, s *rig.Server, below support, unnoticed time.Duration)
 		o.checkAbsence(*away, unnoticed)
 		resume()
 	})
+	o.settle() // else it ends while the judge asks it
 	stop()
 	o.crowd.Wait()
 	report := o.crowd.Settle(t)
