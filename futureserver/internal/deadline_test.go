@@ -21,6 +21,16 @@ func TestFiresExactlyAtItsDeadline(t *testing.T) {
 	})
 }
 
+// The server counts whole milliseconds, but does not wait for them: what is due at one is sent at its beginning.
+func TestFiresAtTheBeginningOfItsMillisecond(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		time.Sleep(400 * time.Microsecond)
+		b.create(message(500 * time.Millisecond)) // for the first whole millisecond after that
+		b.after(500*time.Millisecond, 0)
+		b.after(600*time.Microsecond, 1)
+	})
+}
+
 func TestRefreshPushesTheDeadlineBack(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		f := b.create(message(10 * time.Second))

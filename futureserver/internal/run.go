@@ -119,9 +119,9 @@ func (s *Server) run() {
 		}
 		s.mu.Lock()
 		s.dispatch() // not before all that is due is in its queue: it goes out in order
-		pause := min(s.wakeAt-s.clock.now(), time.Hour.Milliseconds())
+		pause := s.clock.until(s.wakeAt)
 		s.mu.Unlock()
-		timer.Reset(max(0, time.Duration(pause)*time.Millisecond))
+		timer.Reset(max(0, pause))
 	}
 }
 

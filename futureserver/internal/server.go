@@ -93,6 +93,14 @@ func (c clock) ceil() int64 {
 	return c.start.UnixMilli() + int64((time.Since(c.start)+time.Millisecond-1)/time.Millisecond)
 }
 
+// until is how long it is until this clock shows that time, an hour at most. Not a whole number of milliseconds:
+// counted from now(), it would end up to one too late.
+func (c clock) until(ms int64) time.Duration {
+	since := time.Since(c.start)
+	left := min(ms-c.start.UnixMilli()-since.Milliseconds(), time.Hour.Milliseconds())
+	return time.Duration(left)*time.Millisecond - since%time.Millisecond
+}
+
 // wall converts a time of this clock to the wall clock's, as it stands now: that is what goes to disk.
 func (c clock) wall(ms int64) int64 {
 	now := time.Now() // one reading for both clocks: two would differ by chance
