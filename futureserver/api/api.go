@@ -8,6 +8,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"time"
@@ -101,7 +102,7 @@ type Future struct {
 	DeviceID  string
 	SessionID int64
 	TxnID     string // "" where the endpoint has none
-	TxnKey    []byte // digest that identifies the transaction among those of the user; nil where there is none
+	TxnKey    []byte // of a request: digest that identifies the transaction among those of the user; nil where there is none
 
 	// The outcome; zero while the future is scheduled.
 	Event    *Event   // from the claim on
@@ -241,6 +242,14 @@ type DelayedFilter struct {
 	After     NID
 	Backwards bool
 	Limit     int // 0: no limit
+}
+
+// Compare is the order in which they come.
+func (f *DelayedFilter) Compare(a, b NID) int {
+	if f.Backwards {
+		a, b = b, a
+	}
+	return cmp.Compare(a, b)
 }
 
 // Counts says how many futures are live.

@@ -1,9 +1,11 @@
 package api
 
 import (
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 )
 
 // Token is a bearer credential of 128 bits. On the wire it is 22 characters of unpadded base64url
@@ -40,10 +42,21 @@ const (
 	GroupToken // the group ID of a future that named none: no credential, but of a managed future it is the ID
 )
 
-// Secret is the one random value of a future. Its tokens are SHA-256(secret ‖ kind), cut to 128 bits:
+// Secret is the one value of a future that nobody can guess. Its tokens are SHA-256(secret ‖ kind), cut to 128 bits:
 // without the secret no token can be guessed or computed from another, and one value in memory and on
 // disk stands for all of them.
 type Secret [16]byte
+
+// TransactionSecret returns the secret of the future that a transaction makes, a pseudo-random function (HMAC-SHA256,
+// cut to 128 bits) of the user and the transaction under a key that nobody else knows. So a repeat has the same secret,
+// and is recognised by it.
+func TransactionSecret(key []byte, userID string, txnKey []byte) Secret {
+	mac := hmac.New(sha256.New, key)
+	mac.Write(binary.AppendUvarint(nil, uint64(len(userID)))) // where one ends and the other begins
+	mac.Write([]byte(userID))
+	mac.Write(txnKey)
+	return Secret(mac.Sum(nil)[:len(Secret{})])
+}
 
 // NewSecret returns a fresh secret from the operating system's generator.
 func NewSecret() (s Secret) {

@@ -27,6 +27,25 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// A transaction has one secret, and no other has the same, wherever the user's name ends.
+func TestTransactionSecret(t *testing.T) {
+	made := map[Secret]bool{}
+	for _, key := range []string{"key", "other key"} {
+		for _, user := range []string{"", "@a:test", "@a:tes", "@b:test"} {
+			for _, transaction := range []string{"", "t", "tt"} {
+				s := TransactionSecret([]byte(key), user, []byte(transaction))
+				if s != TransactionSecret([]byte(key), user, []byte(transaction)) {
+					t.Errorf("%s, %s: two secrets of one transaction", user, transaction)
+				}
+				made[s] = true
+			}
+		}
+	}
+	if len(made) != 2*4*3 {
+		t.Errorf("%d different secrets, want 24", len(made))
+	}
+}
+
 func TestParseTokenRefuses(t *testing.T) {
 	good := Token{1, 2, 3}.String()
 	for _, bad := range []string{

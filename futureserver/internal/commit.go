@@ -31,6 +31,7 @@ type batch struct {
 	again  []bool   // of Inserts: state changed while it was being stored
 	failed []error  // of Inserts, nil if all went well
 	raises []raise  // of Extends
+	passed []api.Secret
 	result storage.Result
 	err    error // of everything but the inserts
 	done   chan struct{}
@@ -216,10 +217,14 @@ func (s *Server) transact(b *batch) error {
 // settle tells memory and those who wait what the database has said.
 func (s *Server) settle(b *batch) {
 	s.mu.Lock()
+	for _, secret := range b.passed {
+		delete(s.passing, secret)
+	}
 	b.again = make([]bool, len(b.Inserts))
 	for i, f := range b.Inserts {
 		slot := b.slots[i]
 		r := s.table.at(slot)
+		delete(s.passing, f.Secret)
 		switch {
 		case b.insertErr(i) != nil:
 			// Nobody can know whether a failed commit was applied. If it was, this undoes it.

@@ -97,29 +97,49 @@ func (s *Server) loadDelayed(ctx context.Context, id string) (*api.Future, error
 // loadFinished reads one that has ended; it is called with the lock and gives it back. What has left memory may
 // still be on its way to the disk.
 func (s *Server) loadFinished(ctx context.Context, id string) (*api.Future, error) {
-	var b *batch
-	if s.unwritten > 0 {
-		b = s.batch()
-	}
-	s.mu.Unlock()
-	if b != nil {
-		if err := b.wait(ctx); err != nil {
-			return nil, err
-		}
+	if err := s.ended(ctx); err != nil {
+		return nil, err
 	}
 	return s.db.LoadFinished(ctx, id)
 }
 
 // QueryDelayedEvents implements api.FutureInternalAPI.
 func (s *Server) QueryDelayedEvents(ctx context.Context, filter api.DelayedFilter) ([]*api.Future, error) {
-	fs, err := s.db.SelectDelayed(ctx, filter)
+	if len(filter.States) == 0 {
+		filter.States = []api.State{api.Scheduled}
+	}
+	fs, err := s.liveDelayed(ctx, filter)
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(filter.States, func(state api.State) bool { return !state.Live() }) {
+		over, err := s.db.SelectFinished(ctx, filter)
+		if err != nil {
+			return nil, err
+		}
+		fs = append(over, fs...) // in this order, for one may have ended between the two looks
+	}
+	slices.SortStableFunc(fs, func(a, b *api.Future) int { return filter.Compare(a.NID, b.NID) })
+	fs = slices.CompactFunc(fs, func(a, b *api.Future) bool { return a.NID == b.NID })
+	return atMost(filter.Limit, fs), nil
+}
+
+// liveDelayed returns the live ones: memory says which they are.
+func (s *Server) liveDelayed(ctx context.Context, filter api.DelayedFilter) ([]*api.Future, error) {
+	room := s.table.hash(filter.RoomID)
+	nids := s.nidsOf(filter.UserID, func(r *record) bool {
+		return r.flags&managed != 0 && r.flags&creating == 0 && slices.Contains(filter.States, r.state()) &&
+			(filter.RoomID == "" || s.table.rooms.places.at(r.room).hash == room) &&
+			(filter.After == 0 || filter.Compare(r.nid, filter.After) > 0)
+	})
+	slices.SortFunc(nids, filter.Compare)
+	fs, err := s.db.LoadAll(ctx, atMost(filter.Limit, nids))
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.DeleteFunc(fs, func(f *api.Future) bool {
-		was := f.State
-		return was.Live() && (!s.refine(f) || f.State != was)
+		return !s.refine(f) || !slices.Contains(filter.States, f.State)
 	}), nil
 }

@@ -103,11 +103,40 @@ func (s *Server) QueryDelayIDs(ctx context.Context, userID string) (map[string]s
 	if ids != nil {
 		return ids, nil
 	}
-	ids = make(map[string]string)
-	err := s.db.SelectSent(ctx, userID, mostPerSender, func(eventID, groupID string) { ids[eventID] = groupID })
-	if err != nil {
-		ids = nil
-	}
+	ids, err := s.readDelayIDs(ctx, userID)
 	s.delayIDs.keep(userID, place, ids)
 	return ids, err
+}
+
+// readDelayIDs asks the disk: first for what is on its way, then for what has arrived.
+func (s *Server) readDelayIDs(ctx context.Context, userID string) (map[string]string, error) {
+	underWay, err := s.db.LoadAll(ctx, s.underWay(userID))
+	if err != nil {
+		return nil, err
+	}
+	ids := make(map[string]string)
+	for _, f := range underWay {
+		if f.Event != nil && f.Policy.Has(api.Managed) && (f.State == api.Sending || f.State == api.Sent) {
+			ids[f.Event.ID] = f.GroupID
+		}
+	}
+	err = s.db.SelectSent(ctx, userID, mostPerSender, func(eventID, groupID string) { ids[eventID] = groupID })
+	if err != nil {
+		return nil, err
+	}
+	return ids, nil
+}
+
+// underWay lists those of a user's futures that are claimed, or were until a moment ago.
+func (s *Server) underWay(userID string) []api.NID {
+	nids := s.nidsOf(userID, func(r *record) bool { return r.flags&sending != 0 })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	user := s.table.hash(userID)
+	for _, p := range s.passing {
+		if p.user == user && p.made == nil {
+			nids = append(nids, p.nid)
+		}
+	}
+	return nids
 }

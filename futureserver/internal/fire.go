@@ -3,6 +3,7 @@ package internal
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -78,7 +79,9 @@ func (s *Server) wanted(j *job) *record {
 func (s *Server) build(jobs []job) (ready, later []job) {
 	ctx, cancel := context.WithTimeout(s.ctx, submitMost)
 	defer cancel()
-	jobs, later = s.read(ctx, jobs)
+	jobs, later = s.stillWanted(jobs)
+	jobs, unread := s.load(ctx, jobs, s.refused)
+	later = append(later, unread...)
 	if len(jobs) == 0 {
 		return nil, later
 	}
@@ -99,27 +102,56 @@ func (s *Server) build(jobs []job) (ready, later []job) {
 	return ready, later
 }
 
-// read loads the futures of those jobs that may still fire. What it cannot load is tried again later.
-func (s *Server) read(ctx context.Context, jobs []job) (loaded, later []job) {
+// stillWanted returns those jobs that may still fire. What several want at once is fired by the first; the others see
+// later what became of it.
+func (s *Server) stillWanted(jobs []job) (wanted, later []job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for i := range jobs {
 		j := &jobs[i]
-		if j.send != nil && j.send.ctx.Err() != nil {
-			continue // nobody waits for it any more, and nothing has happened
+		switch {
+		case j.send != nil && j.send.ctx.Err() != nil: // nobody waits for it any more, and nothing has happened
+		case slices.ContainsFunc(wanted, func(first job) bool { return first.nid == j.nid }):
+			later = append(later, *j)
+		case s.wanted(j) != nil:
+			wanted = append(wanted, *j)
 		}
-		s.mu.Lock()
-		r := s.wanted(j)
-		s.mu.Unlock()
-		if r == nil {
-			continue
+	}
+	return wanted, later
+}
+
+// load reads the futures of jobs, unless they have them. Those that it cannot read are told to failed, and come
+// later if that does not end them.
+func (s *Server) load(ctx context.Context, jobs []job, failed func(*job, error) (over bool)) (loaded, later []job) {
+	var nids []api.NID
+	for i := range jobs {
+		if jobs[i].future == nil {
+			nids = append(nids, jobs[i].nid)
 		}
-		var err error
-		if j.future, err = s.load(ctx, j.nid); err == nil {
+	}
+	fs, err := s.db.LoadAll(ctx, nids)
+	for i := range jobs {
+		j, err := &jobs[i], err
+		if j.future == nil && err == nil {
+			j.future, err = whole(fs, j.nid)
+		}
+		if j.future != nil {
 			loaded = append(loaded, *j)
-		} else if !s.refused(j, err) {
+		} else if !failed(j, err) {
 			later = append(later, *j)
 		}
 	}
 	return loaded, later
+}
+
+// whole finds a live future among those read from disk.
+func whole(fs []*api.Future, nid api.NID) (*api.Future, error) {
+	for _, f := range fs {
+		if f.NID == nid && (f.State != api.Sending || f.Event != nil) {
+			return f, nil
+		}
+	}
+	return nil, errors.New("a live future is not whole in the database")
 }
 
 func futures(jobs []job) []*api.Future {
@@ -128,14 +160,6 @@ func futures(jobs []job) []*api.Future {
 		fs[i] = jobs[i].future
 	}
 	return fs
-}
-
-func (s *Server) load(ctx context.Context, nid api.NID) (*api.Future, error) {
-	f, err := s.db.Load(ctx, nid)
-	if err == nil && (f == nil || f.State == api.Sending && f.Event == nil) {
-		err = errors.New("a live future is not whole in the database")
-	}
-	return f, err
 }
 
 // refused deals with an event that could not be built, and reports whether the job is over.
@@ -229,14 +253,15 @@ func (s *Server) decide(b *batch, j *job, now int64) bool {
 			continue
 		}
 		c.Discards = append(c.Discards, sibling.nid)
+		s.pass(b, sibling)
 		s.metrics.ended(api.Discarded, nil)
 		s.leave(slot, sibling)
 	}
 	if r.flags&managed == 0 { // the ID of a delayed event says until its end what becomes of it
 		s.table.removeTokens(j.slot, r)
+		s.passing[r.secret] = passing{nid: r.nid, user: r.user}
 	}
 	s.wheel.Remove(j.slot)
-	s.table.leaveGroup(j.slot, r)
 	s.table.claim(r)
 	b.Claims = append(b.Claims, c)
 	return true
@@ -247,7 +272,7 @@ func (s *Server) deliver(jobs []job) (later []job) {
 	timeout := min(submitTimeout<<min(jobs[0].attempt, 4), submitMost) + time.Duration(len(jobs)-1)*submitEach
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()
-	if jobs, later = s.recall(ctx, jobs); len(jobs) == 0 {
+	if jobs, later = s.load(ctx, jobs, s.tryAgain); len(jobs) == 0 { // what was claimed before a restart
 		return later
 	}
 	fs := futures(jobs)
@@ -284,23 +309,6 @@ func (s *Server) deliver(jobs []job) (later []job) {
 	return later
 }
 
-// recall loads the futures of those jobs that were claimed before a restart.
-func (s *Server) recall(ctx context.Context, jobs []job) (loaded, later []job) {
-	for i := range jobs {
-		j := &jobs[i]
-		var err error
-		if j.future == nil {
-			j.future, err = s.load(ctx, j.nid)
-		}
-		if err == nil {
-			loaded = append(loaded, *j)
-		} else if !s.tryAgain(j, err) {
-			later = append(later, *j)
-		}
-	}
-	return loaded, later
-}
-
 // conclude gives the future its final state. Its durability is not waited for: if it is lost, the same PDU
 // is submitted again after the restart, and the room knows it.
 func (s *Server) conclude(j *job, state api.State, refusal *api.Refusal) {
@@ -325,6 +333,7 @@ func (s *Server) forget(j *job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r := s.table.live(j.slot, j.nid); r != nil {
+		delete(s.passing, r.secret)
 		s.leave(j.slot, r)
 	}
 }

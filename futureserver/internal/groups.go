@@ -31,7 +31,7 @@ func (t *table) openGroup(userID, groupID string) *group {
 	}
 	for _, slot := range t.slotsOf(t.hash(userID)) { // at most as many as one user may have
 		r := t.at(slot)
-		if r.flags&(grouped|managed|sending) == 0 && r.secret.Token(api.GroupToken) == token {
+		if r.flags&(grouped|managed) == 0 && r.secret.Token(api.GroupToken) == token {
 			return t.joinGroup(slot, r, userID, groupID)
 		}
 	}
@@ -73,11 +73,13 @@ func (t *table) leaveGroup(slot uint32, r *record) {
 	r.flags &^= grouped
 }
 
-// siblings returns the other futures of a record's group.
+// siblings returns the other futures of a record's group that are not being sent.
 func (t *table) siblings(slot uint32, r *record) []uint32 {
 	g := t.groupOf(slot, r)
 	if g == nil {
 		return nil
 	}
-	return without(slices.Clone(g.slots), slot)
+	return slices.DeleteFunc(slices.Clone(g.slots), func(other uint32) bool {
+		return other == slot || t.at(other).flags&sending != 0
+	})
 }

@@ -29,6 +29,7 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 		cfg: cfg, db: db, room: rooms, metrics: m, step: step,
 		clock:    clock{start: time.Now()},
 		table:    newTable(),
+		passing:  make(map[api.Secret]passing),
 		delayIDs: newDelayIDs(),
 		wake:     make(chan struct{}, 1),
 		next:     newBatch(),
@@ -163,7 +164,8 @@ func (r *reader) find(t *storage.Timer) found {
 		if f.flags&managed != 0 {
 			r.s.delayIDs.addSender(string(t.UserID))
 		}
-	} else if len(t.GroupID) > 0 {
+	}
+	if len(t.GroupID) > 0 {
 		f.userID, f.group = string(t.UserID), string(t.GroupID)
 	}
 	return f
@@ -172,18 +174,19 @@ func (r *reader) find(t *storage.Timer) found {
 // restore puts a future into memory as it is on disk. Its tokens work when all are there. Under the lock.
 func (s *Server) restore(f *found) {
 	slot, r := s.table.put(f.record, f.room)
-	if r.flags&sending == 0 || r.flags&managed != 0 {
-		s.table.addTokens(slot, r, s.table.tokens.gather)
-	}
-	if r.flags&sending != 0 {
-		s.enqueue(s.table.roomOf(r), job{slot: slot, nid: r.nid, claimed: true})
-		return
-	}
 	if f.group != "" {
 		s.table.openGroup(f.userID, f.group) // takes in its founder, which is on disk as if it were alone
 		s.table.joinGroup(slot, r, f.userID, f.group)
 	}
-	if r.timeout != 0 {
+	if r.flags&sending == 0 || r.flags&managed != 0 {
+		s.table.addTokens(slot, r, s.table.tokens.gather)
+	} else {
+		s.passing[r.secret] = passing{nid: r.nid, user: r.user}
+	}
+	switch {
+	case r.flags&sending != 0:
+		s.enqueue(s.table.roomOf(r), job{slot: slot, nid: r.nid, claimed: true})
+	case r.timeout != 0:
 		s.wheel.Add(slot)
 	}
 }

@@ -63,6 +63,7 @@ type Server struct {
 	ready     readyHeap // rooms with something to do
 	inFlight  int
 	lastNID   api.NID
+	passing   map[api.Secret]passing
 	next      *batch // gathers what the next transaction writes
 	kick      chan struct{}
 	unwritten int      // ends that are decided and not yet on disk
@@ -113,12 +114,17 @@ func (c clock) wall(ms int64) int64 {
 
 // PerformFutureCreation implements api.FutureInternalAPI.
 func (s *Server) PerformFutureCreation(ctx context.Context, f *api.Future) (*api.Future, error) {
+	if f.TxnKey == nil {
+		f.Secret = api.NewSecret()
+		return s.create(ctx, f)
+	}
+	f.Secret = api.TransactionSecret(s.db.Key(), f.UserID, f.TxnKey)
 	made, err := s.create(ctx, f)
-	if err == nil || err == api.ErrStopping || f.TxnKey == nil {
+	if err == nil || err == api.ErrStopping {
 		return made, err
 	}
 	// A repeat gets its first answer even if it could not be accepted anew.
-	if first, lookErr := s.db.LoadByTransaction(ctx, f.UserID, f.TxnKey); lookErr == nil && first != nil {
+	if first, lookErr := s.first(ctx, f.Secret); lookErr == nil && first != nil {
 		return first, nil
 	}
 	return nil, err
@@ -153,7 +159,7 @@ func (s *Server) create(ctx context.Context, f *api.Future) (*api.Future, error)
 		return nil, err
 	}
 	if b.result.Duplicate[i] {
-		return s.db.LoadByTransaction(ctx, f.UserID, f.TxnKey)
+		return nil, errRepeated
 	}
 	s.metrics.scheduled.Inc()
 	if b.again[i] {
@@ -165,7 +171,7 @@ func (s *Server) create(ctx context.Context, f *api.Future) (*api.Future, error)
 
 // reserve checks the limits and the group, and takes a slot for the future.
 func (s *Server) reserve(ctx context.Context, f *api.Future) (uint32, error) {
-	f.Secret, f.State = api.NewSecret(), api.Scheduled
+	f.State = api.Scheduled
 	named := f.GroupID != ""
 	if !named && f.Timeout == 0 {
 		return 0, api.ErrUnknownGroup
@@ -175,14 +181,9 @@ func (s *Server) reserve(ctx context.Context, f *api.Future) (uint32, error) {
 		lock := &s.naming[fnv(f.UserID)%uint32(len(s.naming))]
 		lock.Lock()
 		defer lock.Unlock()
-		s.mu.Lock()
-		open := s.table.openGroup(f.UserID, f.GroupID) != nil
-		s.mu.Unlock()
-		if !open {
-			var err error
-			if used, err = s.db.GroupUsed(ctx, f.UserID, f.GroupID); err != nil {
-				return 0, err
-			}
+		var err error
+		if used, err = s.groupUsed(ctx, f.UserID, f.GroupID); err != nil {
+			return 0, err
 		}
 	} else {
 		f.GroupID = f.Token(api.GroupToken).String()
@@ -216,6 +217,19 @@ func (s *Server) reserve(ctx context.Context, f *api.Future) (uint32, error) {
 		s.table.joinGroup(slot, rec, f.UserID, f.GroupID)
 	}
 	return slot, nil
+}
+
+// groupUsed reports whether a user's group is over.
+func (s *Server) groupUsed(ctx context.Context, userID, groupID string) (bool, error) {
+	s.mu.Lock()
+	if s.table.openGroup(userID, groupID) != nil {
+		s.mu.Unlock()
+		return false, nil
+	}
+	if err := s.ended(ctx); err != nil {
+		return false, err
+	}
+	return s.db.GroupUsed(ctx, userID, groupID)
 }
 
 // checkLimit counts the user's futures of one kind. A limit may have been lowered since they were made: then
@@ -301,6 +315,10 @@ func (s *Server) insert(slot uint32, f *api.Future) (*batch, int, error) {
 		s.leave(slot, r)
 		return nil, 0, api.ErrOverloaded
 	}
+	if _, repeated := s.holder(f.Secret); repeated && f.TxnKey != nil {
+		s.leave(slot, r)
+		return nil, 0, errRepeated
+	}
 	now := s.clock.ceil()
 	f.Created = s.clock.wall(now)
 	if r.timeout != 0 {
@@ -308,6 +326,7 @@ func (s *Server) insert(slot uint32, f *api.Future) (*batch, int, error) {
 		f.Deadline = f.Created + int64(r.timeout)
 	}
 	b := s.batch()
+	s.passing[f.Secret] = passing{nid: f.NID, user: r.user, made: b}
 	b.Inserts = append(b.Inserts, f)
 	b.slots = append(b.slots, slot)
 	return b, len(b.Inserts) - 1, nil
@@ -323,11 +342,6 @@ func (s *Server) arm(slot uint32, r *record) {
 			notify(s.wake)
 		}
 	}
-}
-
-// QueryFutureByTransaction implements api.FutureInternalAPI.
-func (s *Server) QueryFutureByTransaction(ctx context.Context, userID string, txnKey []byte) (*api.Future, error) {
-	return s.db.LoadByTransaction(ctx, userID, txnKey)
 }
 
 // QueryFuturesByUser implements api.FutureInternalAPI.
@@ -352,13 +366,46 @@ func isZero(d time.Duration) byte {
 // QueryFutures implements api.FutureInternalAPI. The disk says what the futures are about; memory, which is
 // ahead of it, whether they are still live and until when.
 func (s *Server) QueryFutures(ctx context.Context, filter api.Filter) ([]*api.Future, error) {
-	fs, err := s.db.Select(ctx, filter)
+	var fs []*api.Future
+	var err error
+	switch {
+	case filter.UserID != "":
+		fs, err = s.db.LoadAll(ctx, s.nidsOf(filter.UserID, func(*record) bool { return true }))
+	case filter.NID != 0:
+		fs, err = s.db.LoadAll(ctx, []api.NID{filter.NID})
+	default:
+		fs, err = s.db.SelectLive(ctx, filter.RoomID, filter.Limit)
+	}
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.DeleteFunc(fs, func(f *api.Future) bool { return !s.refine(f) }), nil
+	fs = slices.DeleteFunc(fs, func(f *api.Future) bool {
+		return filter.RoomID != "" && f.RoomID != filter.RoomID || filter.NID != 0 && f.NID != filter.NID || !s.refine(f)
+	})
+	return atMost(filter.Limit, fs), nil
+}
+
+// nidsOf lists those of a user's futures that are wanted, in order.
+func (s *Server) nidsOf(userID string, wanted func(*record) bool) (nids []api.NID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, slot := range s.table.slotsOf(s.table.hash(userID)) {
+		if r := s.table.at(slot); wanted(r) {
+			nids = append(nids, r.nid)
+		}
+	}
+	slices.Sort(nids)
+	return nids
+}
+
+// atMost cuts off what is beyond a limit; 0 stands for none.
+func atMost[T any](limit int, list []T) []T {
+	if limit == 0 {
+		return list
+	}
+	return list[:min(limit, len(list))]
 }
 
 // refine tells a future read from disk what memory knows better, and reports whether it is live. Under the lock.

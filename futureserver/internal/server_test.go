@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -139,21 +138,6 @@ func TestGroups(t *testing.T) {
 }
 
 // A group remembers that it is over as long as its futures are remembered, over restarts too.
-func TestAGroupThatHasFiredStaysClosed(t *testing.T) {
-	inBubble(t, func(b *bench) {
-		f := b.create(message(time.Second))
-		b.create(inGroup(message(time.Second), "named"))
-		b.after(2*time.Second, 2)
-		b.die()
-		b.start(testConfig())
-		for _, g := range []string{f.GroupID, "named"} {
-			if _, err := b.PerformFutureCreation(b.Context(), inGroup(message(time.Second), g)); !errors.Is(err, api.ErrUnknownGroup) {
-				b.Errorf("%s: %v", g, err)
-			}
-		}
-	})
-}
-
 func TestLimit(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		for i := range testConfig().Futures.MaxPerUser {
@@ -172,38 +156,6 @@ func TestLimit(t *testing.T) {
 		if _, err := b.PerformFutureCreation(b.Context(), message(25*time.Hour)); err == nil {
 			b.Error("a timeout over the maximum was accepted")
 		}
-	})
-}
-
-// A repeated transaction has its first answer: at once, later, at the limit, and after the end.
-func TestTransactions(t *testing.T) {
-	inBubble(t, func(b *bench) {
-		request := func() *api.Future {
-			f := message(time.Minute)
-			f.TxnKey = []byte("transaction")
-			return f
-		}
-		var wg sync.WaitGroup
-		answers := make([]*api.Future, 5)
-		for i := range answers {
-			wg.Go(func() { answers[i] = b.create(request()) })
-		}
-		wg.Wait()
-		for range testConfig().Futures.MaxPerUser - 1 {
-			b.create(message(time.Hour))
-		}
-		answers = append(answers, b.create(request()))
-		b.after(time.Minute, 1)
-		answers = append(answers, b.create(request()))
-		b.die()
-		b.start(testConfig())
-		answers = append(answers, b.create(request()))
-		for i, a := range answers {
-			if a.Secret != answers[0].Secret || a.GroupID != answers[0].GroupID {
-				b.Errorf("answer %d is another future", i)
-			}
-		}
-		b.after(2*time.Minute, 1)
 	})
 }
 

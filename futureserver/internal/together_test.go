@@ -1,8 +1,10 @@
 package internal
 
 import (
+	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
@@ -110,5 +112,32 @@ func TestManyWaitForAStuckEvent(t *testing.T) {
 		b.after(5*time.Minute, 1)
 		b.rooms.setUnclear(0)
 		b.after(time.Hour, 4)
+	})
+}
+
+// Several may ask for the same future while its room is busy: it is sent once, and what comes after it does not depend
+// on an event that never was.
+func TestOneFutureTwiceInATurn(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.rooms.setMode(slow)
+		busy, wanted, other := b.create(message(time.Hour)), b.create(message(time.Hour)), b.create(message(time.Hour))
+		answers := make(chan error, 5)
+		for _, f := range []*api.Future{busy, wanted, wanted, wanted, other} {
+			go func() { answers <- b.PerformTokenAction(b.Context(), f.Token(api.SendToken)) }()
+			synctest.Wait()
+		}
+		b.after(10*time.Second, 3)
+		b.inOrder([]*api.Future{busy, wanted, other})
+		gone := 0
+		for range 5 {
+			if err := <-answers; errors.Is(err, api.ErrGone) {
+				gone++
+			} else if err != nil {
+				b.Error(err)
+			}
+		}
+		if gone != 2 {
+			b.Errorf("%d were told that it is gone, want 2", gone)
+		}
 	})
 }

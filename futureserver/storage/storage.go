@@ -3,7 +3,8 @@
 // There are two tables. futureserver_timers is narrow and holds one row for each live future: all that
 // recovery needs, and the only rows that change often. futureserver_events holds what each future is
 // about, written once, and what became of it; its rows outlive the future by the retention time, so that
-// a repeated transaction finds its first answer. There is no index on deadlines: memory holds the order.
+// a repeated transaction finds its first answer. Indexes hold finished futures only: memory finds the live ones, by
+// deadline, token, user and room, and nobody who schedules one waits for an index.
 //
 // This package holds the nouns. The subpackages sqlite3 and postgres open a database and write to it, each
 // in its own dialect; the subpackage shared is what they have in common: the order inside a transaction,
@@ -32,7 +33,7 @@ var (
 // beside it.
 type Database interface {
 	// Commit applies the batch in one durable transaction: first inserts, then extensions, claims and ends,
-	// which is the order of a future's life. On an error nothing is applied, unless the error came from the
+	// which is the order of a future's life. The caller sees to it that no two live futures share a secret. On an error nothing is applied, unless the error came from the
 	// commit itself, when nobody can know.
 	//
 	// Committing a batch a second time changes nothing more and gives the same result, if it does not both
@@ -45,18 +46,25 @@ type Database interface {
 	// still on disk. It reads the narrow table only. The *Timer is reused between calls.
 	Scan(ctx context.Context, each func(*Timer) error) (api.NID, error)
 
-	// Load returns one future whole, nil if it is not on disk. The deadline of a finished one is 0.
+	// Key returns 32 random bytes that were made with the database and remain.
+	Key() []byte
+
+	// Load returns one future whole, nil if it is not on disk.
 	Load(ctx context.Context, nid api.NID) (*api.Future, error)
+
+	// LoadAll returns those of the futures that are on disk, whole, in order of NID.
+	LoadAll(ctx context.Context, nids []api.NID) ([]*api.Future, error)
+
+	// LoadEnded returns the finished future with that secret, nil if there is none.
+	LoadEnded(ctx context.Context, secret api.Secret) (*api.Future, error)
 
 	// LoadFinished returns the managed future of that group ID that has ended, nil if there is none.
 	LoadFinished(ctx context.Context, groupID string) (*api.Future, error)
 
-	// SelectDelayed returns the managed futures that match, live and finished, whole. The states and deadlines of
-	// live ones are those on disk.
-	SelectDelayed(ctx context.Context, f api.DelayedFilter) ([]*api.Future, error)
+	// SelectFinished returns the finished managed futures that match, whole. States that are not final match none.
+	SelectFinished(ctx context.Context, f api.DelayedFilter) ([]*api.Future, error)
 
-	// SelectSent calls each for the newest managed futures of that user whose event is in a room or on its way
-	// there, at most limit of them.
+	// SelectSent calls each for the newest managed futures of that user that were sent, at most limit of them.
 	SelectSent(ctx context.Context, userID string, limit int, each func(eventID, groupID string)) error
 
 	// SelectSenders calls each for every user who has a managed future that was sent.
@@ -66,15 +74,13 @@ type Database interface {
 	// future is not on disk or is a message.
 	LoadBase(ctx context.Context, nid api.NID) (b Base, ok bool, err error)
 
-	// LoadByTransaction returns the future that a user's transaction made, live or finished, nil if there is none.
-	LoadByTransaction(ctx context.Context, userID string, txnKey []byte) (*api.Future, error)
-
-	// GroupUsed reports whether any future of that user that is still on disk, live or finished, is or was in the
-	// group of that ID, be the ID the client's or a group token.
+	// GroupUsed reports whether any finished future of that user was in the group of that ID, be the ID the client's
+	// or a group token.
 	GroupUsed(ctx context.Context, userID, groupID string) (bool, error)
 
-	// Select returns the live futures that match, whole, in order of NID.
-	Select(ctx context.Context, f api.Filter) ([]*api.Future, error)
+	// SelectLive returns the live futures of a room, or of all rooms if it is "", whole, in order of NID, and at most
+	// limit of them if that is not 0. It reads all of the narrow table.
+	SelectLive(ctx context.Context, roomID string, limit int) ([]*api.Future, error)
 
 	// Close releases the database and its lock. No other method may be running.
 	Close() error
@@ -104,7 +110,7 @@ func (b *Batch) Rows() int {
 
 // Result says which parts of a batch did not apply, though the batch did.
 type Result struct {
-	Duplicate []bool // Inserts[i] repeats a transaction of its user that is stored already; it was not stored again
+	Duplicate []bool // a finished future has the secret of Inserts[i], which was not stored
 	Lost      []bool // Claims[i] found its future no longer scheduled; neither it nor its discards were applied
 	Forgotten int    // how many finished futures were deleted
 }

@@ -1,7 +1,6 @@
 package storagetest
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"testing"
 
@@ -83,8 +82,7 @@ func batchOf(first api.NID, n int) *storage.Batch {
 	b := &storage.Batch{}
 	for i := range n {
 		f := sample(first + api.NID(i))
-		key := sha256.Sum256(f.TxnKey) // lies anywhere in an index, as the real ones do
-		f.TxnKey = key[:]
+		f.Secret = api.NewSecret()
 		b.Inserts = append(b.Inserts, f)
 	}
 	return b

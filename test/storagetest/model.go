@@ -1,7 +1,6 @@
 package storagetest
 
 import (
-	"bytes"
 	"maps"
 	"slices"
 
@@ -41,7 +40,7 @@ func (m model) insert(f *api.Future) (duplicate bool) {
 	if m[f.NID] != nil {
 		return false
 	}
-	if m.byTransaction(f.UserID, f.TxnKey) != nil {
+	if len(m.ended(f.Secret)) > 0 {
 		return true
 	}
 	stored := *f
@@ -67,33 +66,30 @@ func (m model) end(e storage.End) {
 	}
 }
 
-func (m model) byTransaction(userID string, key []byte) *api.Future {
+// ended returns the finished futures with that secret.
+func (m model) ended(secret api.Secret) (futures []*api.Future) {
 	for _, f := range m {
-		if len(key) > 0 && f.UserID == userID && bytes.Equal(f.TxnKey, key) {
-			return f
+		if f.Secret == secret && !f.State.Live() {
+			futures = append(futures, f)
 		}
 	}
-	return nil
+	return futures
 }
 
 func (m model) groupUsed(userID, groupID string) bool {
 	for _, f := range m {
-		if f.UserID == userID && f.GroupID == groupID {
+		if f.UserID == userID && f.GroupID == groupID && !f.State.Live() {
 			return true
 		}
 	}
 	return false
 }
 
-// live returns the live futures that match, in order of NID.
-func (m model) live(filter api.Filter) (futures []*api.Future) {
+// live returns the live futures of a room, in order of NID.
+func (m model) live(roomID string, limit int) (futures []*api.Future) {
 	for _, nid := range slices.Sorted(maps.Keys(m)) {
 		f := m[nid]
-		if f.State.Live() &&
-			(filter.UserID == "" || filter.UserID == f.UserID) &&
-			(filter.RoomID == "" || filter.RoomID == f.RoomID) &&
-			(filter.NID == 0 || filter.NID == nid) &&
-			(filter.Limit == 0 || len(futures) < filter.Limit) {
+		if f.State.Live() && (roomID == "" || roomID == f.RoomID) && (limit == 0 || len(futures) < limit) {
 			futures = append(futures, f)
 		}
 	}

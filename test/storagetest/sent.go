@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// sent looks for the managed futures of one user whose event is in a room or on its way there, the newest first.
+// sent looks for the managed futures of one user that were sent, the newest first.
 func sent(t *testing.T, create Source) {
 	db := MustOpen(t, create(t))
 	look := func(userID string, limit int) (found []string, err error) {
@@ -38,33 +38,34 @@ func sent(t *testing.T, create Source) {
 	futures[1].Policy, futures[2].UserID = api.CancelOnNewerState, users[1]
 	line := func(i int) string { return "$" + fmt.Sprint(i) + " " + futures[i-1].GroupID }
 	b := &storage.Batch{Inserts: futures}
-	for _, i := range []api.NID{1, 2, 3, 4, 5} {
+	for _, i := range []api.NID{1, 2, 3, 4, 5, 7} {
 		b.Claims = append(b.Claims, storage.Claim{NID: i, Event: event("$" + fmt.Sprint(i)), At: 1})
 	}
-	commit(t, db, b) // the sixth and the seventh are scheduled
-	expect(users[0], 10, line(5), line(4), line(1))
-	expect(users[1], 10, line(3))
+	commit(t, db, b)     // the sixth is scheduled
+	expect(users[0], 10) // what is on its way is live
 	got, err := senders()
 	check(t, "SelectSenders", got, err, []string(nil))
 
 	b = &storage.Batch{}
-	for i, state := range []api.State{api.Sent, api.Sent, api.Sent, api.Failed, api.Sending, api.Cancelled} {
+	for i, state := range []api.State{api.Sent, api.Sent, api.Sent, api.Failed, api.Sending, api.Cancelled, api.Sent} {
 		if !state.Live() {
 			b.Ends = append(b.Ends, storage.End{NID: api.NID(i + 1), State: state, At: int64(i + 1)})
 		}
 	}
 	commit(t, db, b)
-	expect(users[0], 10, line(5), line(1))
-	expect(users[0], 1, line(5))
+	expect(users[0], 10, line(7), line(1))
+	expect(users[0], 1, line(7))
 	expect(users[1], 10, line(3))
 	expect("@nobody:test", 10)
 	got, err = senders()
 	check(t, "SelectSenders", got, err, slices.Sorted(slices.Values([]string{users[0], users[1]})))
 
 	commit(t, db, &storage.Batch{ForgetBefore: 3})
-	expect(users[0], 10, line(5))
+	expect(users[0], 10, line(7))
+	commit(t, db, &storage.Batch{ForgetBefore: 8})
+	expect(users[0], 10)
 	got, err = senders()
-	check(t, "SelectSenders", got, err, []string{users[1]})
+	check(t, "SelectSenders", got, err, []string(nil))
 
 	db.Close()
 	_, lookErr := look(users[0], 1)

@@ -178,38 +178,36 @@ func claim(t *testing.T, create Source) {
 }
 
 func duplicate(t *testing.T, create Source) {
-	db := MustOpen(t, create(t))
-	futures := samples(1, 2, 3, 4, 5)
-	futures[1].TxnKey = futures[0].TxnKey
-	futures[3].TxnKey = nil
-	futures[4].TxnKey = nil
-	if r := commit(t, db, &storage.Batch{Inserts: futures}); !slices.Equal(r.Duplicate, []bool{false, true, false, false, false}) {
-		t.Errorf("duplicate: %v, want the second only", r.Duplicate)
-	}
-	commit(t, db, &storage.Batch{Ends: []storage.End{{NID: 1, State: api.Cancelled, At: 1}}})
-	again := sample(6)
-	again.TxnKey = futures[0].TxnKey
-	if r := commit(t, db, &storage.Batch{Inserts: []*api.Future{again, sample(7)}}); !slices.Equal(r.Duplicate, []bool{true, false}) {
-		t.Errorf("duplicate of a finished future: %v, want the first only", r.Duplicate)
-	}
-	first, err := db.LoadByTransaction(t.Context(), again.UserID, again.TxnKey)
-	if err != nil || first.NID != 1 || first.State != api.Cancelled || first.Secret != futures[0].Secret {
-		t.Errorf("the transaction made %+v, %v; want future 1", first, err)
-	}
-	others := sample(8)
-	others.UserID, others.TxnKey = users[1], again.TxnKey
-	if r := commit(t, db, &storage.Batch{Inserts: []*api.Future{others}}); !slices.Equal(r.Duplicate, []bool{false}) {
-		t.Errorf("another user's transaction counts as a repeat: %v", r.Duplicate)
-	}
-	for _, nid := range []api.NID{2, 6} {
-		if f := load(t, db, nid); f != nil {
-			t.Errorf("a duplicate was stored: %+v", f)
+	opts := create(t)
+	db := MustOpen(t, opts)
+	m := model{}
+	do := func(b *storage.Batch, want ...bool) {
+		t.Helper()
+		m.commit(b)
+		for range 2 { // the second time as if nobody knew of the first
+			if r := commit(t, db, b); !slices.Equal(r.Duplicate, want) {
+				t.Errorf("duplicate: %v, want %v", r.Duplicate, want)
+			}
 		}
 	}
-	m := model{}
-	m.commit(&storage.Batch{Inserts: append(samples(3), futures[3], futures[4], sample(7), others)})
-	m[1] = first
-	compareTimers(t, db, m)
+	do(&storage.Batch{Inserts: samples(1, 2)}, false, false)
+	do(&storage.Batch{Ends: []storage.End{{NID: 1, State: api.Cancelled, At: 1}}})
+	again := samples(3, 4)
+	again[0].Secret, again[1].Secret = sample(1).Secret, sample(3).Secret
+	do(&storage.Batch{Inserts: again}, true, false)
+	compare(t, db, m, samples(1, 2, 3, 4))
+
+	key := db.Key()
+	db.Close()
+	if db = MustOpen(t, opts); len(key) != 32 || !slices.Equal(db.Key(), key) {
+		t.Error("the key has changed")
+	}
+	if other := MustOpen(t, create(t)); slices.Equal(other.Key(), key) {
+		t.Error("two databases have one key")
+	}
+	do(&storage.Batch{ForgetBefore: 2})
+	do(&storage.Batch{Inserts: again[:1]}, false)
+	compare(t, db, m, samples(1, 2, 3, 4))
 }
 
 // repeat commits batches twice, as after a commit of which nobody knows whether it was applied.
@@ -234,14 +232,15 @@ func group(t *testing.T, create Source) {
 	db := MustOpen(t, create(t))
 	named := sample(1)
 	named.GroupID = "call\x00"
-	commit(t, db, &storage.Batch{Inserts: []*api.Future{named, sample(2)}})
-	commit(t, db, &storage.Batch{Ends: []storage.End{{NID: 1, State: api.Sent, At: 10}}})
+	commit(t, db, &storage.Batch{Inserts: []*api.Future{named, sample(2), sample(3)}})
+	commit(t, db, &storage.Batch{Ends: []storage.End{{NID: 1, State: api.Sent, At: 10}, {NID: 2, State: api.Discarded, At: 20}}})
 	for _, c := range []struct {
 		user, group string
 		want        bool
 	}{
 		{users[0], named.GroupID, true},
 		{users[0], sample(2).GroupID, true},
+		{users[0], sample(3).GroupID, false}, // it is live, and memory knows it
 		{users[0], "call", false},
 		{users[1], named.GroupID, false},
 	} {

@@ -44,8 +44,6 @@ CREATE TABLE IF NOT EXISTS futureserver_events (
 	device_id BYTEA NOT NULL,
 	session_id BIGINT NOT NULL,
 	txn_id BYTEA NOT NULL,
-	-- digest that identifies the transaction of that user; NULL where there is none
-	txn_key BYTEA,
 	-- origin_server_ts that the event is to have; 0 for the time of sending
 	origin_ts BIGINT NOT NULL,
 	-- the claimed event; empty before
@@ -61,23 +59,32 @@ CREATE TABLE IF NOT EXISTS futureserver_events (
 	failure_message BYTEA NOT NULL DEFAULT ''
 );
 
--- A new future lies anywhere in an index, so that each index costs as much as all the rest of storing it. Those who
--- create wait for one only, which finds both a transaction and the futures of a user; the others hold finished ones.
-CREATE UNIQUE INDEX IF NOT EXISTS futureserver_events_user_txn_idx
-	ON futureserver_events (user_id, txn_key);
-DROP INDEX IF EXISTS futureserver_events_txn_key_idx; -- these two stood for it once
-DROP INDEX IF EXISTS futureserver_events_user_id_idx;
+-- All indexes are of finished futures. A future lies anywhere in an index, so that each costs as much as all the rest of
+-- storing it; those who schedule one wait for none.
+CREATE INDEX IF NOT EXISTS futureserver_events_secret_idx
+	ON futureserver_events (secret) WHERE finished_ts > 0;
 CREATE INDEX IF NOT EXISTS futureserver_events_group_id_idx
 	ON futureserver_events (group_id, user_id) WHERE finished_ts > 0;
 CREATE INDEX IF NOT EXISTS futureserver_events_finished_ts_idx
 	ON futureserver_events (finished_ts) WHERE finished_ts > 0;
--- The delayed events that have been sent, for those who are to recognise them.
-CREATE INDEX IF NOT EXISTS futureserver_events_sent_idx
-	ON futureserver_events (user_id) WHERE state = 3 AND policy & 4 <> 0;
+-- Delayed events, for their users, who list them and recognise those that were sent.
+CREATE INDEX IF NOT EXISTS futureserver_events_delayed_idx
+	ON futureserver_events (user_id, state) WHERE finished_ts > 0 AND policy & 4 <> 0;
+-- These were of all futures once, or of fewer.
+DROP INDEX IF EXISTS futureserver_events_user_txn_idx;
+DROP INDEX IF EXISTS futureserver_events_txn_key_idx;
+DROP INDEX IF EXISTS futureserver_events_user_id_idx;
+DROP INDEX IF EXISTS futureserver_events_sent_idx;
 
 -- One row: how often the lock has been taken by a server that started.
 CREATE TABLE IF NOT EXISTS futureserver_owner (
 	one SMALLINT PRIMARY KEY CHECK (one = 1),
 	epoch BIGINT NOT NULL
+);
+
+-- One row: 32 random bytes, from which the secrets of transactions are derived.
+CREATE TABLE IF NOT EXISTS futureserver_key (
+	one SMALLINT PRIMARY KEY CHECK (one = 1),
+	key BYTEA NOT NULL
 );
 `

@@ -17,16 +17,18 @@ const (
 WITH given AS (
 	SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bytea[], $7::bytea[],
 		$8::boolean[], $9::bytea[], $10::bytea[], $11::bytea[], $12::bigint[], $13::bytea[], $14::bytea[],
-		$15::bigint[], $16::bytea[], $17::bytea[], $18::bytea[], $19::bigint[], $20::bigint[], $21::bigint[])
+		$15::bigint[], $16::bytea[], $17::bytea[], $18::bigint[], $19::bigint[], $20::bigint[])
 	AS g (nid, secret, policy, timeout_ms, user_id, room_id, type,
 		is_state, state_key, content, group_id, created_ts, base, device_id,
-		session_id, txn_id, txn_key, timer_group_id, deadline_ts, key_hash, origin_ts)
+		session_id, txn_id, timer_group_id, deadline_ts, key_hash, origin_ts)
 ), stored AS (
 	INSERT INTO futureserver_events (nid, secret, policy, timeout_ms, user_id, room_id, type, state_key, content,
-		group_id, created_ts, base, device_id, session_id, txn_id, txn_key, origin_ts)
+		group_id, created_ts, base, device_id, session_id, txn_id, origin_ts)
 	SELECT nid, secret, policy, timeout_ms, user_id, room_id, type, CASE WHEN is_state THEN state_key END, content,
-		group_id, created_ts, base, device_id, session_id, txn_id, NULLIF(txn_key, ''), origin_ts
-	FROM given ON CONFLICT DO NOTHING RETURNING nid, secret
+		group_id, created_ts, base, device_id, session_id, txn_id, origin_ts
+	FROM given
+	WHERE (SELECT 1 FROM futureserver_events e WHERE e.secret = given.secret AND e.finished_ts > 0 LIMIT 1) IS NULL
+	ON CONFLICT DO NOTHING RETURNING nid, secret
 ), armed AS (
 	INSERT INTO futureserver_timers (nid, state, policy, secret, deadline_ts, timeout_ms, key_hash, user_id, room_id, group_id)
 	SELECT nid, 1, policy, secret, deadline_ts, timeout_ms, key_hash, user_id, room_id, timer_group_id
@@ -117,7 +119,6 @@ func (w *writer) Insert(ctx context.Context, tx *sql.Tx, futures []*api.Future) 
 		bytes(futures, func(f *api.Future) string { return f.DeviceID }),
 		ints(futures, func(f *api.Future) int64 { return f.SessionID }),
 		bytes(futures, func(f *api.Future) string { return f.TxnID }),
-		bytes(futures, func(f *api.Future) []byte { return f.TxnKey }),
 		bytes(futures, shared.TimerGroupID),
 		ints(futures, func(f *api.Future) int64 { return f.Deadline }),
 		ints(futures, func(f *api.Future) int64 { return int64(shared.KeyHash(f)) }),

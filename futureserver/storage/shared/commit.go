@@ -103,7 +103,7 @@ func (d *Database) insert(ctx context.Context, tx *sql.Tx, futures []*api.Future
 	return duplicate, nil
 }
 
-// isDuplicate tells why a future was not stored: either it repeats a transaction, or it is there already
+// isDuplicate tells why a future was not stored: either a finished one has its secret, or it is there already
 // because this batch was committed before.
 func isDuplicate(ctx context.Context, tx *sql.Tx, f *api.Future) (bool, error) {
 	var secret []byte

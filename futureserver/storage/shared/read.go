@@ -1,6 +1,7 @@
 package shared
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -21,7 +22,7 @@ const (
 	selectFutures = `
 SELECT e.nid, e.secret, COALESCE(t.state, e.state), e.policy, e.user_id, e.room_id, e.type,
 	e.state_key IS NOT NULL, e.state_key, e.content, e.group_id, e.timeout_ms, COALESCE(t.deadline_ts, e.deadline_ts),
-	e.created_ts, e.base, e.device_id, e.session_id, e.txn_id, e.txn_key, e.event_id, e.pdu,
+	e.created_ts, e.base, e.device_id, e.session_id, e.txn_id, e.event_id, e.pdu,
 	e.finished_ts, e.failure_kind, e.failure_message, e.origin_ts`
 
 	selectAny  = selectFutures + " FROM futureserver_events e LEFT JOIN futureserver_timers t ON t.nid = e.nid"
@@ -31,21 +32,20 @@ SELECT e.nid, e.secret, COALESCE(t.state, e.state), e.policy, e.user_id, e.room_
 const selectBase = `
 SELECT type, state_key, base, user_id, policy FROM futureserver_events WHERE nid = $1 AND state_key IS NOT NULL`
 
-// Two halves, for the finished ones have an index of their own.
 const selectGroup = `
-SELECT EXISTS (SELECT 1 FROM futureserver_events WHERE user_id = $1 AND group_id = $2 AND finished_ts = 0)
-	OR EXISTS (SELECT 1 FROM futureserver_events WHERE user_id = $1 AND group_id = $2 AND finished_ts > 0)`
+SELECT EXISTS (SELECT 1 FROM futureserver_events WHERE group_id = $1 AND user_id = $2 AND finished_ts > 0)`
 
-// As the index wants it: api.Sent and api.Managed.
-const isSent = "state = 3 AND policy & 4 <> 0"
+// As the index wants them: api.Managed is 4, api.Sent is 3.
+const (
+	isDelayed = "e.finished_ts > 0 AND e.policy & 4 <> 0"
+	isSent    = isDelayed + " AND e.state = 3"
+)
 
 const selectSent = `
-SELECT event_id, group_id FROM (
-	SELECT nid, event_id, group_id FROM futureserver_events WHERE user_id = $1 AND ` + isSent + `
-	UNION ALL
-	SELECT nid, event_id, group_id FROM futureserver_events
-	WHERE user_id = $1 AND finished_ts = 0 AND policy & 4 <> 0 AND length(event_id) > 0
-) AS sent ORDER BY nid DESC LIMIT $2`
+SELECT event_id, group_id FROM futureserver_events e WHERE user_id = $1 AND ` + isSent + ` ORDER BY nid DESC LIMIT $2`
+
+// block is how many futures one statement loads.
+const block = 16
 
 // Scan implements storage.Database. The blobs are the driver's own memory, lent until the next row.
 func (d *Database) Scan(ctx context.Context, each func(*storage.Timer) error) (highest api.NID, err error) {
@@ -84,9 +84,25 @@ func (d *Database) Load(ctx context.Context, nid api.NID) (*api.Future, error) {
 	return loadOne(d.load.QueryRowContext(ctx, int64(nid)))
 }
 
-// LoadByTransaction implements storage.Database.
-func (d *Database) LoadByTransaction(ctx context.Context, userID string, txnKey []byte) (*api.Future, error) {
-	return loadOne(d.loadByTransaction.QueryRowContext(ctx, []byte(userID), txnKey))
+// LoadAll implements storage.Database.
+func (d *Database) LoadAll(ctx context.Context, nids []api.NID) (futures []*api.Future, err error) {
+	args := make([]any, block)
+	for some := range slices.Chunk(nids, block) {
+		for i := range args {
+			args[i] = int64(some[min(i, len(some)-1)])
+		}
+		rows, err := d.loadAll.QueryContext(ctx, args...)
+		if futures, err = appendFutures(futures, rows, err); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(futures, func(a, b *api.Future) int { return cmp.Compare(a.NID, b.NID) })
+	return futures, nil
+}
+
+// LoadEnded implements storage.Database.
+func (d *Database) LoadEnded(ctx context.Context, secret api.Secret) (*api.Future, error) {
+	return loadOne(d.loadEnded.QueryRowContext(ctx, secret[:]))
 }
 
 func loadOne(row *sql.Row) (*api.Future, error) {
@@ -115,36 +131,28 @@ func (d *Database) LoadBase(ctx context.Context, nid api.NID) (b storage.Base, o
 
 // GroupUsed implements storage.Database.
 func (d *Database) GroupUsed(ctx context.Context, userID, groupID string) (used bool, err error) {
-	if err = d.groupUsed.QueryRowContext(ctx, []byte(userID), []byte(groupID)).Scan(&used); err != nil {
+	if err = d.groupUsed.QueryRowContext(ctx, []byte(groupID), []byte(userID)).Scan(&used); err != nil {
 		return false, fmt.Errorf("look for a group: %w", err)
 	}
 	return used, nil
 }
 
-// Select implements storage.Database. A user's futures are found by an index, a room's by reading the
-// narrow table: the first is for every client, the second for an administrator.
-func (d *Database) Select(ctx context.Context, filter api.Filter) ([]*api.Future, error) {
-	query, glue := selectLive, " WHERE "
+// SelectLive implements storage.Database.
+func (d *Database) SelectLive(ctx context.Context, roomID string, limit int) ([]*api.Future, error) {
+	query := selectLive
 	var args []any
-	where := func(column string, value any) {
-		args = append(args, value)
-		query += fmt.Sprintf("%s%s = $%d", glue, column, len(args))
-		glue = " AND "
+	if roomID != "" {
+		query += " WHERE t.room_id = $1"
+		args = append(args, []byte(roomID))
 	}
-	if filter.UserID != "" {
-		where("e.user_id", []byte(filter.UserID))
+	return d.selectAll(ctx, query+" ORDER BY t.nid"+limited(limit), args)
+}
+
+func limited(n int) string {
+	if n == 0 {
+		return ""
 	}
-	if filter.RoomID != "" {
-		where("t.room_id", []byte(filter.RoomID))
-	}
-	if filter.NID != 0 {
-		where("t.nid", int64(filter.NID))
-	}
-	query += " ORDER BY t.nid"
-	if filter.Limit > 0 {
-		query += fmt.Sprintf(" LIMIT %d", filter.Limit)
-	}
-	return d.selectAll(ctx, query, args)
+	return fmt.Sprintf(" LIMIT %d", n)
 }
 
 // LoadFinished implements storage.Database.
@@ -152,27 +160,18 @@ func (d *Database) LoadFinished(ctx context.Context, groupID string) (*api.Futur
 	return loadOne(d.loadFinished.QueryRowContext(ctx, []byte(groupID)))
 }
 
-// SelectDelayed implements storage.Database. A user has few live futures, and as many finished ones as are
-// kept of them.
-func (d *Database) SelectDelayed(ctx context.Context, filter api.DelayedFilter) ([]*api.Future, error) {
-	states, query := filter.States, selectAny
-	if len(states) == 0 {
-		states = []api.State{api.Scheduled}
+// SelectFinished implements storage.Database.
+func (d *Database) SelectFinished(ctx context.Context, filter api.DelayedFilter) ([]*api.Future, error) {
+	query := selectAny + " WHERE e.user_id = $1 AND " + isDelayed + " AND e.state IN ("
+	for i, s := range filter.States {
+		query += fmt.Sprintf("%.*s%d", min(i, 1), ",", s)
 	}
-	if !slices.ContainsFunc(states, func(s api.State) bool { return !s.Live() }) {
-		query = selectLive
-	}
-	query += fmt.Sprintf(" WHERE e.user_id = $1 AND e.policy & %d <> 0", api.Managed)
+	query += ")"
 	args := []any{[]byte(filter.UserID)}
 	where := func(condition string, value any) {
 		args = append(args, value)
 		query += fmt.Sprintf(" AND "+condition, len(args))
 	}
-	query += " AND COALESCE(t.state, e.state) IN ("
-	for i, s := range states {
-		query += fmt.Sprintf("%.*s%d", min(i, 1), ",", s)
-	}
-	query += ")"
 	if filter.RoomID != "" {
 		where("e.room_id = $%d", []byte(filter.RoomID))
 	}
@@ -183,14 +182,10 @@ func (d *Database) SelectDelayed(ctx context.Context, filter api.DelayedFilter) 
 	if filter.After != 0 {
 		where(beyond, int64(filter.After))
 	}
-	query += " ORDER BY e.nid " + order
-	if filter.Limit > 0 {
-		query += fmt.Sprintf(" LIMIT %d", filter.Limit)
-	}
-	return d.selectAll(ctx, query, args)
+	return d.selectAll(ctx, query+" ORDER BY e.nid "+order+limited(filter.Limit), args)
 }
 
-// SelectSent implements storage.Database. What is on its way is live still: the two halves have an index each.
+// SelectSent implements storage.Database.
 func (d *Database) SelectSent(ctx context.Context, userID string, limit int, each func(eventID, groupID string)) error {
 	rows, err := d.selectSent.QueryContext(ctx, []byte(userID), limit)
 	if err != nil {
@@ -209,7 +204,7 @@ func (d *Database) SelectSent(ctx context.Context, userID string, limit int, eac
 
 // SelectSenders implements storage.Database.
 func (d *Database) SelectSenders(ctx context.Context, each func(userID string)) error {
-	rows, err := d.readers.QueryContext(ctx, "SELECT DISTINCT user_id FROM futureserver_events WHERE "+isSent)
+	rows, err := d.readers.QueryContext(ctx, "SELECT DISTINCT user_id FROM futureserver_events e WHERE "+isSent)
 	if err != nil {
 		return fmt.Errorf("select senders: %w", err)
 	}
@@ -227,11 +222,15 @@ func (d *Database) SelectSenders(ctx context.Context, each func(userID string)) 
 // selectAll reads the rows of a query made of selectFutures.
 func (d *Database) selectAll(ctx context.Context, query string, args []any) ([]*api.Future, error) {
 	rows, err := d.readers.QueryContext(ctx, query, args...)
+	return appendFutures(nil, rows, err)
+}
+
+// appendFutures reads the rows of selectFutures, if there was no error.
+func appendFutures(futures []*api.Future, rows *sql.Rows, err error) ([]*api.Future, error) {
 	if err != nil {
 		return nil, fmt.Errorf("select futures: %w", err)
 	}
 	defer rows.Close()
-	var futures []*api.Future
 	for rows.Next() {
 		f, err := scanFuture(rows)
 		if err != nil {
@@ -255,7 +254,7 @@ func scanFuture(row interface{ Scan(...any) error }) (*api.Future, error) {
 	)
 	err := row.Scan(&f.NID, &secret, &f.State, &f.Policy, (*text)(&f.UserID), (*text)(&f.RoomID), (*text)(&f.Type),
 		&isState, &key, &f.Content, (*text)(&f.GroupID), &timeout, &f.Deadline,
-		&f.Created, (*text)(&f.Base), (*text)(&f.DeviceID), &f.SessionID, (*text)(&f.TxnID), &f.TxnKey, (*text)(&e.ID), &e.PDU,
+		&f.Created, (*text)(&f.Base), (*text)(&f.DeviceID), &f.SessionID, (*text)(&f.TxnID), (*text)(&e.ID), &e.PDU,
 		&f.Finished, &r.Kind, (*text)(&r.Message), &f.OriginTS)
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ package shared
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -21,7 +22,7 @@ type Writer interface {
 	// Begin starts a transaction, unless the lock is lost for good.
 	Begin(ctx context.Context) (*sql.Tx, error)
 
-	// Insert stores the futures that collide with none, neither in NID nor in transaction key, and arms
+	// Insert stores the futures that collide with none in NID, nor with a finished one in their secret, and arms
 	// their timers. It reports which those were.
 	Insert(ctx context.Context, tx *sql.Tx, futures []*api.Future) (stored []bool, err error)
 
@@ -43,8 +44,9 @@ type Writer interface {
 type Database struct {
 	writer  Writer
 	readers *sql.DB
+	key     []byte
 
-	load, loadFinished, loadBase, loadByTransaction, groupUsed, selectSent *sql.Stmt
+	load, loadAll, loadEnded, loadFinished, loadBase, groupUsed, selectSent *sql.Stmt
 }
 
 var _ storage.Database = (*Database)(nil)
@@ -52,7 +54,7 @@ var _ storage.Database = (*Database)(nil)
 // New returns the database. It owns the writer and the readers from now on, even if it fails.
 func New(ctx context.Context, writer Writer, readers *sql.DB) (*Database, error) {
 	d := &Database{writer: writer, readers: readers}
-	var err error
+	err := d.loadKey(ctx)
 	prepare := func(query string) (stmt *sql.Stmt) {
 		if err == nil {
 			stmt, err = readers.PrepareContext(ctx, query)
@@ -60,8 +62,9 @@ func New(ctx context.Context, writer Writer, readers *sql.DB) (*Database, error)
 		return stmt
 	}
 	d.load = prepare(selectAny + " WHERE e.nid = $1")
-	d.loadByTransaction = prepare(selectAny + " WHERE e.user_id = $1 AND e.txn_key = $2")
-	d.loadFinished = prepare(selectAny + fmt.Sprintf(" WHERE e.group_id = $1 AND e.finished_ts > 0 AND e.policy & %d <> 0", api.Managed))
+	d.loadAll = prepare(selectAny + " WHERE e.nid IN (" + parameters(block) + ")")
+	d.loadEnded = prepare(selectAny + " WHERE e.secret = $1 AND e.finished_ts > 0")
+	d.loadFinished = prepare(selectAny + " WHERE e.group_id = $1 AND " + isDelayed)
 	d.loadBase = prepare(selectBase)
 	d.groupUsed = prepare(selectGroup)
 	d.selectSent = prepare(selectSent)
@@ -70,6 +73,37 @@ func New(ctx context.Context, writer Writer, readers *sql.DB) (*Database, error)
 	}
 	return d, nil
 }
+
+// parameters lists $1 to $n.
+func parameters(n int) string {
+	list := "$1"
+	for i := 2; i <= n; i++ {
+		list += fmt.Sprintf(", $%d", i)
+	}
+	return list
+}
+
+// loadKey reads the database's key, and makes it if there is none yet.
+func (d *Database) loadKey(ctx context.Context) error {
+	tx, err := d.writer.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback() //nolint:errcheck // does nothing after a commit, and cannot help before one
+	fresh := make([]byte, 32)
+	rand.Read(fresh) // never fails
+	_, err = tx.ExecContext(ctx, "INSERT INTO futureserver_key (one, key) VALUES (1, $1) ON CONFLICT DO NOTHING", fresh)
+	if err != nil {
+		return err
+	}
+	if err = tx.QueryRowContext(ctx, "SELECT key FROM futureserver_key").Scan(&d.key); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// Key implements storage.Database.
+func (d *Database) Key() []byte { return d.key }
 
 // Close closes the readers first, so that the writer leaves a tidy database behind, and gives up the lock last.
 func (d *Database) Close() error {

@@ -18,8 +18,9 @@ import (
 const (
 	insertEvent = `
 INSERT INTO futureserver_events (nid, secret, policy, timeout_ms, user_id, room_id, type, state_key, content,
-	group_id, created_ts, base, device_id, session_id, txn_id, txn_key, origin_ts)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) ON CONFLICT DO NOTHING`
+	group_id, created_ts, base, device_id, session_id, txn_id, origin_ts)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16
+WHERE NOT EXISTS (SELECT 1 FROM futureserver_events WHERE secret = ?2 AND finished_ts > 0) ON CONFLICT DO NOTHING`
 
 	insertTimer = `
 INSERT INTO futureserver_timers (nid, state, policy, secret, deadline_ts, timeout_ms, key_hash, user_id, room_id, group_id)
@@ -108,17 +109,14 @@ func (w *writer) Insert(_ context.Context, tx *sql.Tx, futures []*api.Future) ([
 	event, timer := tx.Stmt(w.insertEvent), tx.Stmt(w.insertTimer)
 	stored := make([]bool, len(futures))
 	for i, f := range futures {
-		var stateKey, txnKey any
+		var stateKey any
 		if f.StateKey != nil {
 			stateKey = []byte(*f.StateKey)
-		}
-		if len(f.TxnKey) > 0 {
-			txnKey = f.TxnKey
 		}
 		nid, policy, timeout := int64(f.NID), int64(f.Policy), f.Timeout.Milliseconds()
 		user, room := []byte(f.UserID), []byte(f.RoomID)
 		n, err := affected(event.Exec(nid, f.Secret[:], policy, timeout, user, room, []byte(f.Type), stateKey,
-			[]byte(f.Content), []byte(f.GroupID), f.Created, []byte(f.Base), []byte(f.DeviceID), f.SessionID, []byte(f.TxnID), txnKey, f.OriginTS))
+			[]byte(f.Content), []byte(f.GroupID), f.Created, []byte(f.Base), []byte(f.DeviceID), f.SessionID, []byte(f.TxnID), f.OriginTS))
 		if err != nil {
 			return nil, err
 		}
