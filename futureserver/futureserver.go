@@ -47,7 +47,7 @@ func NewInternalAPI(ctx context.Context, cfg *config.FutureServer, room api.Room
 		Futures:       internal.Limits{MaxTimeout: cfg.MaxTimeout, MaxPerUser: cfg.MaxFuturesPerUser},
 		Delayed:       internal.Limits{MaxTimeout: cfg.DelayedEvents.MaxDelay, MaxPerUser: cfg.DelayedEvents.MaxScheduled},
 		Slack:         cfg.HighWaterSlack,
-		RoomsInFlight: cfg.RoomsInFlight,
+		RoomsInFlight: max(1, cfg.RoomsInFlight),
 		Retention:     cfg.Retention,
 		KeepPerUser:   cfg.DelayedEvents.KeepPerUser,
 	}, db, room, internal.NewMetrics(o.Registerer), o.Step)

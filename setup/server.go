@@ -121,7 +121,7 @@ func verify(cfg *config.Dendrite, futures *fconfig.FutureServer) error {
 		errs = append(errs, errors.New(text))
 	}
 	if len(errs) == 0 {
-		errs = append(errs, futures.ChooseDatabase(cfg))
+		errs = append(errs, futures.Complete(cfg))
 	}
 	return errors.Join(errs...)
 }

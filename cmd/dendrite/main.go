@@ -39,6 +39,7 @@ func main() {
 		return
 	}
 	setup.KeepListening()
+	setup.CollectRarely()
 	stop := stopSignal()
 	configPath := prepare()
 	options := configure(configPath)

@@ -64,10 +64,15 @@ func generate() (*config.Dendrite, *fconfig.FutureServer, fconfig.Networks, erro
 
 func in(name string) config.Path { return config.Path(filepath.Join(*dir, name)) }
 
+// idleConnections is how many connections to PostgreSQL stay open. With the 2 that are Dendrite's default PostgreSQL
+// starts a process for nearly every query, as soon as several clients ask at once.
+const idleConnections = 30
+
 // placeDatabases gives a PostgreSQL database to all components together, and a SQLite file to each.
 func placeDatabases(d *config.Dendrite, uri config.DataSource) {
 	if uri != "" && !uri.IsSQLite() {
 		d.Global.DatabaseOptions.ConnectionString = uri
+		d.Global.DatabaseOptions.MaxIdleConnections = idleConnections
 		return
 	}
 	for name, db := range map[string]*config.DatabaseOptions{

@@ -1,6 +1,7 @@
 package internal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -283,4 +284,50 @@ func TestStrandedEvent(t *testing.T) {
 			})
 		})
 	}
+}
+
+// stuckRooms never answer about one of them.
+type stuckRooms struct {
+	*fakeRooms
+	stuck string
+}
+
+func (r *stuckRooms) Submit(ctx context.Context, fs []*api.Future) error {
+	if fs[0].RoomID == r.stuck {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return r.fakeRooms.Submit(ctx, fs)
+}
+
+func (r *stuckRooms) Verdict(ctx context.Context, fs []*api.Future) ([]api.Verdict, error) {
+	if fs[0].RoomID == r.stuck {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return r.fakeRooms.Verdict(ctx, fs)
+}
+
+// A room that does not answer holds up the others for a moment only, even where one is sent to at a time.
+func TestOneRoomIsStuck(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		if err := b.Stop(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		cfg := testConfig()
+		cfg.RoomsInFlight = 1
+		b.start(cfg)
+		b.room = &stuckRooms{b.rooms, "!stuck:test"}
+		stuck := message(time.Second)
+		stuck.RoomID = "!stuck:test"
+		b.create(stuck)
+		time.Sleep(time.Second)
+		const others = 50
+		for i := range others {
+			f := message(time.Second)
+			f.RoomID = fmt.Sprintf("!other%d:test", i)
+			b.create(f)
+		}
+		b.after(4*time.Second, others)
+	})
 }

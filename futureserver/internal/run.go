@@ -167,17 +167,47 @@ func (s *Server) dispatch() {
 	for s.inFlight < s.cfg.RoomsInFlight && len(s.ready) > 0 && !s.stopping {
 		rm := heap.Pop(&s.ready).(*room)
 		rm.busy = true
-		s.inFlight++
 		jobs := rm.take(s.ready)
-		s.work.Go(func() { s.advance(rm, jobs) })
+		landed := s.takeOff()
+		s.work.Go(func() { s.advance(rm, jobs, landed) })
 	}
 	s.metrics.waiting(len(s.ready))
 }
 
 const (
-	// together is how many events go into a room at once, at the most. More would not be cheaper, and would keep
+	// longTurn is after how long a room no longer holds up others: another one takes its place in flight.
+	longTurn = 2 * time.Second
+	// longTurns is how many rooms may be in flight besides because of that.
+	longTurns = 16
+)
+
+// takeOff counts a turn as in flight until landed is called, or it has lasted long. Both under the lock.
+func (s *Server) takeOff() (landed func()) {
+	s.inFlight++
+	long, over := false, false
+	timer := time.AfterFunc(longTurn, s.locked(func() {
+		if !over && s.longTurns < longTurns {
+			long = true
+			s.longTurns++
+			s.inFlight--
+			s.dispatch()
+		}
+	}))
+	return func() {
+		timer.Stop()
+		over = true
+		if long {
+			s.longTurns--
+		} else {
+			s.inFlight--
+		}
+	}
+}
+
+const (
+	// together is how many events go into a room at once, at the most. More would hardly be cheaper, and would keep
 	// other events of the room waiting.
-	together = 16
+	together = 32
 	// ahead is by how many ms of their deadlines they may overtake those of other rooms.
 	ahead = 1000
 )
@@ -202,11 +232,11 @@ const patient = 8
 
 // advance takes some jobs as far as they go now. Those that have to wait stay first in their room, and the room
 // waits with them, but nobody else does. One that has failed for long waits alone.
-func (s *Server) advance(rm *room, jobs []job) {
+func (s *Server) advance(rm *room, jobs []job, landed func()) {
 	later := s.fire(jobs)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.inFlight--
+	landed()
 	var pause time.Duration
 	for _, j := range later {
 		if !j.claimed {

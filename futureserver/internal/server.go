@@ -62,6 +62,7 @@ type Server struct {
 	wake      chan struct{}
 	ready     readyHeap // rooms with something to do
 	inFlight  int
+	longTurns int
 	lastNID   api.NID
 	passing   map[api.Secret]passing
 	next      *batch // gathers what the next transaction writes

@@ -9,11 +9,28 @@ import (
 	"github.com/matrix-org/dendrite/setup/config"
 )
 
-// ChooseDatabase fills in Database where the section names none: the global database if it is PostgreSQL,
+// Complete fills in what depends on Dendrite's part of the configuration.
+func (c *FutureServer) Complete(d *config.Dendrite) error {
+	c.chooseRooms(d)
+	return c.chooseDatabase(d)
+}
+
+// chooseRooms sets RoomsInFlight where it is 0. On SQLite Dendrite writes one event at a time anyhow, and a second room
+// would only take the processor from those who have nothing to do with a storm.
+func (c *FutureServer) chooseRooms(d *config.Dendrite) {
+	if c.RoomsInFlight == 0 {
+		c.RoomsInFlight = 4
+		if cmp.Or(d.Global.DatabaseOptions.ConnectionString, d.RoomServer.Database.ConnectionString).IsSQLite() {
+			c.RoomsInFlight = 1
+		}
+	}
+}
+
+// chooseDatabase fills in Database where the section names none: the global database if it is PostgreSQL,
 // else what the roomserver has: its PostgreSQL database, or a file of its own beside the roomserver's SQLite
 // file, so that the two do not wait for each other. A relative path is relative to the working directory,
 // as all of Dendrite's are.
-func (c *FutureServer) ChooseDatabase(d *config.Dendrite) error {
+func (c *FutureServer) chooseDatabase(d *config.Dendrite) error {
 	db := &c.Database
 	if db.ConnectionString == "" {
 		db.ConnectionString = cmp.Or(d.Global.DatabaseOptions.ConnectionString, d.RoomServer.Database.ConnectionString)

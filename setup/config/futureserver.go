@@ -36,7 +36,7 @@ type FutureServer struct {
 	// refreshed future fires after a crash, and how rarely refreshes are written. 1s to 10m.
 	HighWaterSlack time.Duration `yaml:"high_water_slack"`
 	// RoomsInFlight is how many rooms are sent to at the same time; in one room events go one after the other.
-	// 1 to 64.
+	// 0 to 64; 0: 1 if Dendrite's rooms are on SQLite, 4 on PostgreSQL.
 	RoomsInFlight int `yaml:"rooms_in_flight"`
 	// Retention is how long finished futures are remembered, so that a repeated request finds its answer.
 	// 1m to 10 years.
@@ -88,7 +88,6 @@ func (c *FutureServer) Defaults() {
 	c.MaxTimeout = 7 * Day
 	c.MaxFuturesPerUser = 100
 	c.HighWaterSlack = 30 * time.Second
-	c.RoomsInFlight = 4
 	c.Retention = 7 * Day
 	c.DelayedEvents = DelayedEvents{
 		MaxDelay: 7 * 24 * time.Hour, MaxScheduled: 100, OpenManagement: true, KeepPerUser: 1000,

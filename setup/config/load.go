@@ -55,7 +55,7 @@ func (c *FutureServer) fields(r *reader) fields {
 		"max_timeout":          r.duration(&c.MaxTimeout, shortestTimeout, longestTimeout),
 		"max_futures_per_user": r.integer(&c.MaxFuturesPerUser, 1, 1_000_000),
 		"high_water_slack":     r.duration(&c.HighWaterSlack, shortestSlack, longestSlack),
-		"rooms_in_flight":      r.integer(&c.RoomsInFlight, 1, 64),
+		"rooms_in_flight":      r.integer(&c.RoomsInFlight, 0, 64),
 		"retention":            r.duration(&c.Retention, shortestRetention, longestRetention),
 		"delayed_events": r.nested(fields{
 			"max_delay":              r.duration(&c.DelayedEvents.MaxDelay, 0, longestTimeout),

@@ -106,7 +106,7 @@ func TestLoadNamesKeyAndLine(t *testing.T) {
 		{"future_server:\n  max_timeout: 99999d\n", "line 2: future_server.max_timeout: \"99999d\" is not a duration"},
 		{"future_server:\n  max_timeout: -1d\n", "line 2: future_server.max_timeout: \"-1d\" is not a duration"},
 		{"future_server:\n  high_water_slack: 11m\n", "is not between 1s and 10m0s"},
-		{"future_server:\n  rooms_in_flight: 0\n", "line 2: future_server.rooms_in_flight: \"0\" is not between 1 and 64"},
+		{"future_server:\n  rooms_in_flight: 65\n", "line 2: future_server.rooms_in_flight: \"65\" is not between 0 and 64"},
 		{"future_server:\n  max_futures_per_user: 1.5\n", "is not a whole number"},
 		{"future_server:\n  rate_limits:\n    create:\n      per_second: -1\n", "line 4: future_server.rate_limits.create.per_second: \"-1\" is not between"},
 		{"future_server:\n  rate_limits:\n    create:\n      per_second: .nan\n", "is not a number"},
@@ -131,23 +131,30 @@ func TestLoadNamesKeyAndLine(t *testing.T) {
 	}
 }
 
-func TestChooseDatabase(t *testing.T) {
+func TestComplete(t *testing.T) {
 	const global, room = "postgres://h/dendrite", "file:data/roomserver.db"
-	for _, c := range []struct{ own, global, room, want config.DataSource }{
-		{"", global, "", global},
-		{"", global, room, global},
-		{"", "", room, "file:data/futureserver.db"},
-		{"", "", "postgres://h/room", "postgres://h/room"},
-		{"", "", "file:///var/lib/a%20b/r.db", "file:///var/lib/a%20b/futureserver.db"},
-		{"", "file:all.db", "", "file:futureserver.db"},
-		{"file:mine.db", global, room, "file:mine.db"},
+	for _, c := range []struct {
+		own, global, room, want config.DataSource
+		rooms                   int
+	}{
+		{"", global, "", global, 4},
+		{"", global, room, global, 4},
+		{"", "", room, "file:data/futureserver.db", 1},
+		{"", "", "postgres://h/room", "postgres://h/room", 4},
+		{"", "", "file:///var/lib/a%20b/r.db", "file:///var/lib/a%20b/futureserver.db", 1},
+		{"", "file:all.db", "", "file:futureserver.db", 1},
+		{"file:mine.db", global, room, "file:mine.db", 4},
 	} {
 		var f FutureServer
 		f.Database.ConnectionString = c.own
 		var d config.Dendrite
 		d.Global.DatabaseOptions.ConnectionString, d.RoomServer.Database.ConnectionString = c.global, c.room
-		if err := f.ChooseDatabase(&d); err != nil || f.Database.ConnectionString != c.want || f.Database.MaxOpenConns() == 0 {
-			t.Errorf("%+v: got %+v, %v", c, f.Database, err)
+		if err := f.Complete(&d); err != nil || f.Database.ConnectionString != c.want || f.Database.MaxOpenConns() == 0 || f.RoomsInFlight != c.rooms {
+			t.Errorf("%+v: got %+v, %v", c, f, err)
+		}
+		f.RoomsInFlight = 7
+		if err := f.Complete(&d); err != nil || f.RoomsInFlight != 7 {
+			t.Errorf("%+v: what the operator has set became %d, %v", c, f.RoomsInFlight, err)
 		}
 	}
 }

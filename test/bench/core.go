@@ -29,6 +29,7 @@ func openCore(ctx context.Context, source config.DataSource, room api.Room, chan
 	cfg.Defaults()
 	cfg.Database.ConnectionString = source
 	cfg.MaxFuturesPerUser = 1_000_000
+	cfg.RoomsInFlight = 4
 	if change != nil {
 		change(&cfg)
 	}

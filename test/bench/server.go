@@ -81,6 +81,7 @@ func (b *bench) config(p plan) (path string, err error) {
 	if p.database != "" && !p.database.IsSQLite() {
 		dropConnections(root)
 		put(root, "global.database.connection_string", string(p.database))
+		put(root, "global.database.max_idle_conns", 30) // as generate-config writes it
 	}
 	unlimited := map[string]any{"per_second": 0}
 	for key, value := range map[string]any{
