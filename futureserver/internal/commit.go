@@ -27,11 +27,11 @@ const (
 // batch is one transaction and those who wait for it.
 type batch struct {
 	storage.Batch
-	slots  []uint32 // of Inserts
-	again  []bool   // of Inserts: state changed while it was being stored
-	failed []error  // of Inserts, nil if all went well
-	raises []raise  // of Extends
-	passed []api.Secret
+	slots  []uint32     // of Inserts
+	again  []bool       // of Inserts: state changed while it was being stored
+	failed []error      // of Inserts, nil if all went well
+	raises []raise      // of Extends
+	passed []api.Secret // no longer in passing when it is on disk
 	result storage.Result
 	err    error // of everything but the inserts
 	done   chan struct{}

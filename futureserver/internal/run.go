@@ -177,8 +177,8 @@ func (s *Server) dispatch() {
 const (
 	// longTurn is after how long a room no longer holds up others: another one takes its place in flight.
 	longTurn = 2 * time.Second
-	// longTurns is how many rooms may be in flight besides because of that.
-	longTurns = 16
+	// mostLongTurns is how many rooms may be in flight besides because of that.
+	mostLongTurns = 16
 )
 
 // takeOff counts a turn as in flight until landed is called, or it has lasted long. Both under the lock.
@@ -186,7 +186,7 @@ func (s *Server) takeOff() (landed func()) {
 	s.inFlight++
 	long, over := false, false
 	timer := time.AfterFunc(longTurn, s.locked(func() {
-		if !over && s.longTurns < longTurns {
+		if !over && s.longTurns < mostLongTurns {
 			long = true
 			s.longTurns++
 			s.inFlight--
@@ -205,9 +205,9 @@ func (s *Server) takeOff() (landed func()) {
 }
 
 const (
-	// together is how many events go into a room at once, at the most. More would hardly be cheaper, and would keep
+	// together is how many events go into a room at once, at the most. More is not cheaper, and would keep
 	// other events of the room waiting.
-	together = 32
+	together = 16
 	// ahead is by how many ms of their deadlines they may overtake those of other rooms.
 	ahead = 1000
 )

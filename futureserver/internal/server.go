@@ -62,7 +62,7 @@ type Server struct {
 	wake      chan struct{}
 	ready     readyHeap // rooms with something to do
 	inFlight  int
-	longTurns int
+	longTurns int // in flight for so long that they do not count
 	lastNID   api.NID
 	passing   map[api.Secret]passing
 	next      *batch // gathers what the next transaction writes

@@ -15,13 +15,13 @@ func (c *FutureServer) Complete(d *config.Dendrite) error {
 	return c.chooseDatabase(d)
 }
 
-// chooseRooms sets RoomsInFlight where it is 0. On SQLite Dendrite writes one event at a time anyhow, and a second room
-// would only take the processor from those who have nothing to do with a storm.
+// chooseRooms sets RoomsInFlight where it is 0. On SQLite Dendrite writes one event at a time anyhow: with two rooms that
+// writer is busy, and more would only take the processor from those who have nothing to do with a storm.
 func (c *FutureServer) chooseRooms(d *config.Dendrite) {
 	if c.RoomsInFlight == 0 {
 		c.RoomsInFlight = 4
 		if cmp.Or(d.Global.DatabaseOptions.ConnectionString, d.RoomServer.Database.ConnectionString).IsSQLite() {
-			c.RoomsInFlight = 1
+			c.RoomsInFlight = 2
 		}
 	}
 }

@@ -139,10 +139,10 @@ func TestComplete(t *testing.T) {
 	}{
 		{"", global, "", global, 4},
 		{"", global, room, global, 4},
-		{"", "", room, "file:data/futureserver.db", 1},
+		{"", "", room, "file:data/futureserver.db", 2},
 		{"", "", "postgres://h/room", "postgres://h/room", 4},
-		{"", "", "file:///var/lib/a%20b/r.db", "file:///var/lib/a%20b/futureserver.db", 1},
-		{"", "file:all.db", "", "file:futureserver.db", 1},
+		{"", "", "file:///var/lib/a%20b/r.db", "file:///var/lib/a%20b/futureserver.db", 2},
+		{"", "file:all.db", "", "file:futureserver.db", 2},
 		{"file:mine.db", global, room, "file:mine.db", 4},
 	} {
 		var f FutureServer

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/matrix-org/dendrite/setup/config"
@@ -75,11 +77,12 @@ const dueUsers = 100
 
 func dueUser(i int) string { return fmt.Sprintf("@due%d:example.com", i%dueUsers) }
 
-// timerLateness returns how late each timer ran out, in ms, sorted, and the p99 of a sleeper beside it. The only
-// room that may be in flight is held up meanwhile, so that the others gather, and are counted.
+// timerLateness returns how late each timer ran out, in ms, sorted, and the p99 of a sleeper beside it. The rooms that
+// may be in flight are held up meanwhile, so that the others gather, and are counted.
 func timerLateness(ctx context.Context, source config.DataSource, pending int, rate, refreshes float64, window time.Duration) ([]float64, float64, error) {
 	held := make(chan struct{})
-	room := easyRoom{build: func(*api.Future) { <-held }}
+	var inFlight atomic.Int64
+	room := easyRoom{build: func(*api.Future) { inFlight.Add(1); <-held }}
 	c, err := openCore(ctx, source, room, func(cfg *fconfig.FutureServer) { cfg.RoomsInFlight = 1 })
 	if err != nil {
 		return nil, 0, err
@@ -97,11 +100,11 @@ func timerLateness(ctx context.Context, source config.DataSource, pending int, r
 	var late []float64
 	var watching sync.WaitGroup
 	var watchErr error
-	watching.Go(func() { late, watchErr = c.watchQueue(deadlines) })
+	watching.Go(func() { late, watchErr = c.watchQueue(deadlines, &inFlight) })
 	asleep, err := beside(func() error { return paced(ctx, refreshes, window, refresher(ctx, c, pending)) })
 	watching.Wait()
 	if err != nil || watchErr != nil {
-		return nil, 0, fmt.Errorf("%w, %w", err, watchErr)
+		return nil, 0, errors.Join(err, watchErr)
 	}
 	for i := range dueUsers { // nobody wants to see them sent
 		if err := c.PerformUserRemoval(ctx, dueUser(i)); err != nil {
@@ -112,16 +115,15 @@ func timerLateness(ctx context.Context, source config.DataSource, pending int, r
 	return late, asleep, nil
 }
 
-// watchQueue sees when events come into the queue. The first does not stay there, because it is in flight.
-func (c *core) watchQueue(deadlines []time.Time) (late []float64, err error) {
-	deadlines = deadlines[1:]
+// watchQueue sees when events come into the queue. Some do not stay there, because they are in flight.
+func (c *core) watchQueue(deadlines []time.Time, inFlight *atomic.Int64) (late []float64, err error) {
 	for end := deadlines[len(deadlines)-1].Add(time.Minute); len(late) < len(deadlines); time.Sleep(100 * time.Microsecond) {
 		waiting, err := c.metric("storm_queue_rooms")
 		if err != nil {
 			return nil, err
 		}
 		now := time.Now()
-		for len(late) < int(waiting) {
+		for n := min(int(waiting)+int(inFlight.Load()), len(deadlines)); len(late) < n; {
 			late = append(late, now.Sub(deadlines[len(late)]).Seconds()*1000)
 		}
 		if now.After(end) {
