@@ -118,7 +118,7 @@ func (s *Server) close(b *batch, slot uint32, r *record, state api.State, failur
 	}
 	b.Ends = append(b.Ends, e)
 	s.unwritten++
-	s.pass(b, r)
+	s.passUntil(b, r)
 	s.metrics.ended(state, failure)
 	s.leave(slot, r)
 }

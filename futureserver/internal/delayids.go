@@ -128,11 +128,10 @@ func (s *Server) readDelayIDs(ctx context.Context, userID string) (map[string]st
 }
 
 // underWay lists those of a user's futures that are claimed, or were until a moment ago.
-func (s *Server) underWay(userID string) []api.NID {
-	nids := s.nidsOf(userID, func(r *record) bool { return r.flags&sending != 0 })
+func (s *Server) underWay(userID string) (nids []api.NID) {
+	user := s.table.hash(userID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	user := s.table.hash(userID)
 	for _, p := range s.passing {
 		if p.user == user && p.made == nil {
 			nids = append(nids, p.nid)

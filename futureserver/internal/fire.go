@@ -253,14 +253,14 @@ func (s *Server) decide(b *batch, j *job, now int64) bool {
 			continue
 		}
 		c.Discards = append(c.Discards, sibling.nid)
-		s.pass(b, sibling)
+		s.passUntil(b, sibling)
 		s.metrics.ended(api.Discarded, nil)
 		s.leave(slot, sibling)
 	}
 	if r.flags&managed == 0 { // the ID of a delayed event says until its end what becomes of it
 		s.table.removeTokens(j.slot, r)
-		s.passing[r.secret] = passing{nid: r.nid, user: r.user}
 	}
+	s.pass(r)
 	s.wheel.Remove(j.slot)
 	s.table.claim(r)
 	b.Claims = append(b.Claims, c)

@@ -180,11 +180,10 @@ func (s *Server) restore(f *found) {
 	}
 	if r.flags&sending == 0 || r.flags&managed != 0 {
 		s.table.addTokens(slot, r, s.table.tokens.gather)
-	} else {
-		s.passing[r.secret] = passing{nid: r.nid, user: r.user}
 	}
 	switch {
 	case r.flags&sending != 0:
+		s.pass(r)
 		s.enqueue(s.table.roomOf(r), job{slot: slot, nid: r.nid, claimed: true})
 	case r.timeout != 0:
 		s.wheel.Add(slot)

@@ -12,16 +12,19 @@ import (
 // and the disk whether it has ended. Scheduling a future therefore needs no index of transactions, neither in memory
 // nor of live futures on disk. What the two do not know is in passing.
 
-// passing is a future that no token finds, and that the disk does not know to have ended.
+// passing is a future that is being stored or sent, or whose end is not on disk yet.
 type passing struct {
 	nid  api.NID
 	user uint64 // table.hash of the user ID
 	made *batch // what it is being stored with; nil if it is on disk
 }
 
-// pass has a future found by its secret until the end that b holds is on disk. Under the lock.
-func (s *Server) pass(b *batch, r *record) {
-	s.passing[r.secret] = passing{nid: r.nid, user: r.user}
+// pass has a future that is on disk found by its secret. Under the lock.
+func (s *Server) pass(r *record) { s.passing[r.secret] = passing{nid: r.nid, user: r.user} }
+
+// passUntil is the same until the end that b holds is on disk. Under the lock.
+func (s *Server) passUntil(b *batch, r *record) {
+	s.pass(r)
 	b.passed = append(b.passed, r.secret)
 }
 

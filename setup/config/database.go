@@ -15,12 +15,17 @@ func (c *FutureServer) Complete(d *config.Dendrite) error {
 	return c.chooseDatabase(d)
 }
 
+// roomsDatabase is where the roomserver keeps the rooms.
+func roomsDatabase(d *config.Dendrite) config.DataSource {
+	return cmp.Or(d.Global.DatabaseOptions.ConnectionString, d.RoomServer.Database.ConnectionString)
+}
+
 // chooseRooms sets RoomsInFlight where it is 0. On SQLite Dendrite writes one event at a time anyhow: with two rooms that
 // writer is busy, and more would only take the processor from those who have nothing to do with a storm.
 func (c *FutureServer) chooseRooms(d *config.Dendrite) {
 	if c.RoomsInFlight == 0 {
 		c.RoomsInFlight = 4
-		if cmp.Or(d.Global.DatabaseOptions.ConnectionString, d.RoomServer.Database.ConnectionString).IsSQLite() {
+		if roomsDatabase(d).IsSQLite() {
 			c.RoomsInFlight = 2
 		}
 	}
@@ -33,7 +38,7 @@ func (c *FutureServer) chooseRooms(d *config.Dendrite) {
 func (c *FutureServer) chooseDatabase(d *config.Dendrite) error {
 	db := &c.Database
 	if db.ConnectionString == "" {
-		db.ConnectionString = cmp.Or(d.Global.DatabaseOptions.ConnectionString, d.RoomServer.Database.ConnectionString)
+		db.ConnectionString = roomsDatabase(d)
 		if db.ConnectionString.IsSQLite() {
 			path, err := sqlutil.ParseFileURI(db.ConnectionString)
 			if err != nil {

@@ -1,10 +1,14 @@
 package sqlite3
 
+import "github.com/matrix-org/dendrite/futures/futureserver/storage/shared"
+
 // schema is version 1. A change of it comes as a sqlutil.Migration with a version that begins with
 // "futureserver: ", applied in Open after these statements, which then create the newest form.
 //
 // A live future has a row in both tables, a finished one in futureserver_events only.
-const schema = `
+const schema = tables + shared.Indexes
+
+const tables = `
 CREATE TABLE IF NOT EXISTS futureserver_timers (
 	nid INTEGER PRIMARY KEY,
 	-- 1 scheduled, 2 sending
@@ -58,23 +62,6 @@ CREATE TABLE IF NOT EXISTS futureserver_events (
 	failure_kind INTEGER NOT NULL DEFAULT 0,
 	failure_message BLOB NOT NULL DEFAULT x''
 ) STRICT;
-
--- All indexes are of finished futures. A future lies anywhere in an index, so that each costs as much as all the rest of
--- storing it; those who schedule one wait for none.
-CREATE INDEX IF NOT EXISTS futureserver_events_secret_idx
-	ON futureserver_events (secret) WHERE finished_ts > 0;
-CREATE INDEX IF NOT EXISTS futureserver_events_group_id_idx
-	ON futureserver_events (group_id, user_id) WHERE finished_ts > 0;
-CREATE INDEX IF NOT EXISTS futureserver_events_finished_ts_idx
-	ON futureserver_events (finished_ts) WHERE finished_ts > 0;
--- Delayed events, for their users, who list them and recognise those that were sent.
-CREATE INDEX IF NOT EXISTS futureserver_events_delayed_idx
-	ON futureserver_events (user_id, state) WHERE finished_ts > 0 AND policy & 4 <> 0;
--- These were of all futures once, or of fewer.
-DROP INDEX IF EXISTS futureserver_events_user_txn_idx;
-DROP INDEX IF EXISTS futureserver_events_txn_key_idx;
-DROP INDEX IF EXISTS futureserver_events_user_id_idx;
-DROP INDEX IF EXISTS futureserver_events_sent_idx;
 
 -- One row: 32 random bytes, from which the secrets of transactions are derived.
 CREATE TABLE IF NOT EXISTS futureserver_key (
