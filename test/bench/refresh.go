@@ -82,12 +82,17 @@ func newHeartbeats(n int) *heartbeats {
 func (h *heartbeats) run(ctx context.Context, address string, d time.Duration) (int, time.Duration, error) {
 	first := h.next
 	n, took, err := hammer(ctx, address, h.connections, d, func(buf []byte, i int) []byte {
-		buf = append(buf, "PUT /_matrix/client/v3/futures/"...)
-		buf = append(buf, h.tokens[(first+i)%h.hot]...)
-		return append(buf, " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"...)
+		return appendRefresh(buf, h.tokens[(first+i)%h.hot])
 	})
 	h.next = first + n
 	return n, took, err
+}
+
+// appendRefresh appends the request that uses a token.
+func appendRefresh(buf []byte, token string) []byte {
+	buf = append(buf, "PUT /_matrix/client/v3/futures/"...)
+	buf = append(buf, token...)
+	return append(buf, " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"...)
 }
 
 // calibrate finds out how many the machine can refresh every five seconds. As the rounds of two servers

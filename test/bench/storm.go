@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,6 +55,7 @@ func stormInMany(b *bench, ctx context.Context, s *server, m *members, k kind, n
 	if err != nil {
 		return nil, err
 	}
+	defer w.close()
 	calm, err := w.during(ctx, func() error { return pause(ctx, size(b, 20*time.Second, 4*time.Second)) })
 	if err != nil {
 		return nil, err
@@ -74,9 +78,10 @@ func stormInMany(b *bench, ctx context.Context, s *server, m *members, k kind, n
 	how := func(other float64) string {
 		return fmt.Sprintf("over HTTP, %s, while the above was sent by futures; by clients: %.3g ms", k, other)
 	}
+	machine := fmt.Sprintf("; a bare net/http in a process of its own: %.3g : %.3g ms", stormy.bare, calm.bare)
 	return []Result{
 		drained(k, n, len(m.rooms), ours, against),
-		ratio("p99 of a refresh in the storm : calm", how(rival.refresh), stormy.refresh, calm.refresh, "ms", atMost(5, 2)),
+		ratio("p99 of a refresh in the storm : calm", how(rival.refresh)+machine, stormy.refresh, calm.refresh, "ms", atMost(5, 2)),
 		ratio("p99 of another user's /sync in the storm : calm", how(rival.sync), stormy.sync, calm.sync, "ms", Bound{}),
 	}, nil
 }
@@ -87,12 +92,15 @@ type witness struct {
 	tokens []string
 	since  string
 
-	mu              sync.Mutex
-	refreshes, sync []float64 // ms
+	own, other line   // to the server, and to one that does nothing but to answer: what the machine alone makes of it
+	bare       *child // that one
+
+	mu                     sync.Mutex
+	refreshes, bares, sync []float64 // ms
 }
 
 // seen is the p99 of each, in ms.
-type seen struct{ refresh, sync float64 }
+type seen struct{ refresh, bare, sync float64 }
 
 // newWitness registers a user with a room and some futures in it.
 func newWitness(ctx context.Context, s *server, m *members) (*witness, error) {
@@ -101,22 +109,76 @@ func newWitness(ctx context.Context, s *server, m *members) (*witness, error) {
 		return nil, err
 	}
 	w := &witness{user: own.user}
+	if w.bare, err = self("bare", false); err != nil {
+		return nil, err
+	}
+	var address string
+	if err = w.bare.answer(&address); err == nil {
+		w.other, err = dialLine(address)
+	}
+	if err == nil {
+		w.own, err = dialLine(strings.TrimPrefix(s.url, "http://"))
+	}
+	if err == nil {
+		err = w.prepare(ctx, own)
+	}
+	if err != nil {
+		w.close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// prepare schedules its futures, and syncs for the first time.
+func (w *witness) prepare(ctx context.Context, own *members) error {
 	for range 200 {
 		token, err := own.future(ctx, own.rooms[0], time.Hour)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		w.tokens = append(w.tokens, token)
 		if err := w.refresh(ctx, len(w.tokens)-1); err != nil { // the first waits for a commit, and is none of a storm's
-			return nil, err
+			return err
 		}
 	}
-	return w, w.look(ctx)
+	return w.look(ctx)
 }
 
-func (w *witness) refresh(ctx context.Context, i int) error {
-	_, err := w.do(ctx, http.MethodPut, rig.Path("futures", w.tokens[i%len(w.tokens)]), nil, nil)
-	return err
+func (w *witness) close() {
+	w.own.close()
+	w.other.close()
+	w.bare.kill()
+}
+
+func (w *witness) refresh(_ context.Context, i int) error {
+	return w.own.refresh(w.tokens[i%len(w.tokens)])
+}
+
+// line is a connection for heartbeats. It does as little as one can, so that what takes time is the server.
+type line struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func dialLine(address string) (line, error) {
+	conn, err := net.Dial("tcp", address)
+	return line{conn, bufio.NewReader(conn)}, err
+}
+
+func (l line) close() {
+	if l.Conn != nil {
+		l.Close()
+	}
+}
+
+func (l line) refresh(token string) error {
+	if err := l.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		return err
+	}
+	if _, err := l.Write(appendRefresh(nil, token)); err != nil {
+		return err
+	}
+	return readOK(l.in)
 }
 
 func (w *witness) look(ctx context.Context) error {
@@ -133,7 +195,7 @@ func (w *witness) look(ctx context.Context) error {
 func (w *witness) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.refreshes, w.sync = nil, nil
+	w.refreshes, w.bares, w.sync = nil, nil, nil
 }
 
 // during refreshes a hundred times and syncs ten times a second while f runs.
@@ -160,6 +222,11 @@ func (w *witness) during(ctx context.Context, f func() error) (seen, error) {
 	}
 	wg.Go(func() { probe(10*time.Millisecond, &w.refreshes, w.refresh) })
 	wg.Go(func() {
+		if pause(ctx, 5*time.Millisecond) == nil { // between two refreshes
+			probe(10*time.Millisecond, &w.bares, func(context.Context, int) error { return w.other.refresh("") })
+		}
+	})
+	wg.Go(func() {
 		probe(100*time.Millisecond, &w.sync, func(ctx context.Context, _ int) error { return w.look(ctx) })
 	})
 	err := f()
@@ -168,7 +235,8 @@ func (w *witness) during(ctx context.Context, f func() error) (seen, error) {
 	if err == nil {
 		err = failed
 	}
-	slices.Sort(w.refreshes)
-	slices.Sort(w.sync)
-	return seen{percentile(w.refreshes, 0.99), percentile(w.sync, 0.99)}, err
+	for _, list := range [][]float64{w.refreshes, w.bares, w.sync} {
+		slices.Sort(list)
+	}
+	return seen{percentile(w.refreshes, 0.99), percentile(w.bares, 0.99), percentile(w.sync, 0.99)}, err
 }
