@@ -88,6 +88,18 @@ func self(job string, pinned bool, env ...string) (*child, error) {
 	return spawn(cmd, pinned)
 }
 
+// startBare starts an HTTP server with a fixed answer, and returns where it listens.
+func startBare(pinned bool) (c *child, address string, err error) {
+	if c, err = self("bare", pinned); err != nil {
+		return nil, "", err
+	}
+	if err = c.answer(&address); err != nil {
+		c.kill()
+		return nil, "", err
+	}
+	return c, address, nil
+}
+
 // kill ends the child at once.
 func (c *child) kill() {
 	c.cmd.Process.Kill() //nolint:errcheck // it may be gone already

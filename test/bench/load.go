@@ -46,25 +46,50 @@ func hammer(ctx context.Context, address string, connections int, d time.Duratio
 	start := time.Now()
 	for c := range connections {
 		wg.Go(func() {
-			conn, err := net.Dial("tcp", address)
+			l, err := dial(address)
 			if err != nil {
 				errs[c] = err
 				return
 			}
-			defer conn.Close()
-			in, buf := bufio.NewReader(conn), []byte(nil)
+			defer l.close()
+			var buf []byte
 			for time.Since(start) < d && ctx.Err() == nil && errs[c] == nil {
 				buf = request(buf[:0], int(next.Add(1)-1))
-				if _, errs[c] = conn.Write(buf); errs[c] == nil {
-					if errs[c] = readOK(in); errs[c] == nil {
-						done.Add(1)
-					}
+				if errs[c] = l.ask(buf); errs[c] == nil {
+					done.Add(1)
 				}
 			}
 		})
 	}
 	wg.Wait()
 	return int(done.Load()), time.Since(start), errors.Join(append(errs, ctx.Err())...)
+}
+
+// line is a connection on which one request follows another. It does as little as one can, so that what takes time
+// is the server.
+type line struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func dial(address string) (line, error) {
+	conn, err := net.Dial("tcp", address)
+	return line{conn, bufio.NewReader(conn)}, err
+}
+
+// ask sends a request that has to succeed.
+func (l line) ask(request []byte) error {
+	if _, err := l.Write(request); err != nil {
+		return err
+	}
+	return readOK(l.in)
+}
+
+// close may be called if there is no connection.
+func (l line) close() {
+	if l.Conn != nil {
+		l.Close()
+	}
 }
 
 // readOK reads a response, which has to be a 200.

@@ -23,15 +23,11 @@ func refreshCPU(b *bench, ctx context.Context) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	bare, err := self("bare", true)
+	bare, bareAddress, err := startBare(true)
 	if err != nil {
 		return nil, err
 	}
 	defer bare.kill()
-	var bareAddress string
-	if err := bare.answer(&bareAddress); err != nil {
-		return nil, err
-	}
 	ours, err := b.start(ctx, plan{database: source, pinned: true})
 	if err != nil {
 		return nil, err

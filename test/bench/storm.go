@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -108,29 +106,26 @@ func newWitness(ctx context.Context, s *server, m *members) (*witness, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &witness{user: own.user}
-	if w.bare, err = self("bare", false); err != nil {
+	bare, address, err := startBare(false)
+	if err != nil {
 		return nil, err
 	}
-	var address string
-	if err = w.bare.answer(&address); err == nil {
-		w.other, err = dialLine(address)
-	}
-	if err == nil {
-		w.own, err = dialLine(strings.TrimPrefix(s.url, "http://"))
-	}
-	if err == nil {
-		err = w.prepare(ctx, own)
-	}
-	if err != nil {
+	w := &witness{user: own.user, bare: bare}
+	if err := w.prepare(ctx, own, address); err != nil {
 		w.close()
 		return nil, err
 	}
 	return w, nil
 }
 
-// prepare schedules its futures, and syncs for the first time.
-func (w *witness) prepare(ctx context.Context, own *members) error {
+// prepare connects to both servers, schedules its futures, and syncs for the first time.
+func (w *witness) prepare(ctx context.Context, own *members, bareAddress string) (err error) {
+	if w.other, err = dial(bareAddress); err != nil {
+		return err
+	}
+	if w.own, err = dial(strings.TrimPrefix(w.URL, "http://")); err != nil {
+		return err
+	}
 	for range 200 {
 		token, err := own.future(ctx, own.rooms[0], time.Hour)
 		if err != nil {
@@ -151,35 +146,13 @@ func (w *witness) close() {
 }
 
 func (w *witness) refresh(_ context.Context, i int) error {
-	return w.own.refresh(w.tokens[i%len(w.tokens)])
-}
-
-// line is a connection for heartbeats. It does as little as one can, so that what takes time is the server.
-type line struct {
-	net.Conn
-	in *bufio.Reader
-}
-
-func dialLine(address string) (line, error) {
-	conn, err := net.Dial("tcp", address)
-	return line{conn, bufio.NewReader(conn)}, err
-}
-
-func (l line) close() {
-	if l.Conn != nil {
-		l.Close()
-	}
-}
-
-func (l line) refresh(token string) error {
-	if err := l.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := w.own.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return err
 	}
-	if _, err := l.Write(appendRefresh(nil, token)); err != nil {
-		return err
-	}
-	return readOK(l.in)
+	return w.own.ask(appendRefresh(nil, w.tokens[i%len(w.tokens)]))
 }
+
+func (w *witness) askBare(context.Context, int) error { return w.other.ask(appendRefresh(nil, "")) }
 
 func (w *witness) look(ctx context.Context) error {
 	query := url.Values{"timeout": {"0"}}
@@ -223,7 +196,7 @@ func (w *witness) during(ctx context.Context, f func() error) (seen, error) {
 	wg.Go(func() { probe(10*time.Millisecond, &w.refreshes, w.refresh) })
 	wg.Go(func() {
 		if pause(ctx, 5*time.Millisecond) == nil { // between two refreshes
-			probe(10*time.Millisecond, &w.bares, func(context.Context, int) error { return w.other.refresh("") })
+			probe(10*time.Millisecond, &w.bares, w.askBare)
 		}
 	})
 	wg.Go(func() {
