@@ -33,6 +33,9 @@ type Options struct {
 	Registerer prometheus.Registerer
 	// Step is told of each step of a future's life. Tests stop the process there; nil otherwise.
 	Step func(string)
+	// Storm is told when more rooms have due events than may be in flight, and when that is over, in turn. The server
+	// waits for it.
+	Storm func(begins bool)
 }
 
 // NewInternalAPI opens the database, recovers the futures in it and starts. Timers run when it returns; what
@@ -50,7 +53,7 @@ func NewInternalAPI(ctx context.Context, cfg *config.FutureServer, room api.Room
 		RoomsInFlight: max(1, cfg.RoomsInFlight),
 		Retention:     cfg.Retention,
 		KeepPerUser:   cfg.DelayedEvents.KeepPerUser,
-	}, db, room, internal.NewMetrics(o.Registerer), o.Step)
+	}, db, room, internal.NewMetrics(o.Registerer), internal.Hooks{Step: o.Step, Storm: o.Storm})
 	if err != nil {
 		return nil, err
 	}

@@ -139,7 +139,7 @@ func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
 		js := &o.Dendrite.Global.JetStream
 		return c.js.DeleteConsumer(js.Prefixed(jetstream.OutputRoomEvent), js.Durable(roomserver.ConsumerName))
 	}
-	options := futureserver.Options{Step: o.Step}
+	options := futureserver.Options{Step: o.Step, Storm: inStorms()}
 	if o.Metrics {
 		options.Registerer = prometheus.DefaultRegisterer
 	}

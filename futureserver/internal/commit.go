@@ -145,10 +145,10 @@ func (s *Server) take(forget int64) *batch {
 // commit writes the batch, until it is written or the server stops: what has been decided is never undone.
 // Only an insert may fail, for nobody has been told of it yet.
 func (s *Server) commit(b *batch) {
-	s.step("commit")
-	defer s.step("committed")
+	s.hooks.Step("commit")
+	defer s.hooks.Step("committed")
 	if len(b.Ends) > 0 {
-		defer s.step("finalised")
+		defer s.hooks.Step("finalised")
 	}
 	err := s.transact(b)
 	if err == nil {

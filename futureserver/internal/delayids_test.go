@@ -108,7 +108,7 @@ func TestDelayIDAfterACrash(t *testing.T) {
 	for _, step := range []string{"claimed", "submitted", "proved"} {
 		inBubble(t, func(b *bench) {
 			freezer := newFreezer()
-			b.Server.step = freezer.step
+			b.hooks.Step = freezer.step
 			freezer.arm(step)
 			f := b.create(managedFuture(time.Second))
 			<-freezer.frozen

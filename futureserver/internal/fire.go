@@ -49,10 +49,10 @@ func (s *Server) prepare(jobs []job) (claimed, later []job) {
 	if len(ready) == 0 {
 		return nil, later
 	}
-	s.step("built")
+	s.hooks.Step("built")
 	claimed, rest := s.claim(ready)
 	if len(claimed) > 0 {
-		s.step("claimed")
+		s.hooks.Step("claimed")
 	}
 	return claimed, append(later, rest...)
 }
@@ -280,7 +280,7 @@ func (s *Server) deliver(jobs []job) (later []job) {
 		s.delayIDs.submit(f)
 	}
 	err := s.room.Submit(ctx, fs)
-	s.step("submitted")
+	s.hooks.Step("submitted")
 
 	ctx, cancel = context.WithTimeout(s.ctx, submitMost)
 	defer cancel()
@@ -292,7 +292,7 @@ func (s *Server) deliver(jobs []job) (later []job) {
 		j := &jobs[i]
 		switch verdict {
 		case api.Proved:
-			s.step("proved")
+			s.hooks.Step("proved")
 			s.conclude(j, api.Sent, nil)
 			j.answer(nil)
 		case api.Refused:

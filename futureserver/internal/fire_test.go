@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -68,6 +69,30 @@ func TestOverdueInOrder(t *testing.T) {
 		for i, e := range b.rooms.all() {
 			if want := api.NID(n - i); e.nid != want {
 				b.Fatalf("%d was sent in place %d, where %d belongs", e.nid, i, want)
+			}
+		}
+	})
+}
+
+// A storm begins when a room has to wait for others, and is over when none waits any more.
+func TestStormsAreTold(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		var told []bool
+		b.locked(func() { b.hooks.Storm = func(begins bool) { told = append(told, begins) } })()
+		most, sent := testConfig().RoomsInFlight, 0
+		for _, c := range []struct {
+			rooms int
+			told  []bool
+		}{{most, nil}, {most + 3, []bool{true, false}}} {
+			for i := range c.rooms {
+				f := message(time.Second)
+				f.RoomID = fmt.Sprintf("!%d:test", i)
+				b.create(f)
+			}
+			sent += c.rooms
+			b.after(2*time.Second, sent)
+			if !slices.Equal(told, c.told) {
+				b.Errorf("with %d rooms: %v instead of %v", c.rooms, told, c.told)
 			}
 		}
 	})

@@ -16,17 +16,19 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// New recovers the futures in db and starts. step is told of each step of a future's life, for tests; nil
-// otherwise. The server owns db from now on, also if New fails.
-func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m *Metrics, step func(string)) (*Server, error) {
+// New recovers the futures in db and starts. The server owns db from now on, also if New fails.
+func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m *Metrics, hooks Hooks) (*Server, error) {
 	if most := max(cfg.Futures.MaxTimeout, cfg.Delayed.MaxTimeout); most.Milliseconds() > math.MaxUint32 {
 		return nil, fmt.Errorf("the maximum timeout is %v; the futureserver counts up to 49 days", most)
 	}
-	if step == nil {
-		step = func(string) {}
+	if hooks.Step == nil {
+		hooks.Step = func(string) {}
+	}
+	if hooks.Storm == nil {
+		hooks.Storm = func(bool) {}
 	}
 	s := &Server{
-		cfg: cfg, db: db, room: rooms, metrics: m, step: step,
+		cfg: cfg, db: db, room: rooms, metrics: m, hooks: hooks,
 		clock:    clock{start: time.Now()},
 		table:    newTable(),
 		passing:  make(map[api.Secret]passing),

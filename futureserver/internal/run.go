@@ -172,6 +172,10 @@ func (s *Server) dispatch() {
 		s.work.Go(func() { s.advance(rm, jobs, landed) })
 	}
 	s.metrics.waiting(len(s.ready))
+	if storm := len(s.ready) > 0 && !s.stopping; storm != s.storm {
+		s.storm = storm
+		s.hooks.Storm(storm)
+	}
 }
 
 const (

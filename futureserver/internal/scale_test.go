@@ -46,7 +46,7 @@ func TestScale(t *testing.T) {
 		counted := &countingDatabase{Database: db}
 		cfg := testConfig()
 		cfg.RoomsInFlight = cap(r.free)
-		s, err := New(t.Context(), cfg, counted, r, NewMetrics(nil), nil)
+		s, err := New(t.Context(), cfg, counted, r, NewMetrics(nil), Hooks{})
 		if err != nil {
 			t.Fatal(err)
 		}

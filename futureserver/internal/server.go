@@ -28,6 +28,12 @@ type Config struct {
 	KeepPerUser   int           // how many finished futures are kept of one user
 }
 
+// Hooks are told what happens. They may be nil.
+type Hooks struct {
+	Step  func(string) // each step of a future's life; tests stop the process there
+	Storm func(bool)   // whether rooms wait because as many as may be are in flight; called when that changes, in order
+}
+
 // Limits are those of one kind of futures.
 type Limits struct {
 	MaxTimeout time.Duration // at most 49 days
@@ -48,7 +54,7 @@ type Server struct {
 	db      storage.Database
 	room    api.Room
 	metrics *Metrics
-	step    func(string) // told of each step of a future's life; tests stop the process there
+	hooks   Hooks
 	clock   clock
 
 	delayIDs *delayIDs // of what has been sent
@@ -62,7 +68,8 @@ type Server struct {
 	wake      chan struct{}
 	ready     readyHeap // rooms with something to do
 	inFlight  int
-	longTurns int // in flight for so long that they do not count
+	storm     bool // rooms wait because as many as may be are in flight
+	longTurns int  // in flight for so long that they do not count
 	lastNID   api.NID
 	passing   map[api.Secret]passing
 	next      *batch // gathers what the next transaction writes
@@ -149,7 +156,7 @@ func (s *Server) create(ctx context.Context, f *api.Future) (*api.Future, error)
 	if err != nil {
 		return nil, err
 	}
-	s.step("accepted")
+	s.hooks.Step("accepted")
 	if err := b.wait(ctx); err == api.ErrOverloaded {
 		s.withdraw(slot, f.NID)
 		return nil, err

@@ -55,7 +55,7 @@ func (b *bench) startStepping(cfg Config, step func(string)) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if b.Server, err = New(b.Context(), cfg, db, b.rooms, NewMetrics(nil), step); err != nil {
+	if b.Server, err = New(b.Context(), cfg, db, b.rooms, NewMetrics(nil), Hooks{Step: step}); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -166,7 +166,7 @@ func (s *simulation) start() error {
 	if err != nil {
 		return err
 	}
-	s.server, err = New(s.t.Context(), testConfig(), db, s.rooms, NewMetrics(nil), s.freezer.step)
+	s.server, err = New(s.t.Context(), testConfig(), db, s.rooms, NewMetrics(nil), Hooks{Step: s.freezer.step})
 	s.world.Restarted(time.Now())
 	return err
 }

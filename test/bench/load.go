@@ -229,7 +229,7 @@ func (m *members) fire(ctx context.Context, s *server, n int, atDue func()) (t t
 			t.cpu, err = s.since(ctx, cpu)
 			return t, err
 		case done > 0: // to ask is work for the server, so it is asked more often near the end only
-			wait = min(max(20*time.Millisecond, t.took*time.Duration(n-done)/time.Duration(done)/2), 250*time.Millisecond)
+			wait = min(max(20*time.Millisecond, t.took*time.Duration(n-done)/time.Duration(done)*3/4), 2*time.Second)
 		}
 		if t.took > 10*time.Minute {
 			return t, errors.New("the futures are not sent")
