@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/url"
 	"path/filepath"
+	"runtime"
 
 	"github.com/matrix-org/dendrite/internal/sqlutil"
 	"github.com/matrix-org/dendrite/setup/config"
@@ -21,10 +22,11 @@ func roomsDatabase(d *config.Dendrite) config.DataSource {
 }
 
 // chooseRooms sets RoomsInFlight where it is 0. On SQLite Dendrite writes one event at a time anyhow: with two rooms that
-// writer is busy, and more would only take the processor from those who have nothing to do with a storm.
+// writer is busy. On PostgreSQL each room keeps about one processor busy. More would only take the processors from those
+// who have nothing to do with a storm.
 func (c *FutureServer) chooseRooms(d *config.Dendrite) {
 	if c.RoomsInFlight == 0 {
-		c.RoomsInFlight = 4
+		c.RoomsInFlight = min(max(2, runtime.NumCPU()), 8)
 		if roomsDatabase(d).IsSQLite() {
 			c.RoomsInFlight = 2
 		}

@@ -36,7 +36,7 @@ type FutureServer struct {
 	// refreshed future fires after a crash, and how rarely refreshes are written. 1s to 10m.
 	HighWaterSlack time.Duration `yaml:"high_water_slack"`
 	// RoomsInFlight is how many rooms are sent to at the same time; in one room events go one after the other.
-	// 0 to 64; 0: 2 if Dendrite's rooms are on SQLite, 4 on PostgreSQL.
+	// 0 to 64; 0: 2 if Dendrite's rooms are on SQLite; on PostgreSQL one for each processor, 2 to 8.
 	RoomsInFlight int `yaml:"rooms_in_flight"`
 	// Retention is how long finished futures are remembered, so that a repeated request finds its answer.
 	// 1m to 10 years.

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -133,17 +134,18 @@ func TestLoadNamesKeyAndLine(t *testing.T) {
 
 func TestComplete(t *testing.T) {
 	const global, room = "postgres://h/dendrite", "file:data/roomserver.db"
+	many := min(max(2, runtime.NumCPU()), 8)
 	for _, c := range []struct {
 		own, global, room, want config.DataSource
 		rooms                   int
 	}{
-		{"", global, "", global, 4},
-		{"", global, room, global, 4},
+		{"", global, "", global, many},
+		{"", global, room, global, many},
 		{"", "", room, "file:data/futureserver.db", 2},
-		{"", "", "postgres://h/room", "postgres://h/room", 4},
+		{"", "", "postgres://h/room", "postgres://h/room", many},
 		{"", "", "file:///var/lib/a%20b/r.db", "file:///var/lib/a%20b/futureserver.db", 2},
 		{"", "file:all.db", "", "file:futureserver.db", 2},
-		{"file:mine.db", global, room, "file:mine.db", 4},
+		{"file:mine.db", global, room, "file:mine.db", many},
 	} {
 		var f FutureServer
 		f.Database.ConnectionString = c.own
@@ -152,8 +154,8 @@ func TestComplete(t *testing.T) {
 		if err := f.Complete(&d); err != nil || f.Database.ConnectionString != c.want || f.Database.MaxOpenConns() == 0 || f.RoomsInFlight != c.rooms {
 			t.Errorf("%+v: got %+v, %v", c, f, err)
 		}
-		f.RoomsInFlight = 7
-		if err := f.Complete(&d); err != nil || f.RoomsInFlight != 7 {
+		f.RoomsInFlight = 9
+		if err := f.Complete(&d); err != nil || f.RoomsInFlight != 9 {
 			t.Errorf("%+v: what the operator has set became %d, %v", c, f.RoomsInFlight, err)
 		}
 	}
