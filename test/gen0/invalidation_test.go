@@ -66,12 +66,13 @@ func messagesLive(s *scene) {
 }
 
 func otherState(s *scene) {
-	f := s.state("test", "key", "x", 3*soon, "")
+	f := s.state("test", "key", "x", later, "")
 	s.alice.SendState(s.room, "test", "", text("other key"))
 	s.alice.SendState(s.room, "test2", "key", text("other type"))
 	s.alice.SendState(s.alice.CreateRoom(nil), "test", "key", text("other room"))
 	s.passes(soon)
 	s.works(f.Refresh)
+	s.works(f.Send)
 	s.sees("x")
 }
 
