@@ -54,10 +54,11 @@ type fakeRooms struct {
 }
 
 type fakeEvent struct {
-	nid  api.NID
-	id   string
-	room string
-	at   time.Time
+	nid   api.NID
+	id    string
+	room  string
+	built time.Time // what it says of its time
+	at    time.Time
 }
 
 var errDown = errors.New("the room is down")
@@ -157,10 +158,11 @@ func (r *fakeRooms) Current(ctx context.Context, room string, keys []api.StateKe
 	return now, nil
 }
 
-// fakePDU is what the fake rooms keep of the order in which events were built.
+// fakePDU is what the fake rooms keep of how events were built.
 type fakePDU struct {
 	Prev  string // "": it does not depend on any
 	Depth int
+	Built time.Time
 }
 
 // Build builds each event on the one before. A chain ends where the same state is set again, and at times anywhere.
@@ -169,10 +171,10 @@ func (r *fakeRooms) Build(ctx context.Context, fs []*api.Future) []api.Built {
 	r.mu.Lock()
 	r.asked++
 	r.mu.Unlock()
+	last := fakePDU{Built: time.Now()}
 	err := r.enter(ctx)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var last fakePDU
 	set := map[string]bool{}
 	for i, f := range fs {
 		switch {
@@ -239,7 +241,7 @@ func (r *fakeRooms) Submit(ctx context.Context, fs []*api.Future) error {
 	}
 	inOrder := slices.SortedStableFunc(slices.Values(fs), func(a, b *api.Future) int { return cmp.Compare(pdus[a].Depth, pdus[b].Depth) })
 	for _, f := range inOrder {
-		r.take(f, pdus[f].Prev)
+		r.take(f, pdus[f])
 	}
 	if r.mode == deaf {
 		return errDown
@@ -248,8 +250,8 @@ func (r *fakeRooms) Submit(ctx context.Context, fs []*api.Future) error {
 }
 
 // take is what the room does with one event. One that was built on an event that is not there comes to nothing.
-func (r *fakeRooms) take(f *api.Future, prev string) {
-	id := f.Event.ID
+func (r *fakeRooms) take(f *api.Future, pdu fakePDU) {
+	id, prev := f.Event.ID, pdu.Prev
 	r.submitted[id]++
 	if r.unclear == f.NID || r.mode == stranding && r.submitted[id] < 2 || prev != "" && !r.arrived[prev] && !r.refused[prev] {
 		return
@@ -260,7 +262,7 @@ func (r *fakeRooms) take(f *api.Future, prev string) {
 	}
 	if !r.arrived[id] {
 		r.arrived[id] = true
-		r.events = append(r.events, fakeEvent{f.NID, id, f.RoomID, time.Now()})
+		r.events = append(r.events, fakeEvent{f.NID, id, f.RoomID, pdu.Built, time.Now()})
 		if f.StateKey != nil {
 			r.state[[2]string{f.RoomID, *f.StateKey}] = api.StateEvent{ID: id, Sender: f.UserID}
 		}

@@ -58,14 +58,15 @@ func (s *Server) prepare(jobs []job) (claimed, later []job) {
 }
 
 // wanted returns the record if the job may still fire it. A future that was refreshed after it became due
-// goes back to the wheel: until it is claimed, it is alive. Under the lock.
+// goes back to the wheel: until it is claimed, it is alive. So it does if it is due again by now, for an event that was
+// built before would be dated before its deadline. Under the lock.
 func (s *Server) wanted(j *job) *record {
 	r := s.table.live(j.slot, j.nid)
 	if r == nil || r.state() != api.Scheduled {
 		j.answer(api.ErrGone)
 		return nil
 	}
-	if j.send == nil && r.deadline > s.clock.now() {
+	if j.send == nil && r.deadline != j.at {
 		s.wheel.Add(j.slot)
 		s.wakeAt = min(s.wakeAt, r.deadline)
 		notify(s.wake)

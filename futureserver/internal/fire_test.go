@@ -112,6 +112,27 @@ func TestRefreshBeforeTheClaimWins(t *testing.T) {
 	})
 }
 
+// An event's origin_server_ts is not before its deadline, even if the future was refreshed while the event was being
+// built, and had become due again when it was claimed.
+func TestRefreshWhileItIsBuilt(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		due := make(chan *api.Future, 1)
+		b.die()
+		b.startStepping(testConfig(), func(step string) {
+			if step == "built" && len(due) > 0 {
+				b.use(<-due, api.RefreshToken, nil)
+				time.Sleep(3 * time.Second)
+			}
+		})
+		began := time.Now()
+		due <- b.create(message(time.Second))
+		b.after(5*time.Second, 1)
+		if e := b.rooms.all()[0]; e.built.Before(began.Add(2 * time.Second)) {
+			b.Errorf("refreshed after a second, due after two, and dated %v after its creation", e.built.Sub(began))
+		}
+	})
+}
+
 func TestRefusals(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		f := b.create(message(time.Minute))

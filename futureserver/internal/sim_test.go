@@ -409,7 +409,7 @@ func (s *simulation) judge() error {
 		if !ok {
 			continue // its creation had no answer
 		}
-		if err := s.world.Happened(f.seen, e.at); err != nil {
+		if err := s.world.Happened(f.seen, e.built, e.at); err != nil {
 			return err
 		}
 	}

@@ -203,8 +203,8 @@ func (w *World) Restarted(now time.Time) {
 	}
 }
 
-// Happened judges an event that has appeared in its room.
-func (w *World) Happened(f *Future, at time.Time) error {
+// Happened judges an event that has appeared in its room, and that says of itself that it was made when it is dated.
+func (w *World) Happened(f *Future, dated, at time.Time) error {
 	switch {
 	case !f.Sent.IsZero():
 		return fmt.Errorf("%s: doubled", f.Name)
@@ -212,8 +212,8 @@ func (w *World) Happened(f *Future, at time.Time) error {
 		return fmt.Errorf("%s: sent, though it was cancelled or invalidated before", f.Name)
 	case !f.asked && f.Timeout == 0:
 		return fmt.Errorf("%s: an action future was sent without its token", f.Name)
-	case !f.asked && at.Before(f.earliest):
-		return fmt.Errorf("%s: early by %v", f.Name, f.earliest.Sub(at))
+	case !f.asked && dated.Before(f.earliest):
+		return fmt.Errorf("%s: early by %v", f.Name, f.earliest.Sub(dated))
 	}
 	for _, m := range f.Group.Members {
 		if !m.Sent.IsZero() {
