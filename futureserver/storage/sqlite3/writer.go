@@ -16,11 +16,13 @@ import (
 
 // Parameters are ?1, ?2, ...: SQLite takes $2 for a name and numbers names as they appear.
 const (
+	// A finished future's secret becomes NULL, and what is not allowed is ignored. INSERT ... SELECT ... WHERE would say
+	// it better, but SQLite makes a temporary table for each that reads the table it writes to.
 	insertEvent = `
-INSERT INTO futureserver_events (nid, secret, policy, timeout_ms, user_id, room_id, type, state_key, content,
+INSERT OR IGNORE INTO futureserver_events (nid, secret, policy, timeout_ms, user_id, room_id, type, state_key, content,
 	group_id, created_ts, base, device_id, session_id, txn_id, origin_ts)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16
-WHERE NOT EXISTS (SELECT 1 FROM futureserver_events WHERE secret = ?2 AND finished_ts > 0) ON CONFLICT DO NOTHING`
+VALUES (?1, iif(EXISTS (SELECT 1 FROM futureserver_events WHERE secret = ?2 AND finished_ts > 0), NULL, ?2),
+	?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)`
 
 	insertTimer = `
 INSERT INTO futureserver_timers (nid, state, policy, secret, deadline_ts, timeout_ms, key_hash, user_id, room_id, group_id)
