@@ -17,7 +17,7 @@ import (
 
 const (
 	maxBatch   = 10_000                 // inserts and raised deadlines in one transaction
-	dirtyDelay = 500 * time.Millisecond // how long raised deadlines gather before they are written
+	dirtyDelay = 500 * time.Millisecond // the longest for which raised deadlines gather before they are written
 	patience   = 30 * time.Second       // how long a request waits for the database
 	writePause = time.Second            // the longest between two tries to write what has been decided
 	sweepEvery = time.Minute            // how often finished futures are forgotten
@@ -79,9 +79,10 @@ func (s *Server) extend(b *batch, slot uint32, r *record, high int64) {
 	b.raises = append(b.raises, raise{slot, high})
 }
 
-// kickLater has the writer look at the dirty list soon.
+// kickLater has the writer look at the dirty list soon: well before the next heartbeat, which is likely to be a part of
+// the slack.
 func (s *Server) kickLater() {
-	time.AfterFunc(dirtyDelay, func() { notify(s.kick) })
+	time.AfterFunc(min(dirtyDelay, s.cfg.Slack/64), func() { notify(s.kick) })
 }
 
 // write is the writer: the only goroutine that changes the database.

@@ -130,6 +130,40 @@ func TestHeartbeatsAreRarelyWritten(t *testing.T) {
 	})
 }
 
+// However short the slack, a steady heartbeat does not wait for the disk.
+func TestHeartbeatsDoNotWait(t *testing.T) {
+	for _, slack := range []time.Duration{time.Second, 1500 * time.Millisecond, slack, 10 * time.Minute} {
+		inBubble(t, func(b *bench) {
+			if err := b.Stop(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			cfg := testConfig()
+			cfg.Slack = slack
+			b.start(cfg)
+			var refreshing atomic.Bool
+			var waited atomic.Int64
+			counted := &countingDatabase{Database: b.db, fail: func(batch *storage.Batch) error {
+				if refreshing.Load() && len(batch.Extends) > 0 {
+					waited.Add(1)
+				}
+				return nil
+			}}
+			b.db = counted
+			f := b.create(message(slack))
+			b.use(f, api.RefreshToken, nil) // the first waits
+			for range 100 {
+				time.Sleep(slack / 6)
+				refreshing.Store(true)
+				b.use(f, api.RefreshToken, nil)
+				refreshing.Store(false)
+			}
+			if waited.Load() > 0 || counted.extends.Load() < 10 {
+				b.Errorf("with %v of slack %d of 100 refreshes waited, and %d rows were written", slack, waited.Load(), counted.extends.Load())
+			}
+		})
+	}
+}
+
 type countingDatabase struct {
 	storage.Database
 	extends atomic.Int64 // rows

@@ -177,10 +177,34 @@ func paced(ctx context.Context, rate float64, d time.Duration, f func(i int) err
 	}
 }
 
-// pacedTogether does the same with several goroutines, so that one that has to wait does not hold up the rest.
+// pacedTogether does the same with many goroutines, so that those who wait for a commit do not hold up the rest: a server
+// has one for each of its clients.
 func pacedTogether(ctx context.Context, rate float64, d time.Duration, f func(i int) error) error {
-	const pacers = 32
-	return each(ctx, pacers, pacers, func(ctx context.Context, p int) error {
-		return paced(ctx, rate/pacers, d, func(i int) error { return f(i*pacers + p) })
+	const clients, atOnce = 2048, 8
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	work := make(chan int)
+	var wg sync.WaitGroup
+	for range clients {
+		wg.Go(func() {
+			for first := range work {
+				for i := range atOnce {
+					if err := f(first + i); err != nil {
+						cancel(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	paced(ctx, rate/atOnce, d, func(i int) error { //nolint:errcheck // the cause is returned
+		select {
+		case work <- i * atOnce:
+		case <-ctx.Done():
+		}
+		return nil
 	})
+	close(work)
+	wg.Wait()
+	return context.Cause(ctx)
 }
