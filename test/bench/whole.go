@@ -52,11 +52,8 @@ func (b *bench) consumerPair(ctx context.Context, k kind, rooms int) (ours, agai
 		return ours, against, err
 	}
 	defer without.kill()
-	n := 120
-	if k == onPostgres { // where each takes longer
-		n = 60
-	}
-	return contest(ctx, [2]contestant{{with, m}, {without, other}}, n, roomsInFlight, size(b, 4, 3), 5)
+	// Short turns: the machine is another one from second to second.
+	return contest(ctx, [2]contestant{{with, m}, {without, other}}, 20, roomsInFlight, size(b, 24, 12), 5)
 }
 
 // keepStateFutures schedules one in each room, so that the consumer has to look at all state there.
@@ -132,7 +129,7 @@ func (c contestant) take(ctx context.Context, n, inFlight, stateEach int) (rate,
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := pause(ctx, 200*time.Millisecond); err != nil { // what follows an event is a part of it
+	if err := pause(ctx, 100*time.Millisecond); err != nil { // what follows an event is a part of it
 		return 0, 0, err
 	}
 	after, err := c.cpu()
