@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"math"
 	"time"
 )
 
@@ -16,26 +15,28 @@ type toll struct {
 	cpu  time.Duration // of the server
 }
 
-func (t toll) least(other toll) toll { return toll{min(t.took, other.took), min(t.cpu, other.cpu)} }
+// each is the processor time of one of n events in ms.
+func (t toll) each(n int) float64 { return t.cpu.Seconds() * 1000 / float64(n) }
 
-var endless = toll{math.MaxInt64, math.MaxInt64}
-
-// duel sends the same number of messages in the same rooms, by futures that are due at once and by clients, in
-// turn, and returns the least toll of each.
-func duel(ctx context.Context, s *server, m *members, n, rounds int) (ours, against toll, err error) {
-	ours, against = endless, endless
-	for range rounds {
-		t, err := m.fire(ctx, s, n, nil)
-		if err != nil {
-			return toll{}, toll{}, err
-		}
-		ours = ours.least(t)
-		if t, err = m.sendAll(ctx, s, n); err != nil {
-			return toll{}, toll{}, err
-		}
-		against = against.least(t)
+// duel sends the same number of messages in the same rooms, by futures that are due at once and by clients, one right
+// after the other, as contest does.
+func duel(ctx context.Context, s *server, m *members, n, rounds int) (ours, against scores, err error) {
+	sides := [2]func() (toll, error){
+		func() (toll, error) { return m.fire(ctx, s, n, nil) },
+		func() (toll, error) { return m.sendAll(ctx, s, n) },
 	}
-	return ours, against, nil
+	var all [2]scores
+	for round := range rounds {
+		for i := range sides {
+			i = (i + round) % 2
+			t, err := sides[i]()
+			if err != nil {
+				return ours, against, err
+			}
+			all[i] = all[i].and(scores{[]float64{float64(n) / t.took.Seconds()}, []float64{t.each(n)}})
+		}
+	}
+	return all[0], all[1], nil
 }
 
 // sendAll has clients send n messages.
@@ -94,8 +95,8 @@ func firingOn(b *bench, ctx context.Context, k kind, rooms, n int) (Result, erro
 		what = "firing rate, one room : Dendrite's own send rate"
 	}
 	how := fmt.Sprintf("over HTTP, %s, %d events in %d rooms; clients: one in flight in each, %d rooms at a time", k, n, rooms, roomsInFlight)
-	how += cpuNote(n, ours, against)
-	return ratio(what, how, float64(n)/ours.took.Seconds(), float64(n)/against.took.Seconds(), "/s", atLeast(0.85, 0.98)), nil
+	how += cpuNote(median(ours.cpu), median(against.cpu))
+	return paired(what, how, ours.rate, against.rate, "/s", atLeast(0.85, 0.98)), nil
 }
 
 // startWithRooms starts a server on that database with a user in that many rooms.
@@ -117,7 +118,6 @@ func (b *bench) startWithRooms(ctx context.Context, p plan, k kind, rooms int) (
 }
 
 // cpuNote says what an event costs the server's processors on each side.
-func cpuNote(n int, ours, against toll) string {
-	each := func(t toll) float64 { return t.cpu.Seconds() * 1000 / float64(n) }
-	return fmt.Sprintf("; CPU %.3g : %.3g ms an event", each(ours), each(against))
+func cpuNote(ours, against float64) string {
+	return fmt.Sprintf("; CPU %.3g : %.3g ms an event", ours, against)
 }
