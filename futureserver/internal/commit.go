@@ -66,13 +66,6 @@ func (b *batch) wait(ctx context.Context) error {
 	}
 }
 
-func (b *batch) insertErr(i int) error {
-	if b.failed != nil {
-		return b.failed[i]
-	}
-	return nil
-}
-
 // extend asks for a higher stored deadline. Under the lock.
 func (s *Server) extend(b *batch, slot uint32, r *record, high int64) {
 	b.Extends = append(b.Extends, storage.Extend{NID: r.nid, Deadline: s.clock.wall(high)})
@@ -222,27 +215,8 @@ func (s *Server) settle(b *batch) {
 		delete(s.passing, secret)
 	}
 	b.again = make([]bool, len(b.Inserts))
-	for i, f := range b.Inserts {
-		slot := b.slots[i]
-		r := s.table.at(slot)
-		delete(s.passing, f.Secret)
-		switch {
-		case b.insertErr(i) != nil:
-			// Nobody can know whether a failed commit was applied. If it was, this undoes it.
-			next := s.batch()
-			next.Ends = append(next.Ends, storage.End{NID: f.NID, State: api.Discarded, At: f.Created})
-			s.unwritten++
-			s.leave(slot, r)
-		case b.result.Duplicate[i]:
-			s.leave(slot, r)
-		case r.flags&doomed != 0:
-			r.flags &^= creating | doomed
-			s.arm(slot, r)
-			s.end(s.batch(), slot, r, api.Discarded, nil)
-		default:
-			b.again[i] = r.flags&lookAgain != 0
-			s.arm(slot, r)
-		}
+	for i := range b.Inserts {
+		s.settleInsert(b, i)
 	}
 	s.unwritten -= len(b.Ends)
 	if b.err == nil {

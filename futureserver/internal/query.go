@@ -1,0 +1,121 @@
+package internal
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+)
+
+// What can be asked about futures.
+
+// QueryFuturesByUser implements api.FutureInternalAPI.
+func (s *Server) QueryFuturesByUser(ctx context.Context, userID string) ([]*api.Future, error) {
+	fs, err := s.QueryFutures(ctx, api.Filter{UserID: userID})
+	fs = slices.DeleteFunc(fs, func(f *api.Future) bool { return f.State != api.Scheduled || f.Policy.Has(api.Managed) })
+	slices.SortFunc(fs, func(a, b *api.Future) int {
+		return cmp.Or(
+			cmp.Compare(isZero(a.Timeout), isZero(b.Timeout)), // action futures last
+			cmp.Compare(a.Deadline, b.Deadline), cmp.Compare(a.NID, b.NID))
+	})
+	return fs, err
+}
+
+func isZero(d time.Duration) byte {
+	if d == 0 {
+		return 1
+	}
+	return 0
+}
+
+// QueryFutures implements api.FutureInternalAPI. The disk says what the futures are about; memory, which is
+// ahead of it, whether they are still live and until when.
+func (s *Server) QueryFutures(ctx context.Context, filter api.Filter) ([]*api.Future, error) {
+	var fs []*api.Future
+	var err error
+	switch {
+	case filter.UserID != "":
+		fs, err = s.db.LoadAll(ctx, s.nidsOf(filter.UserID, func(*record) bool { return true }))
+	case filter.NID != 0:
+		fs, err = s.db.LoadAll(ctx, []api.NID{filter.NID})
+	default:
+		fs, err = s.db.SelectLive(ctx, filter.RoomID, filter.Limit)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fs = slices.DeleteFunc(fs, func(f *api.Future) bool {
+		return filter.RoomID != "" && f.RoomID != filter.RoomID || filter.NID != 0 && f.NID != filter.NID || !s.refine(f)
+	})
+	return atMost(filter.Limit, fs), nil
+}
+
+// nidsOf lists those of a user's futures that are wanted, in order.
+func (s *Server) nidsOf(userID string, wanted func(*record) bool) (nids []api.NID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, slot := range s.table.slotsOf(s.table.hash(userID)) {
+		if r := s.table.at(slot); wanted(r) {
+			nids = append(nids, r.nid)
+		}
+	}
+	slices.Sort(nids)
+	return nids
+}
+
+// atMost cuts off what is beyond a limit; 0 stands for none.
+func atMost[T any](limit int, list []T) []T {
+	if limit == 0 {
+		return list
+	}
+	return list[:min(limit, len(list))]
+}
+
+// refine tells a future read from disk what memory knows better, and reports whether it is live. Under the lock.
+func (s *Server) refine(f *api.Future) bool {
+	_, r := s.lookUp(f)
+	if r == nil {
+		return false
+	}
+	f.State = r.state()
+	if f.Timeout != 0 {
+		f.Deadline = s.clock.wall(r.deadline)
+	}
+	return true
+}
+
+// lookUp finds the live record of a future read from disk, nil if it has ended meanwhile.
+func (s *Server) lookUp(f *api.Future) (uint32, *record) {
+	for _, slot := range s.table.slotsOf(s.table.hash(f.UserID)) {
+		if r := s.table.at(slot); r.nid == f.NID && r.flags&creating == 0 {
+			return slot, r
+		}
+	}
+	return 0, nil
+}
+
+// QueryFutureCounts implements api.FutureInternalAPI.
+func (s *Server) QueryFutureCounts(context.Context) api.Counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return api.Counts{
+		Scheduled: s.table.scheduled,
+		Sending:   s.table.sending,
+		Users:     s.table.users.len,
+		Rooms:     s.table.rooms.places.len(),
+	}
+}
+
+// HasStateFutures reports whether newer state in that room could concern any future, cheaply.
+func (s *Server) HasStateFutures(roomID string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range s.table.watchedIn(s.table.hash(roomID)) {
+		return true
+	}
+	return false
+}
