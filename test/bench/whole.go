@@ -84,6 +84,7 @@ func serverRate(b *bench, ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	how := fmt.Sprintf("over HTTP, SQLite, %d rooms, %d in flight, sqlite_wal", rooms, inFlight)
+	how += cpuNote(median(us.cpu), median(them.cpu))
 	return []Result{paired("the server's event rate : stock Dendrite v0.13.8", how, us.rate, them.rate, "/s", atLeast(2, 3))}, nil
 }
 
