@@ -52,9 +52,9 @@ func (s *Server) send(ctx context.Context, slot uint32, r *record) error {
 
 // refresh restarts a timer; it is called with the lock and gives it back. Each future has its true deadline
 // in memory and a stored bound that no acknowledged deadline ever exceeds ("the stored high-water
-// deadline" of docs/durability.md). Below the bound a refresh is durable as it stands and costs no I/O; if the next one, after as
-// long a pause as this one, would pass it, the next batch raises it and nobody waits; beyond it the answer
-// waits for the commit that raises it.
+// deadline" of docs/durability.md). Below the bound a refresh is durable as it stands and costs no I/O; if the
+// next one, after as long a pause as this one, would pass it, the next batch raises it and nobody waits; beyond
+// it the answer waits for the commit that raises it.
 func (s *Server) refresh(ctx context.Context, slot uint32, r *record) error {
 	deadline := s.clock.ceil() + int64(r.timeout)
 	slack := s.cfg.Slack.Milliseconds()
