@@ -18,25 +18,12 @@ type toll struct {
 // each is the processor time of one of n events in ms.
 func (t toll) each(n int) float64 { return t.cpu.Seconds() * 1000 / float64(n) }
 
-// duel sends the same number of messages in the same rooms, by futures that are due at once and by clients, one right
-// after the other, as contest does.
+// duel sends the same number of messages in the same rooms, by futures that are due at once and by clients.
 func duel(ctx context.Context, s *server, m *members, n, rounds int) (ours, against scores, err error) {
-	sides := [2]func() (toll, error){
+	return takeTurns(n, rounds, [2]func() (toll, error){
 		func() (toll, error) { return m.fire(ctx, s, n, nil) },
 		func() (toll, error) { return m.sendAll(ctx, s, n) },
-	}
-	var all [2]scores
-	for round := range rounds {
-		for i := range sides {
-			i = (i + round) % 2
-			t, err := sides[i]()
-			if err != nil {
-				return ours, against, err
-			}
-			all[i] = all[i].and(scores{[]float64{float64(n) / t.took.Seconds()}, []float64{t.each(n)}})
-		}
-	}
-	return all[0], all[1], nil
+	})
 }
 
 // sendAll has clients send n messages.

@@ -97,44 +97,57 @@ type contestant struct {
 // scores are what a contestant reached, round by round: events a second, and processor time of an event in ms.
 type scores struct{ rate, cpu []float64 }
 
+// warm is without the first round.
+func (s scores) warm() scores { return scores{s.rate[1:], s.cpu[1:]} }
+
 func (s scores) and(more scores) scores {
 	return scores{append(s.rate, more.rate...), append(s.cpu, more.cpu...)}
 }
 
-// contest has two servers take the same events, one right after the other, so that whatever else the machine does
-// at the time is the same for both. Who begins has it harder or easier; so they take turns in that.
+// contest has two servers take the same events. The first round is for warming up.
 func contest(ctx context.Context, sides [2]contestant, n, inFlight, rounds, stateEach int) (first, second scores, err error) {
+	first, second, err = takeTurns(n, rounds+1, [2]func() (toll, error){
+		func() (toll, error) { return sides[0].take(ctx, n, inFlight, stateEach) },
+		func() (toll, error) { return sides[1].take(ctx, n, inFlight, stateEach) },
+	})
+	if err != nil {
+		return first, second, err
+	}
+	return first.warm(), second.warm(), nil
+}
+
+// takeTurns has both sides deal with n events, one right after the other, so that whatever else the machine does at the
+// time is the same for both. Who begins has it harder or easier; so they take turns in that.
+func takeTurns(n, rounds int, sides [2]func() (toll, error)) (first, second scores, err error) {
 	var all [2]scores
-	for round := range rounds + 1 {
+	for round := range rounds {
 		for i := range sides {
 			i = (i + round) % 2
-			rate, cpu, err := sides[i].take(ctx, n, inFlight, stateEach)
+			t, err := sides[i]()
 			if err != nil {
 				return first, second, err
 			}
-			if round > 0 { // the first is for warming up
-				all[i].rate, all[i].cpu = append(all[i].rate, rate), append(all[i].cpu, cpu)
-			}
+			all[i].rate, all[i].cpu = append(all[i].rate, float64(n)/t.took.Seconds()), append(all[i].cpu, t.each(n))
 		}
 	}
 	return all[0], all[1], nil
 }
 
 // take sends n events to a contestant.
-func (c contestant) take(ctx context.Context, n, inFlight, stateEach int) (rate, cpu float64, err error) {
+func (c contestant) take(ctx context.Context, n, inFlight, stateEach int) (t toll, err error) {
 	before, err := c.cpu()
 	if err != nil {
-		return 0, 0, err
+		return t, err
 	}
-	took, err := c.send(ctx, n, inFlight, stateEach)
-	if err != nil {
-		return 0, 0, err
+	if t.took, err = c.send(ctx, n, inFlight, stateEach); err != nil {
+		return t, err
 	}
 	if err := pause(ctx, 100*time.Millisecond); err != nil { // what follows an event is a part of it
-		return 0, 0, err
+		return t, err
 	}
 	after, err := c.cpu()
-	return float64(n) / took.Seconds(), (after - before).Seconds() * 1000 / float64(n), err
+	t.cpu = after - before
+	return t, err
 }
 
 // paired is a result whose measure is the median of what ours is to theirs in each round.
