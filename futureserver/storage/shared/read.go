@@ -49,7 +49,7 @@ const block = 16
 
 // Scan implements storage.Database. The blobs are the driver's own memory, lent until the next row.
 func (d *Database) Scan(ctx context.Context, each func(*storage.Timer) error) (highest api.NID, err error) {
-	rows, err := d.readers.QueryContext(ctx, selectTimers)
+	rows, err := d.scan.QueryContext(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("scan timers: %w", err)
 	}

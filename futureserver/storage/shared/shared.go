@@ -46,7 +46,7 @@ type Database struct {
 	readers *sql.DB
 	key     []byte
 
-	load, loadAll, loadEnded, loadFinished, loadBase, groupUsed, selectSent *sql.Stmt
+	scan, load, loadAll, loadEnded, loadFinished, loadBase, groupUsed, selectSent *sql.Stmt
 }
 
 var _ storage.Database = (*Database)(nil)
@@ -61,6 +61,7 @@ func New(ctx context.Context, writer Writer, readers *sql.DB) (*Database, error)
 		}
 		return stmt
 	}
+	d.scan = prepare(selectTimers)
 	d.load = prepare(selectAny + " WHERE e.nid = $1")
 	d.loadAll = prepare(selectAny + " WHERE e.nid IN (" + parameters(block) + ")")
 	d.loadEnded = prepare(selectAny + " WHERE e.secret = $1 AND e.finished_ts > 0")
