@@ -226,7 +226,7 @@ func (m *members) fire(ctx context.Context, s *server, n int, atDue func()) (t t
 		t.took = time.Since(due)
 		switch done := after - before; {
 		case done >= n:
-			t.cpu, err = s.since(ctx, cpu)
+			err = s.rest(ctx, cpu, &t)
 			return t, err
 		case done > 0: // to ask is work for the server, so it is asked more often near the end only
 			wait = min(max(20*time.Millisecond, t.took*time.Duration(n-done)/time.Duration(done)*3/4), 2*time.Second)

@@ -94,14 +94,15 @@ type contestant struct {
 	*members
 }
 
-// scores are what a contestant reached, round by round: events a second, and processor time of an event in ms.
-type scores struct{ rate, cpu []float64 }
+// scores are what a contestant reached, round by round: events a second, processor time of an event in ms, and for how
+// many seconds it was busy afterwards.
+type scores struct{ rate, cpu, rest []float64 }
 
 // warm is without the first round.
-func (s scores) warm() scores { return scores{s.rate[1:], s.cpu[1:]} }
+func (s scores) warm() scores { return scores{s.rate[1:], s.cpu[1:], s.rest[1:]} }
 
 func (s scores) and(more scores) scores {
-	return scores{append(s.rate, more.rate...), append(s.cpu, more.cpu...)}
+	return scores{append(s.rate, more.rate...), append(s.cpu, more.cpu...), append(s.rest, more.rest...)}
 }
 
 // contest has two servers take the same events. The first round is for warming up.
@@ -127,7 +128,7 @@ func takeTurns(n, rounds int, sides [2]func() (toll, error)) (first, second scor
 			if err != nil {
 				return first, second, err
 			}
-			all[i].rate, all[i].cpu = append(all[i].rate, float64(n)/t.took.Seconds()), append(all[i].cpu, t.each(n))
+			all[i] = all[i].and(scores{[]float64{float64(n) / t.took.Seconds()}, []float64{t.each(n)}, []float64{t.rest.Seconds()}})
 		}
 	}
 	return all[0], all[1], nil
