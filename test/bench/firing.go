@@ -10,29 +10,23 @@ import (
 // roomsInFlight is in how many rooms at a time clients send: as many as suits Dendrite best.
 const roomsInFlight = 6
 
-// toll is what it takes to get some events into their rooms.
+// toll is what it takes to get some events into their rooms, and to do all that follows from them: clients may be through
+// while Dendrite has yet to look who is to be notified of half of their messages, and no server can put that off for ever.
 type toll struct {
 	took time.Duration
-	rest time.Duration // that the server is busy afterwards with what follows from them
-	cpu  time.Duration // of the server, with the rest
+	rest time.Duration // of it, after the last event is in its room
+	cpu  time.Duration // of the server
 }
 
 // each is the processor time of one of n events in ms.
 func (t toll) each(n int) float64 { return t.cpu.Seconds() * 1000 / float64(n) }
 
-// duel sends the same number of messages in the same rooms, by futures that are due at once and by clients. It counts
-// until all that follows from them is done: clients may be through while Dendrite has yet to look who is to be notified
-// of half of their messages, and no server can put that off for ever.
+// duel sends the same number of messages in the same rooms, by futures that are due at once and by clients.
 func duel(ctx context.Context, s *server, m *members, n, rounds int) (ours, against scores, err error) {
 	return takeTurns(n, rounds, [2]func() (toll, error){
-		func() (toll, error) { return withRest(m.fire(ctx, s, n, nil)) },
-		func() (toll, error) { return withRest(m.sendAll(ctx, s, n)) },
+		func() (toll, error) { return m.fire(ctx, s, n, nil) },
+		func() (toll, error) { return m.sendAll(ctx, s, n) },
 	})
-}
-
-func withRest(t toll, err error) (toll, error) {
-	t.took += t.rest
-	return t, err
 }
 
 // sendAll has clients send n messages.
@@ -44,12 +38,12 @@ func (m *members) sendAll(ctx context.Context, s *server, n int) (t toll, err er
 	if t.took, err = m.send(ctx, n, roomsInFlight, 0); err != nil {
 		return t, err
 	}
-	err = s.rest(ctx, before, &t)
+	err = s.finish(ctx, before, &t)
 	return t, err
 }
 
-// rest waits until the server has nothing to do any more, and completes a toll that began at that processor time.
-func (s *server) rest(ctx context.Context, before time.Duration, t *toll) error {
+// finish waits until the server has nothing to do any more, and completes a toll that began at that processor time.
+func (s *server) finish(ctx context.Context, before time.Duration, t *toll) error {
 	const look, quiet = 100 * time.Millisecond, 10 * time.Millisecond // what an idle server takes in it, and the clock's step
 	start := time.Now()
 	last, err := s.cpu()
@@ -66,6 +60,7 @@ func (s *server) rest(ctx context.Context, before time.Duration, t *toll) error 
 			return errors.New("the server does not come to rest")
 		}
 	}
+	t.took += t.rest
 	return err
 }
 
@@ -103,7 +98,7 @@ func firingOn(b *bench, ctx context.Context, k kind, rooms, n int) (Result, erro
 	}
 	how := fmt.Sprintf("over HTTP, %s, %d events in %d rooms; clients: one in flight in each, %d rooms at a time", k, n, rooms, roomsInFlight)
 	how += cpuNote(median(ours.cpu), median(against.cpu))
-	how += fmt.Sprintf("; of the time %.2g : %.2g s after the last event", median(ours.rest), median(against.rest))
+	how += restNote(median(ours.rest), median(against.rest))
 	return paired(what, how, ours.rate, against.rate, "/s", atLeast(0.85, 0.98)), nil
 }
 
@@ -128,4 +123,9 @@ func (b *bench) startWithRooms(ctx context.Context, p plan, k kind, rooms int) (
 // cpuNote says what an event costs the server's processors on each side.
 func cpuNote(ours, against float64) string {
 	return fmt.Sprintf("; CPU %.3g : %.3g ms an event", ours, against)
+}
+
+// restNote says for how long the server is busy on each side after its last event.
+func restNote(ours, against float64) string {
+	return fmt.Sprintf("; of the time %.2g : %.2g s after the last event", ours, against)
 }

@@ -195,7 +195,7 @@ func (s *server) sent(ctx context.Context, c *rig.Client) (int, error) {
 }
 
 // fire schedules n messages over all rooms for one moment, and returns what it takes from there until the last
-// is proved to be in its room.
+// is proved to be in its room and all is done that follows from them.
 func (m *members) fire(ctx context.Context, s *server, n int, atDue func()) (t toll, err error) {
 	before, err := s.sent(ctx, &m.Client)
 	if err != nil {
@@ -226,7 +226,7 @@ func (m *members) fire(ctx context.Context, s *server, n int, atDue func()) (t t
 		t.took = time.Since(due)
 		switch done := after - before; {
 		case done >= n:
-			err = s.rest(ctx, cpu, &t)
+			err = s.finish(ctx, cpu, &t)
 			return t, err
 		case done > 0: // to ask is work for the server, so it is asked more often near the end only
 			wait = min(max(20*time.Millisecond, t.took*time.Duration(n-done)/time.Duration(done)*3/4), 2*time.Second)

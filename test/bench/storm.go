@@ -48,7 +48,8 @@ func stormOn(b *bench, ctx context.Context, k kind) ([]Result, error) {
 }
 
 func drained(k kind, n, rooms int, ours, against toll) Result {
-	how := fmt.Sprintf("over HTTP, %s, %d events in %d rooms", k, n, rooms) + cpuNote(ours.each(n), against.each(n))
+	how := fmt.Sprintf("over HTTP, %s, %d events in %d rooms", k, n, rooms) + cpuNote(ours.each(n), against.each(n)) +
+		restNote(ours.rest.Seconds(), against.rest.Seconds())
 	return ratio("storm: time to drain : Dendrite sending the same", how, ours.took.Seconds(), against.took.Seconds(), "s", atMost(1.2, 1.0))
 }
 
