@@ -218,7 +218,7 @@ func (c *Consumer) pull(ctx context.Context) error {
 func (c *Consumer) next(ctx context.Context) (msgs []*nats.Msg, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pullWait)
 	defer cancel()
-	// Fetch would wait on when JetStream has given up, and miss what comes in the seconds after.
+	// Fetch would wait on when JetStream has given up, and what comes then would wait for the next pull.
 	batch, err := c.sub.FetchBatch(1, nats.Context(ctx))
 	if err != nil {
 		return nil, err

@@ -146,9 +146,12 @@ func (s *Server) PerformStateChange(ctx context.Context, roomID string, changed 
 		if err != nil {
 			return err
 		}
-		if ok {
+		if ok && (changed == nil || slices.Contains(changed, base.StateKeyTuple)) {
 			nids, keys, bases = append(nids, nid), append(keys, base.StateKeyTuple), append(bases, base)
 		}
+	}
+	if len(nids) == 0 { // whoever is watched there has the same filter by chance
+		return nil
 	}
 	current, err := s.room.Current(ctx, roomID, keys)
 	if err != nil {

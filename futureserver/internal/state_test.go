@@ -1,6 +1,7 @@
 package internal
 
 import (
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,6 +47,24 @@ func TestNewerState(t *testing.T) {
 		b.start(testConfig())
 		synctest.Wait()
 		b.use(pending, api.RefreshToken, api.ErrGone)
+	})
+}
+
+// A piece of state that a future is by chance told from only on disk is no reason to ask the room.
+func TestStateWithTheSameFilter(t *testing.T) {
+	filter := func(key string) uint8 { return keyFilter(storage.KeyHash("m.test", key)) }
+	n := 0
+	for filter(strconv.Itoa(n)) != filter("k") {
+		n++
+	}
+	inBubble(t, func(b *bench) {
+		f := b.create(state(time.Minute, "k"))
+		b.rooms.setMode(down)
+		if err := b.PerformStateChange(b.Context(), "!a:test", []api.StateKeyTuple{{Type: "m.test", StateKey: strconv.Itoa(n)}}); err != nil {
+			b.Error(err)
+		}
+		b.rooms.setMode(working)
+		b.use(f, api.RefreshToken, nil)
 	})
 }
 
