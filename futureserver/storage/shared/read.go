@@ -47,7 +47,8 @@ SELECT event_id, group_id FROM futureserver_events e WHERE user_id = $1 AND ` + 
 // block is how many futures one statement loads.
 const block = 16
 
-// Scan implements storage.Database. The blobs are the driver's own memory, lent until the next row.
+// Scan implements storage.Database. The blobs are the driver's own memory, lent until the next row. The statement is
+// prepared although it runs once: only then does lib/pq have numbers and bytes sent as they are, not as text.
 func (d *Database) Scan(ctx context.Context, each func(*storage.Timer) error) (highest api.NID, err error) {
 	rows, err := d.scan.QueryContext(ctx)
 	if err != nil {
