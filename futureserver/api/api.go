@@ -266,7 +266,7 @@ type Room interface {
 	// event that is current for the future's state key, "" if there is none or f is a message.
 	Admit(ctx context.Context, f *Future) (base string, err error)
 
-	// Current returns, for each piece of state, the event that sets it now.
+	// Current returns, for each piece of state, the event that sets it now. For none it asks nobody.
 	Current(ctx context.Context, roomID string, keys []StateKeyTuple) ([]StateEvent, error)
 
 	// Build makes the events that these futures of one room stand for, as if their users had sent them now,

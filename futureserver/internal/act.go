@@ -146,12 +146,10 @@ func (s *Server) PerformStateChange(ctx context.Context, roomID string, changed 
 		if err != nil {
 			return err
 		}
+		// Whoever has the same filter by chance is told apart here, before the room is asked.
 		if ok && (changed == nil || slices.Contains(changed, base.StateKeyTuple)) {
 			nids, keys, bases = append(nids, nid), append(keys, base.StateKeyTuple), append(bases, base)
 		}
-	}
-	if len(nids) == 0 { // whoever is watched there has the same filter by chance
-		return nil
 	}
 	current, err := s.room.Current(ctx, roomID, keys)
 	if err != nil {
