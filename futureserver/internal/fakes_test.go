@@ -369,7 +369,10 @@ func moveDeadlines(path string, by time.Duration) error {
 	if err != nil {
 		return err
 	}
-	_, err = db.Exec("UPDATE futureserver_timers SET deadline_ts = deadline_ts + ? WHERE timeout_ms > 0", by.Milliseconds())
+	for _, table := range []string{"futureserver_timers", "futureserver_raised"} {
+		_, failed := db.Exec("UPDATE "+table+" SET deadline_ts = deadline_ts + ? WHERE deadline_ts > 0", by.Milliseconds())
+		err = errors.Join(err, failed)
+	}
 	return errors.Join(err, db.Close())
 }
 

@@ -1,9 +1,10 @@
 // Package storage keeps futures on disk.
 //
-// There are two tables. futureserver_timers is narrow and holds one row for each live future: all that
-// recovery needs, and the only rows that change often. futureserver_events holds what each future is
-// about, written once, and what became of it; its rows outlive the future by the retention time, so that
-// a repeated transaction finds its first answer. Indexes hold finished futures only: memory finds the live ones, by
+// There are three tables. futureserver_timers holds one row for each live future: all that recovery needs.
+// futureserver_raised holds the stored deadlines of those that are refreshed, and nothing else, because these rows change
+// all the time: wherever they are among the futures that are not, they lie on few pages. futureserver_events holds
+// what each future is about, written once, and what became of it; its rows outlive the future by the retention time,
+// so that a repeated transaction finds its first answer. Indexes hold finished futures only: memory finds the live ones, by
 // deadline, token, user and room, and nobody who schedules one waits for an index.
 //
 // This package holds the nouns. The subpackages sqlite3 and postgres open a database and write to it, each
@@ -43,7 +44,7 @@ type Database interface {
 	Commit(ctx context.Context, b *Batch) (Result, error)
 
 	// Scan calls each for every live future, in order of NID, and returns the highest NID ever stored that is
-	// still on disk. It reads the narrow table only. The *Timer is reused between calls.
+	// still on disk. It reads no events. The *Timer is reused between calls.
 	Scan(ctx context.Context, each func(*Timer) error) (api.NID, error)
 
 	// Key returns 32 random bytes that were made with the database and remain.
@@ -79,7 +80,7 @@ type Database interface {
 	GroupUsed(ctx context.Context, userID, groupID string) (bool, error)
 
 	// SelectLive returns the live futures of a room, or of all rooms if it is "", whole, in order of NID, and at most
-	// limit of them if that is not 0. It reads all of the narrow table.
+	// limit of them if that is not 0. It reads all timers.
 	SelectLive(ctx context.Context, roomID string, limit int) ([]*api.Future, error)
 
 	// Close releases the database and its lock. No other method may be running.
@@ -142,7 +143,7 @@ type End struct {
 	Deadline int64
 }
 
-// Timer is the narrow row of a live future: what the table in memory is rebuilt from.
+// Timer is the row of a live future: what the table in memory is rebuilt from.
 type Timer struct {
 	NID      api.NID
 	State    api.State // Scheduled or Sending

@@ -76,6 +76,24 @@ func spawn(cmd *exec.Cmd, pinned bool) (*child, error) {
 	return c, nil
 }
 
+// stepAside leaves the processor of pinned children to them, until back is called: whether one has to share it with its own
+// client would be a matter of luck.
+func stepAside() (back func(), err error) {
+	taskset, err := exec.LookPath("taskset")
+	if err != nil || runtime.NumCPU() == 1 {
+		return func() {}, nil
+	}
+	move := func(processors string) error {
+		out, err := exec.Command(taskset, "-a", "-c", "-p", processors, strconv.Itoa(os.Getpid())).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("taskset: %w: %s", err, out)
+		}
+		return nil
+	}
+	last := strconv.Itoa(runtime.NumCPU() - 1)
+	return func() { move("0-" + last) }, move("1-" + last)
+}
+
 // self starts this program as a child with that job.
 func self(job string, pinned bool, env ...string) (*child, error) {
 	path, err := os.Executable()

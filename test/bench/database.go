@@ -205,7 +205,25 @@ func settle(source config.DataSource, n int) error {
 	if _, err := db.Exec("DELETE FROM futureserver_timers WHERE nid > $1", n); err != nil {
 		return err
 	}
+	if _, err := db.Exec("DELETE FROM futureserver_raised"); err != nil {
+		return err
+	}
 	_, err = db.Exec("UPDATE futureserver_timers SET state = 1, deadline_ts = timeout_ms + $1", time.Now().UnixMilli())
+	return err
+}
+
+// refreshed makes the deadlines on disk those of a crowd whose heartbeats have raised them all.
+func refreshed(source config.DataSource) error {
+	db, err := openSQL(source)
+	if err != nil {
+		return err
+	}
+	defer closing(db)
+	_, err = db.Exec(`
+INSERT INTO futureserver_raised SELECT nid, deadline_ts + 1 FROM futureserver_timers WHERE true ORDER BY nid ON CONFLICT DO NOTHING`)
+	if err == nil && !source.IsSQLite() {
+		_, err = db.Exec("VACUUM ANALYZE futureserver_raised")
+	}
 	return err
 }
 

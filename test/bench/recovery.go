@@ -43,6 +43,9 @@ func recoveryOf(b *bench, ctx context.Context, k kind, source config.DataSource,
 		}
 	}
 	for range size(b, 3, 2) {
+		if err := refreshed(source); err != nil {
+			return nil, err
+		}
 		took, err := readTimers(ctx, source, n)
 		if err != nil {
 			return nil, err
@@ -81,8 +84,9 @@ func readTimers(ctx context.Context, source config.DataSource, n int) (seconds f
 	}
 	defer closing(db)
 	start := time.Now()
-	rows, err := db.QueryContext(ctx, `SELECT nid, state, policy, secret, deadline_ts, timeout_ms, key_hash, user_id, room_id, group_id
-		FROM futureserver_timers ORDER BY nid`)
+	rows, err := db.QueryContext(ctx, `
+SELECT t.nid, state, policy, secret, COALESCE(r.deadline_ts, t.deadline_ts), timeout_ms, key_hash, user_id, room_id, group_id
+FROM futureserver_timers t LEFT JOIN futureserver_raised r ON r.nid = t.nid ORDER BY t.nid`)
 	if err != nil {
 		return 0, err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 )
@@ -28,46 +29,45 @@ func refreshCPU(b *bench, ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	defer bare.kill()
-	ours, err := b.start(ctx, plan{database: source, pinned: true})
+	scale := size(b, time.Duration(1), 5) // a quick run has a fifth of the slack, and heartbeats every second
+	slack := slackOfDefaults / scale
+	ours, err := b.start(ctx, plan{database: source, pinned: true, set: map[string]any{"future_server.high_water_slack": slack.String()}})
 	if err != nil {
 		return nil, err
 	}
 	defer ours.kill()
 
-	heartbeats := newHeartbeats(n)
+	back, err := stepAside()
+	if err != nil {
+		return nil, err
+	}
+	defer back()
+	h := newHeartbeats(n, heartbeat/scale)
 	address := strings.TrimPrefix(ours.url, "http://")
-	if err := heartbeats.calibrate(ctx, address); err != nil {
+	if err := h.begin(ctx, address); err != nil {
 		return nil, err
 	}
 	oursBest, bareBest := math.Inf(1), math.Inf(1)
-	for range size(b, 8, 3) {
-		for _, side := range []struct {
-			child   *child
-			address string
-			best    *float64
-		}{{bare, bareAddress, &bareBest}, {ours.child, address, &oursBest}} {
-			cost, err := heartbeats.cost(ctx, side.child, side.address, size(b, 4*time.Second, 1200*time.Millisecond))
-			if err != nil {
-				return nil, err
-			}
-			*side.best = min(*side.best, cost)
+	for range 3 {
+		oursCost, bareCost, err := h.compare(ctx, ours.child, address, bare, bareAddress)
+		if err != nil {
+			return nil, err
 		}
+		oursBest, bareBest = min(oursBest, oursCost), min(bareBest, bareCost)
 	}
-	how := fmt.Sprintf("over HTTP, SQLite, %d pending, %d refreshed every 5 s", n, heartbeats.hot)
+	how := fmt.Sprintf("over HTTP, SQLite, %d pending, %d refreshed every %s", n, h.hot, h.every)
 	return []Result{ratio("CPU time of a refresh : bare net/http", how, oursBest, bareBest, "µs", atMost(1.6, 1.25))}, nil
 }
 
-// heartbeats are the requests of many clients in turn.
+// heartbeats are those of many clients, who send them at the same pace.
 type heartbeats struct {
 	tokens []string
 	hot    int // of them are refreshed
-	next   int
-
-	connections int
+	every  time.Duration
 }
 
-func newHeartbeats(n int) *heartbeats {
-	h := &heartbeats{tokens: make([]string, n), hot: n, connections: 32}
+func newHeartbeats(n int, every time.Duration) *heartbeats {
+	h := &heartbeats{tokens: make([]string, n), every: every}
 	order := rand.Perm(n) // neighbours in memory and on disk are not neighbours in time
 	for i, token := range refreshTokens(n) {
 		h.tokens[order[i]] = token.String()
@@ -75,13 +75,38 @@ func newHeartbeats(n int) *heartbeats {
 	return h
 }
 
-func (h *heartbeats) run(ctx context.Context, address string, d time.Duration) (int, time.Duration, error) {
-	first := h.next
-	n, took, err := hammer(ctx, address, h.connections, d, func(buf []byte, i int) []byte {
-		return appendRefresh(buf, h.tokens[(first+i)%h.hot])
+// parts is how many heartbeats a future's row is good for, with the usual slack.
+const parts = 5
+
+// begin finds out how many the machine can refresh in a quarter of the time, the rest being for what follows and for
+// the other server, and begins to. A fifth of them begins with each heartbeat, so that as many rows are written after each as after any
+// other.
+func (h *heartbeats) begin(ctx context.Context, address string) error {
+	h.hot = min(len(h.tokens), 20_000)
+	if _, err := h.refresh(ctx, address, parts); err != nil {
+		return err
+	}
+	took, err := h.refresh(ctx, address, parts)
+	if err != nil {
+		return err
+	}
+	slices.Reverse(h.tokens) // to begin with those whose time it is
+	h.hot = min(len(h.tokens), int(float64(h.hot)*h.every.Seconds()/4/took.Seconds())) / parts * parts
+	for begun := range parts {
+		next := time.After(h.every)
+		if _, err := h.refresh(ctx, address, begun+1); err != nil {
+			return err
+		}
+		<-next
+	}
+	return nil
+}
+
+// refresh refreshes once each that belongs to the first few of the parts.
+func (h *heartbeats) refresh(ctx context.Context, address string, of int) (took time.Duration, err error) {
+	return spin(ctx, address, 32, h.hot/parts*of, func(buf []byte, i int) []byte {
+		return appendRefresh(buf, h.tokens[i/of*parts+i%of])
 	})
-	h.next = first + n
-	return n, took, err
 }
 
 // appendRefresh appends the request that uses a token.
@@ -91,50 +116,37 @@ func appendRefresh(buf []byte, token string) []byte {
 	return append(buf, " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"...)
 }
 
-// calibrate finds out how many the machine can refresh every five seconds. As the rounds of two servers
-// alternate, it is those of two and a half. Then it refreshes them all: the first time after a start waits for
-// a commit.
-func (h *heartbeats) calibrate(ctx context.Context, address string) error {
-	warm := func() error {
-		h.connections, h.next = 512, 0
-		defer func() { h.connections = 32 }()
-		for refreshed := 0; refreshed < h.hot; {
-			n, _, err := h.run(ctx, address, 500*time.Millisecond)
-			if err != nil {
-				return err
-			}
-			refreshed += n
+// compare refreshes all with each of two servers in turn, until all rows have been written once, and returns the processor time
+// of a heartbeat of both.
+func (h *heartbeats) compare(ctx context.Context, a *child, aAddress string, b *child, bAddress string) (aCost, bCost float64, err error) {
+	for range parts {
+		next := time.After(h.every)
+		cost, err := h.cost(ctx, a, aAddress)
+		if err != nil {
+			return 0, 0, err
 		}
-		return nil
+		aCost += cost / parts
+		if cost, err = h.cost(ctx, b, bAddress); err != nil {
+			return 0, 0, err
+		}
+		bCost += cost / parts
+		<-next
 	}
-	h.hot = min(len(h.tokens), 10_000)
-	if err := warm(); err != nil {
-		return err
-	}
-	n, took, err := h.run(ctx, address, time.Second)
-	if err != nil {
-		return err
-	}
-	h.hot = min(len(h.tokens), max(1000, int(float64(n)/took.Seconds()*heartbeat.Seconds()/2)))
-	return warm()
+	return aCost, bCost, nil
 }
 
-// cost is the processor time of a request in µs, what the server does after the last of them included.
-func (h *heartbeats) cost(ctx context.Context, c *child, address string, d time.Duration) (float64, error) {
+// cost is the processor time of a heartbeat in µs, what the server does after the last of them included.
+func (h *heartbeats) cost(ctx context.Context, c *child, address string) (float64, error) {
 	before, err := c.cpu()
 	if err != nil {
 		return 0, err
 	}
-	n, _, err := h.run(ctx, address, d)
-	if err != nil {
+	if _, err := h.refresh(ctx, address, parts); err != nil {
 		return 0, err
 	}
-	const rest = 700 * time.Millisecond
-	// If the machine has become slower, fewer can be refreshed every five seconds, by rounds of two servers.
-	h.hot = min(h.hot, max(1000, int(float64(n)*heartbeat.Seconds()/(2*(d+rest)).Seconds())))
-	if err := pause(ctx, rest); err != nil { // the raised deadlines are written meanwhile
+	if err := pause(ctx, h.every/5); err != nil { // the raised deadlines are written meanwhile
 		return 0, err
 	}
 	after, err := c.cpu()
-	return float64((after - before).Microseconds()) / float64(n), err
+	return float64((after - before).Microseconds()) / float64(h.hot), err
 }

@@ -3,13 +3,16 @@ package storagetest
 import (
 	"bufio"
 	"context"
+	"database/sql"
 	"io"
 	"os"
 	"os/exec"
 	"testing"
 
+	"github.com/matrix-org/dendrite/internal/sqlutil"
 	"github.com/matrix-org/dendrite/setup/config"
 
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
@@ -33,6 +36,48 @@ func TestPostgres(t *testing.T) {
 
 func TestKillSQLite(t *testing.T)   { t.Parallel(); kill(t, SQLite(t)) }
 func TestKillPostgres(t *testing.T) { t.Parallel(); kill(t, Postgres(t)) }
+
+func TestRaisedSQLite(t *testing.T) {
+	t.Parallel()
+	raisedAlone(t, SQLite(t), sqlutil.SQLITE_DRIVER_NAME)
+}
+func TestRaisedPostgres(t *testing.T) { t.Parallel(); raisedAlone(t, Postgres(t), "postgres") }
+
+// raisedAlone: a raised deadline has a row of its own for as long as its future is scheduled, and none before its first
+// heartbeat, or rows would gather that nobody sees.
+func raisedAlone(t *testing.T, opts *config.DatabaseOptions, driver string) {
+	db := MustOpen(t, opts)
+	raw, err := sql.Open(driver, string(opts.ConnectionString))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	futures := samples(1, 2, 3, 4, 5, 6)
+	commit(t, db, &storage.Batch{Inserts: futures})
+	all := func(exact bool) (e []storage.Extend) {
+		for _, f := range futures {
+			e = append(e, storage.Extend{NID: f.NID, Deadline: f.Deadline + 1, Exact: exact})
+		}
+		return e
+	}
+	for _, step := range []struct {
+		batch storage.Batch
+		want  int
+	}{
+		{storage.Batch{}, 0},
+		{storage.Batch{Extends: all(false)}, 6},
+		{storage.Batch{Claims: []storage.Claim{{NID: 1, Event: event("$1"), Discards: []api.NID{2}}}}, 4},
+		{storage.Batch{Ends: []storage.End{{NID: 3, State: api.Cancelled, At: 1}}}, 3},
+		{storage.Batch{Extends: all(false)}, 3},
+		{storage.Batch{Extends: all(true)}, 0},
+	} {
+		commit(t, db, &step.batch)
+		var got int
+		if err := raw.QueryRow("SELECT COUNT(*) FROM futureserver_raised").Scan(&got); err != nil || got != step.want {
+			t.Errorf("after %+v there are %d rows, %v; want %d", step.batch, got, err, step.want)
+		}
+	}
+}
 
 // kill kills a server in the middle of its life: what it has committed is there, and its lock is not.
 func kill(t *testing.T, opts *config.DatabaseOptions) {

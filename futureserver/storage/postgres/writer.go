@@ -36,19 +36,38 @@ WITH given AS (
 )
 SELECT nid FROM stored`
 
-	extendTimers = `
-UPDATE futureserver_timers t SET deadline_ts = g.deadline_ts
-FROM unnest($1::bigint[], $2::bigint[], $3::boolean[]) AS g (nid, deadline_ts, exact)
-WHERE t.nid = g.nid AND t.state = 1 AND (g.exact OR t.deadline_ts < g.deadline_ts)`
+	raiseAgain = `
+UPDATE futureserver_raised r SET deadline_ts = g.deadline_ts
+FROM unnest($1::bigint[], $2::bigint[]) AS g (nid, deadline_ts)
+WHERE r.nid = g.nid AND r.deadline_ts < g.deadline_ts`
+
+	// Only a future's first heartbeat looks for its timer.
+	raiseFirst = `
+INSERT INTO futureserver_raised (nid, deadline_ts)
+SELECT t.nid, g.deadline_ts
+FROM unnest($1::bigint[], $2::bigint[]) AS g (nid, deadline_ts) JOIN futureserver_timers t USING (nid)
+WHERE t.state = 1 AND t.deadline_ts < g.deadline_ts
+ON CONFLICT DO NOTHING`
+
+	setDeadlines = `
+WITH given AS (
+	SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS g (nid, deadline_ts)
+), lowered AS (
+	DELETE FROM futureserver_raised WHERE nid = ANY($1::bigint[])
+)
+UPDATE futureserver_timers t SET deadline_ts = g.deadline_ts FROM given g WHERE t.nid = g.nid AND t.state = 1`
 
 	claimTimers = `
 WITH given AS (
-	SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) AS g (nid, event_id, pdu)
+	SELECT g.*, r.deadline_ts
+	FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) AS g (nid, event_id, pdu) LEFT JOIN futureserver_raised r USING (nid)
 ), won AS (
-	UPDATE futureserver_timers t SET state = 2 FROM given g
+	UPDATE futureserver_timers t SET state = 2, deadline_ts = COALESCE(g.deadline_ts, t.deadline_ts) FROM given g
 	WHERE t.nid = g.nid AND (t.state = 1
 		OR EXISTS (SELECT 1 FROM futureserver_events e WHERE e.nid = g.nid AND e.event_id = g.event_id))
 	RETURNING g.*
+), lowered AS (
+	DELETE FROM futureserver_raised r USING won w WHERE r.nid = w.nid
 ), stored AS (
 	UPDATE futureserver_events e SET event_id = w.event_id, pdu = w.pdu FROM won w WHERE e.nid = w.nid
 )
@@ -57,6 +76,8 @@ SELECT nid FROM won`
 	endFutures = `
 WITH disarmed AS (
 	DELETE FROM futureserver_timers WHERE nid = ANY($1::bigint[]) RETURNING nid
+), lowered AS (
+	DELETE FROM futureserver_raised WHERE nid = ANY($1::bigint[])
 )
 UPDATE futureserver_events e SET state = g.state, finished_ts = g.finished_ts,
 	failure_kind = g.failure_kind, failure_message = g.failure_message, deadline_ts = g.deadline_ts
@@ -71,7 +92,7 @@ type writer struct {
 	conn  *sql.Conn // nil if the session is over
 	epoch int64
 
-	insert, extend, claim, end *sql.Stmt
+	insert, raiseAgain, raiseFirst, set, claim, end *sql.Stmt
 }
 
 var _ shared.Writer = (*writer)(nil)
@@ -81,7 +102,10 @@ func (w *writer) prepare(ctx context.Context) (err error) {
 	for _, s := range []struct {
 		stmt **sql.Stmt
 		text string
-	}{{&w.insert, insertFutures}, {&w.extend, extendTimers}, {&w.claim, claimTimers}, {&w.end, endFutures}} {
+	}{
+		{&w.insert, insertFutures}, {&w.raiseAgain, raiseAgain}, {&w.raiseFirst, raiseFirst}, {&w.set, setDeadlines},
+		{&w.claim, claimTimers}, {&w.end, endFutures},
+	} {
 		if err == nil {
 			*s.stmt, err = w.db.PrepareContext(ctx, s.text)
 		}
@@ -126,17 +150,30 @@ func (w *writer) Insert(ctx context.Context, tx *sql.Tx, futures []*api.Future) 
 	return found(nids, rows, err)
 }
 
-// Extend implements shared.Writer.
-func (w *writer) Extend(ctx context.Context, tx *sql.Tx, extends []storage.Extend) error {
-	exact := make(pq.BoolArray, len(extends))
-	for i, e := range extends {
-		exact[i] = e.Exact
+// Raise implements shared.Writer.
+func (w *writer) Raise(ctx context.Context, tx *sql.Tx, raises []storage.Extend) error {
+	nids, deadlines := columns(raises)
+	result, err := tx.StmtContext(ctx, w.raiseAgain).ExecContext(ctx, nids, deadlines)
+	if err != nil {
+		return err
 	}
-	_, err := tx.StmtContext(ctx, w.extend).ExecContext(ctx,
-		ints(extends, func(e storage.Extend) int64 { return int64(e.NID) }),
-		ints(extends, func(e storage.Extend) int64 { return e.Deadline }),
-		exact)
+	n, err := result.RowsAffected()
+	if err == nil && n < int64(len(raises)) {
+		_, err = tx.StmtContext(ctx, w.raiseFirst).ExecContext(ctx, nids, deadlines)
+	}
 	return err
+}
+
+// Set implements shared.Writer.
+func (w *writer) Set(ctx context.Context, tx *sql.Tx, exact []storage.Extend) error {
+	nids, deadlines := columns(exact)
+	_, err := tx.StmtContext(ctx, w.set).ExecContext(ctx, nids, deadlines)
+	return err
+}
+
+func columns(extends []storage.Extend) (nids, deadlines pq.Int64Array) {
+	return ints(extends, func(e storage.Extend) int64 { return int64(e.NID) }),
+		ints(extends, func(e storage.Extend) int64 { return e.Deadline })
 }
 
 // Claim implements shared.Writer.

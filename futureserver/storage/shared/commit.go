@@ -50,9 +50,15 @@ func (d *Database) apply(ctx context.Context, tx *sql.Tx, b *storage.Batch) (r s
 	if r.Duplicate, err = d.insert(ctx, tx, b.Inserts); err != nil {
 		return r, fmt.Errorf("insert futures: %w", err)
 	}
-	if len(b.Extends) > 0 {
-		if err = d.writer.Extend(ctx, tx, merge(b.Extends)); err != nil {
-			return r, fmt.Errorf("extend futures: %w", err)
+	raises, exact := merge(b.Extends)
+	if len(raises) > 0 {
+		if err = d.writer.Raise(ctx, tx, raises); err != nil {
+			return r, fmt.Errorf("raise deadlines: %w", err)
+		}
+	}
+	if len(exact) > 0 {
+		if err = d.writer.Set(ctx, tx, exact); err != nil {
+			return r, fmt.Errorf("set deadlines: %w", err)
 		}
 	}
 	if r.Lost, err = d.claim(ctx, tx, b.Claims); err != nil {
@@ -118,23 +124,27 @@ func isDuplicate(ctx context.Context, tx *sql.Tx, f *api.Future) (bool, error) {
 }
 
 // merge makes one extension out of several of the same future: an exact one replaces what came before it.
-// The result is in order of NID, which is the order on disk.
-func merge(extends []storage.Extend) []storage.Extend {
+// Both results are in order of NID, which is the order on disk.
+func merge(extends []storage.Extend) (raises, exact []storage.Extend) {
 	sorted := slices.SortedStableFunc(slices.Values(extends), func(a, b storage.Extend) int {
 		return cmp.Compare(a.NID, b.NID)
 	})
-	merged := sorted[:1]
-	for _, e := range sorted[1:] {
-		switch last := &merged[len(merged)-1]; {
-		case e.NID != last.NID:
-			merged = append(merged, e)
-		case e.Exact:
-			*last = e
-		default:
-			last.Deadline = max(last.Deadline, e.Deadline)
+	for len(sorted) > 0 {
+		e := sorted[0]
+		for sorted = sorted[1:]; len(sorted) > 0 && sorted[0].NID == e.NID; sorted = sorted[1:] {
+			if next := sorted[0]; next.Exact {
+				e = next
+			} else {
+				e.Deadline = max(e.Deadline, next.Deadline)
+			}
+		}
+		if e.Exact {
+			exact = append(exact, e)
+		} else {
+			raises = append(raises, e)
 		}
 	}
-	return merged
+	return raises, exact
 }
 
 // claim applies the claims in their order, as many at once as have nothing to do with each other.

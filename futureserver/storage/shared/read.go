@@ -14,19 +14,20 @@ import (
 )
 
 const selectTimers = `
-SELECT nid, state, policy, secret, deadline_ts, timeout_ms, key_hash, user_id, room_id, group_id
-FROM futureserver_timers ORDER BY nid`
+SELECT t.nid, state, policy, secret, COALESCE(r.deadline_ts, t.deadline_ts), timeout_ms, key_hash, user_id, room_id, group_id
+FROM futureserver_timers t LEFT JOIN futureserver_raised r ON r.nid = t.nid ORDER BY t.nid`
 
 // A live future's state and deadline are its timer's, a finished future has no timer.
 const (
 	selectFutures = `
 SELECT e.nid, e.secret, COALESCE(t.state, e.state), e.policy, e.user_id, e.room_id, e.type,
-	e.state_key IS NOT NULL, e.state_key, e.content, e.group_id, e.timeout_ms, COALESCE(t.deadline_ts, e.deadline_ts),
+	e.state_key IS NOT NULL, e.state_key, e.content, e.group_id, e.timeout_ms, COALESCE(r.deadline_ts, t.deadline_ts, e.deadline_ts),
 	e.created_ts, e.base, e.device_id, e.session_id, e.txn_id, e.event_id, e.pdu,
 	e.finished_ts, e.failure_kind, e.failure_message, e.origin_ts`
 
-	selectAny  = selectFutures + " FROM futureserver_events e LEFT JOIN futureserver_timers t ON t.nid = e.nid"
-	selectLive = selectFutures + " FROM futureserver_timers t JOIN futureserver_events e ON e.nid = t.nid"
+	selectAny  = selectFutures + " FROM futureserver_events e LEFT JOIN futureserver_timers t ON t.nid = e.nid" + joinRaised
+	selectLive = selectFutures + " FROM futureserver_timers t JOIN futureserver_events e ON e.nid = t.nid" + joinRaised
+	joinRaised = " LEFT JOIN futureserver_raised r ON r.nid = t.nid"
 )
 
 const selectBase = `

@@ -26,8 +26,11 @@ type Writer interface {
 	// their timers. It reports which those were.
 	Insert(ctx context.Context, tx *sql.Tx, futures []*api.Future) (stored []bool, err error)
 
-	// Extend raises deadlines, or sets them. It is given no future twice.
-	Extend(ctx context.Context, tx *sql.Tx, extends []storage.Extend) error
+	// Raise raises the deadlines of scheduled futures and lowers none. It is given no future twice.
+	Raise(ctx context.Context, tx *sql.Tx, raises []storage.Extend) error
+
+	// Set sets the deadlines of scheduled futures. It is given no future twice.
+	Set(ctx context.Context, tx *sql.Tx, exact []storage.Extend) error
 
 	// Claim turns scheduled futures into sending ones and stores their events. It reports for which that is
 	// true now, and is given no future twice.

@@ -5,7 +5,7 @@ import "github.com/matrix-org/dendrite/futures/futureserver/storage/shared"
 // schema is version 1. A change of it comes as a sqlutil.Migration with a version that begins with
 // "futureserver: ", applied in Open after these statements, which then create the newest form.
 //
-// A live future has a row in both tables, a finished one in futureserver_events only.
+// A live future has a row in futureserver_timers and in futureserver_events, a finished one in futureserver_events only.
 const schema = tables + shared.Indexes
 
 const tables = `
@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS futureserver_timers (
 	policy INTEGER NOT NULL,
 	-- all tokens are derived from these 16 bytes
 	secret BLOB NOT NULL,
-	-- Unix ms, never below the true deadline; 0 for an action future
+	-- Unix ms; 0 for an action future
 	deadline_ts INTEGER NOT NULL,
 	-- 0 for an action future
 	timeout_ms INTEGER NOT NULL,
@@ -27,6 +27,13 @@ CREATE TABLE IF NOT EXISTS futureserver_timers (
 	room_id BLOB NOT NULL,
 	-- empty if it is derived from the secret
 	group_id BLOB NOT NULL
+) STRICT;
+
+-- Of scheduled futures whose heartbeats have raised the deadline: the stored one, Unix ms, never below the true one. It
+-- counts instead of the timer's.
+CREATE TABLE IF NOT EXISTS futureserver_raised (
+	nid INTEGER PRIMARY KEY,
+	deadline_ts INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE IF NOT EXISTS futureserver_events (

@@ -29,17 +29,29 @@ INSERT INTO futureserver_timers (nid, state, policy, secret, deadline_ts, timeou
 VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)`
 
 	// One statement for all, fed with {"nid": deadline, ...}, is three times as fast as one for each.
-	raiseDeadlines = `
-UPDATE futureserver_timers SET deadline_ts = e.value FROM json_each(?1) AS e
-WHERE nid = CAST(e.key AS INTEGER) AND state = 1 AND deadline_ts < e.value`
+	raiseAgain = `
+UPDATE futureserver_raised SET deadline_ts = e.value FROM json_each(?1) AS e
+WHERE nid = CAST(e.key AS INTEGER) AND deadline_ts < e.value`
+
+	// Only a future's first heartbeat looks for its timer.
+	raiseFirst = `
+INSERT OR IGNORE INTO futureserver_raised (nid, deadline_ts)
+SELECT t.nid, e.value FROM json_each(?1) AS e JOIN futureserver_timers AS t ON t.nid = CAST(e.key AS INTEGER)
+WHERE t.state = 1 AND t.deadline_ts < e.value`
 
 	setDeadlines = `
 UPDATE futureserver_timers SET deadline_ts = e.value FROM json_each(?1) AS e
 WHERE nid = CAST(e.key AS INTEGER) AND state = 1`
 
+	lowerAll = `DELETE FROM futureserver_raised WHERE nid IN (SELECT CAST(key AS INTEGER) FROM json_each(?1))`
+
 	claimTimer = `
-UPDATE futureserver_timers SET state = 2 WHERE nid = ?1 AND (state = 1
+UPDATE futureserver_timers SET state = 2,
+	deadline_ts = COALESCE((SELECT r.deadline_ts FROM futureserver_raised AS r WHERE r.nid = ?1), deadline_ts)
+WHERE nid = ?1 AND (state = 1
 	OR EXISTS (SELECT 1 FROM futureserver_events AS e WHERE e.nid = ?1 AND e.event_id = ?2))`
+
+	lower = `DELETE FROM futureserver_raised WHERE nid = ?1`
 
 	storeEvent = `UPDATE futureserver_events SET event_id = ?2, pdu = ?3 WHERE nid = ?1`
 
@@ -63,7 +75,7 @@ type writer struct {
 	lock *flock.Flock
 	db   *sql.DB // of one connection
 
-	insertEvent, insertTimer, raise, set, claim, store, disarm, end *sql.Stmt
+	insertEvent, insertTimer, raiseAgain, raiseFirst, set, lowerAll, claim, lower, store, disarm, end *sql.Stmt
 }
 
 var _ shared.Writer = (*writer)(nil)
@@ -82,8 +94,9 @@ func newWriter(ctx context.Context, path string, lock *flock.Flock) (*writer, er
 		stmt **sql.Stmt
 		text string
 	}{
-		{&w.insertEvent, insertEvent}, {&w.insertTimer, insertTimer}, {&w.raise, raiseDeadlines}, {&w.set, setDeadlines},
-		{&w.claim, claimTimer}, {&w.store, storeEvent}, {&w.disarm, deleteTimer}, {&w.end, endEvent},
+		{&w.insertEvent, insertEvent}, {&w.insertTimer, insertTimer}, {&w.raiseAgain, raiseAgain}, {&w.raiseFirst, raiseFirst},
+		{&w.set, setDeadlines}, {&w.lowerAll, lowerAll}, {&w.claim, claimTimer}, {&w.lower, lower}, {&w.store, storeEvent},
+		{&w.disarm, deleteTimer}, {&w.end, endEvent},
 	} {
 		if err == nil {
 			*s.stmt, err = db.PrepareContext(ctx, s.text)
@@ -133,40 +146,42 @@ func (w *writer) Insert(_ context.Context, tx *sql.Tx, futures []*api.Future) ([
 	return stored, nil
 }
 
-// Extend implements shared.Writer.
-func (w *writer) Extend(_ context.Context, tx *sql.Tx, extends []storage.Extend) error {
-	raise, set := []byte{'{'}, []byte{'{'}
-	for _, e := range extends {
-		if e.Exact {
-			set = appendDeadline(set, e)
-		} else {
-			raise = appendDeadline(raise, e)
-		}
+// Raise implements shared.Writer.
+func (w *writer) Raise(_ context.Context, tx *sql.Tx, raises []storage.Extend) error {
+	object := deadlines(raises)
+	n, err := affected(tx.Stmt(w.raiseAgain).Exec(object))
+	if err == nil && n < int64(len(raises)) {
+		_, err = tx.Stmt(w.raiseFirst).Exec(object)
 	}
-	if len(raise) > 1 {
-		if _, err := tx.Stmt(w.raise).Exec(string(append(raise, '}'))); err != nil {
-			return err
-		}
-	}
-	if len(set) > 1 {
-		if _, err := tx.Stmt(w.set).Exec(string(append(set, '}'))); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
-func appendDeadline(object []byte, e storage.Extend) []byte {
-	if len(object) > 1 {
-		object = append(object, ',')
+// Set implements shared.Writer.
+func (w *writer) Set(_ context.Context, tx *sql.Tx, exact []storage.Extend) error {
+	object := deadlines(exact)
+	_, err := tx.Stmt(w.set).Exec(object)
+	if err == nil {
+		_, err = tx.Stmt(w.lowerAll).Exec(object)
 	}
-	object = append(strconv.AppendInt(append(object, '"'), int64(e.NID), 10), '"', ':')
-	return strconv.AppendInt(object, e.Deadline, 10)
+	return err
+}
+
+// deadlines is {"nid": deadline, ...}.
+func deadlines(extends []storage.Extend) string {
+	object := []byte{'{'}
+	for i, e := range extends {
+		if i > 0 {
+			object = append(object, ',')
+		}
+		object = append(strconv.AppendInt(append(object, '"'), int64(e.NID), 10), '"', ':')
+		object = strconv.AppendInt(object, e.Deadline, 10)
+	}
+	return string(append(object, '}'))
 }
 
 // Claim implements shared.Writer.
 func (w *writer) Claim(_ context.Context, tx *sql.Tx, claims []storage.Claim) ([]bool, error) {
-	claim, store := tx.Stmt(w.claim), tx.Stmt(w.store)
+	claim, lower, store := tx.Stmt(w.claim), tx.Stmt(w.lower), tx.Stmt(w.store)
 	won := make([]bool, len(claims))
 	for i, c := range claims {
 		nid, eventID := int64(c.NID), []byte(c.Event.ID)
@@ -177,6 +192,9 @@ func (w *writer) Claim(_ context.Context, tx *sql.Tx, claims []storage.Claim) ([
 		if won[i] = n > 0; !won[i] {
 			continue
 		}
+		if _, err = lower.Exec(nid); err != nil {
+			return nil, err
+		}
 		if _, err = store.Exec(nid, eventID, []byte(c.Event.PDU)); err != nil {
 			return nil, err
 		}
@@ -186,7 +204,7 @@ func (w *writer) Claim(_ context.Context, tx *sql.Tx, claims []storage.Claim) ([
 
 // End implements shared.Writer.
 func (w *writer) End(_ context.Context, tx *sql.Tx, ends []storage.End) error {
-	disarm, end := tx.Stmt(w.disarm), tx.Stmt(w.end)
+	disarm, lower, end := tx.Stmt(w.disarm), tx.Stmt(w.lower), tx.Stmt(w.end)
 	for _, e := range ends {
 		n, err := affected(disarm.Exec(int64(e.NID)))
 		if err != nil {
@@ -194,6 +212,9 @@ func (w *writer) End(_ context.Context, tx *sql.Tx, ends []storage.End) error {
 		}
 		if n == 0 {
 			continue
+		}
+		if _, err = lower.Exec(int64(e.NID)); err != nil {
+			return err
 		}
 		kind, message := shared.Failure(e.Failure)
 		if _, err = end.Exec(int64(e.NID), int64(e.State), e.At, int64(kind), []byte(message), e.Deadline); err != nil {
