@@ -16,8 +16,9 @@ import (
 // spinPatience is how long spin waits for an answer.
 const spinPatience = 10 * time.Second
 
-// spin sends n requests over some connections, one after another on each, by one thread that never sleeps. To wake a client, as a server on the same machine has to whenever
-// it is the slower of the two, costs the server a third as much as a heartbeat; a client that is far away costs it nothing.
+// spin sends n requests over some connections, one after another on each, by one thread that never sleeps. To wake a client
+// on the same machine, which a server has to whenever it is the slower of the two, is a tenth of what a heartbeat costs;
+// a client that is far away does not have to be woken up by it.
 func spin(ctx context.Context, address string, connections, n int, request func(buf []byte, i int) []byte) (took time.Duration, err error) {
 	poll, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
