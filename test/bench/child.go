@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -176,8 +177,9 @@ func untilStdinEnds() context.Context {
 // say answers the parent.
 func say(v any) error { return json.NewEncoder(os.Stdout).Encode(v) }
 
-// serveBare is the least an HTTP server can do: a fixed answer. So that the collector does not work more for
-// it than for a server with a large heap, it has one too.
+// serveBare is the least an HTTP server can do: a fixed answer, with the same headers as that to a heartbeat, and
+// the same time limit on writing it. So that the collector does not work more for it than for a server with a large heap,
+// it has one too.
 func serveBare() error {
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(512 << 20)
@@ -186,8 +188,14 @@ func serveBare() error {
 		return err
 	}
 	ctx := untilStdinEnds()
-	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header()["Content-Type"] = []string{"application/json"}
+	answer := http.Header{
+		"Content-Type":                 {"application/json"},
+		"Access-Control-Allow-Origin":  {"*"},
+		"Access-Control-Allow-Methods": {"GET, POST, PUT, DELETE, OPTIONS"},
+		"Access-Control-Allow-Headers": {"Origin, X-Requested-With, Content-Type, Accept, Authorization"},
+	}
+	server := http.Server{WriteTimeout: 5 * time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		maps.Copy(w.Header(), answer)
 		io.WriteString(w, "{}") //nolint:errcheck // the client's loss
 	})}
 	go server.Serve(l) //nolint:errcheck // it ends with the process
