@@ -86,7 +86,7 @@ func creationOn(b *bench, ctx context.Context, k kind) (ours, against float64, e
 		_, err := db.Commit(ctx, &storage.Batch{Inserts: []*api.Future{f}})
 		return err
 	}
-	for range size(b, 5, 3) {
+	for range size(b, 5, 2) {
 		rate, err := perSecond(ctx, clients, 1500*time.Millisecond, create)
 		if err != nil {
 			return 0, 0, err

@@ -44,7 +44,7 @@ func durableOn(b *bench, ctx context.Context, k kind) (Result, error) {
 	defer done()
 	single := map[kind]int{onSQLite: 1, onPostgres: 16}[k] // connections
 	ours, against, rows := 0.0, 0.0, 0.0
-	for hot := size(b, n/64, n/16); ; hot = min(n, size(b, hot*3/2, hot*2)) {
+	for hot := size(b, n/64, n/4); ; hot = min(n, size(b, hot*3/2, hot*2)) {
 		rate, perRefresh, err := c.sustain(ctx, hot, beat, size(b, 3*slack, 2*slack))
 		if err != nil {
 			return Result{}, err

@@ -68,7 +68,7 @@ func (s *server) finish(ctx context.Context, before time.Duration, t *toll) erro
 func firingRate(b *bench, ctx context.Context) (results []Result, err error) {
 	for _, k := range kinds() {
 		for _, rooms := range []int{size(b, 30, 12), 1} {
-			n := 25 * max(rooms, 12)
+			n := size(b, 25*max(rooms, 12), 150)
 			r, err := firingOn(b, ctx, k, rooms, n)
 			if err != nil {
 				return results, err

@@ -51,7 +51,7 @@ func lateness(b *bench, ctx context.Context) ([]Result, error) {
 // until shortly before the first does. It returns their deadlines in order.
 func (c *core) schedule(ctx context.Context, n int, rate float64) ([]time.Time, error) {
 	deadlines := make([]time.Time, n)
-	begin := time.Now().Add(time.Second + time.Duration(n)*150*time.Microsecond) // when all have been made
+	begin := time.Now().Add(time.Second + time.Duration(n)*75*time.Microsecond) // when all have been made
 	err := each(ctx, 1024, n, func(ctx context.Context, i int) error {
 		at := begin.Add(time.Duration(float64(i) / rate * float64(time.Second)))
 		f, err := c.PerformFutureCreation(ctx, &api.Future{

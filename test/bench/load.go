@@ -201,7 +201,7 @@ func (m *members) fire(ctx context.Context, s *server, n int, atDue func()) (t t
 	if err != nil {
 		return t, err
 	}
-	due := time.Now().Add(2*time.Second + time.Duration(n)*4*time.Millisecond)
+	due := time.Now().Add(time.Second + time.Duration(n)*4*time.Millisecond)
 	if err := m.schedule(ctx, n, due); err != nil {
 		return t, err
 	}
@@ -230,7 +230,7 @@ func (m *members) fire(ctx context.Context, s *server, n int, atDue func()) (t t
 			return t, err
 		case done > 0: // to ask is work for the server, so it is asked more often near the end only; the first events are the slowest
 			left := t.took * time.Duration(n-done) / time.Duration(done)
-			wait = max(20*time.Millisecond, min(left*3/4, t.took/4, 2*time.Second))
+			wait = max(20*time.Millisecond, min(left*3/4, t.took/2, 2*time.Second))
 		}
 		if t.took > 10*time.Minute {
 			return t, errors.New("the futures are not sent")

@@ -48,7 +48,7 @@ func refreshCPU(b *bench, ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	oursBest, bareBest := math.Inf(1), math.Inf(1)
-	for range 3 {
+	for range size(b, 3, 1) {
 		oursCost, bareCost, err := h.compare(ctx, ours.child, address, bare, bareAddress)
 		if err != nil {
 			return nil, err

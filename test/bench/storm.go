@@ -89,11 +89,14 @@ func stormInMany(b *bench, ctx context.Context, s *server, m *members, k kind, n
 	}
 	// A server that does nothing cannot always answer within five times the calm either while both processors are taken.
 	// What takes half as long again as it does there is ours.
-	slowest := max(5, 1.5*p99(stormy.bares)/p99(calm.refreshes))
+	bound := atMost(max(5, 1.5*p99(stormy.bares)/p99(calm.refreshes)), 2)
+	if b.quick {
+		bound = Bound{} // the p99 of 300 is the third-slowest, which says little
+	}
 	machine := fmt.Sprintf("; a bare net/http in a process of its own: %.3g : %.3g ms", p99(stormy.bares), p99(calm.bares))
 	return []Result{
 		drained(k, n, len(m.rooms), ours, against),
-		ratio("p99 of a refresh in the storm : calm", how(rival.refreshes)+machine, p99(stormy.refreshes), p99(calm.refreshes), "ms", atMost(slowest, 2)),
+		ratio("p99 of a refresh in the storm : calm", how(rival.refreshes)+machine, p99(stormy.refreshes), p99(calm.refreshes), "ms", bound),
 		ratio("p99 of another user's /sync in the storm : calm", how(rival.syncs), p99(stormy.syncs), p99(calm.syncs), "ms", Bound{}),
 	}, nil
 }

@@ -53,7 +53,7 @@ func (b *bench) consumerPair(ctx context.Context, k kind, rooms int) (ours, agai
 	}
 	defer without.kill()
 	// Short turns: the machine is another one from second to second.
-	return contest(ctx, [2]contestant{{with, m}, {without, other}}, 20, roomsInFlight, size(b, 24, 12), 5)
+	return contest(ctx, [2]contestant{{with, m}, {without, other}}, 20, roomsInFlight, size(b, 24, 8), 5)
 }
 
 // keepStateFutures schedules one in each room, so that the consumer has to look at all state there.
