@@ -34,7 +34,7 @@ var mutants = []mutant{
 		"for _, slot := range s.table.siblings(j.slot, r) {\n\t\tsibling", "for _, slot := range s.table.siblings(j.slot, r)[:0] {\n\t\tsibling",
 		corePk, "TestTwoSendTokensAtOnce|TestSimulation"},
 	{1, "claim-without-compare", "futureserver/storage/sqlite3/writer.go",
-		"state = 2 WHERE nid = ?1 AND (state = 1", "state = 2 WHERE nid = ?1 AND (state > 0",
+		"WHERE nid = ?1 AND (state = 1", "WHERE nid = ?1 AND (state > 0",
 		"./test/storagetest", "SQLite"},
 	{1, "finished-group-reopens", core + "create.go",
 		"if g == nil && (used || action)", "if g == nil && action",
