@@ -41,13 +41,15 @@ UPDATE futureserver_raised r SET deadline_ts = g.deadline_ts
 FROM unnest($1::bigint[], $2::bigint[]) AS g (nid, deadline_ts)
 WHERE r.nid = g.nid AND r.deadline_ts < g.deadline_ts`
 
-	// Only a future's first heartbeat looks for its timer.
+	// Only a future's first heartbeat looks for its timer, even if others of its batch are not the first.
 	raiseFirst = `
+WITH new AS MATERIALIZED (
+	SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS g (nid, deadline_ts)
+	WHERE NOT EXISTS (SELECT 1 FROM futureserver_raised r WHERE r.nid = g.nid)
+)
 INSERT INTO futureserver_raised (nid, deadline_ts)
-SELECT t.nid, g.deadline_ts
-FROM unnest($1::bigint[], $2::bigint[]) AS g (nid, deadline_ts) JOIN futureserver_timers t USING (nid)
-WHERE t.state = 1 AND t.deadline_ts < g.deadline_ts
-ON CONFLICT DO NOTHING`
+SELECT nid, new.deadline_ts FROM new JOIN futureserver_timers t USING (nid)
+WHERE t.state = 1 AND t.deadline_ts < new.deadline_ts`
 
 	setDeadlines = `
 WITH given AS (

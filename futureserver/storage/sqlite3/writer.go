@@ -33,11 +33,12 @@ VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)`
 UPDATE futureserver_raised SET deadline_ts = e.value FROM json_each(?1) AS e
 WHERE nid = CAST(e.key AS INTEGER) AND deadline_ts < e.value`
 
-	// Only a future's first heartbeat looks for its timer.
+	// Only a future's first heartbeat looks for its timer, even if others of its batch are not the first.
 	raiseFirst = `
-INSERT OR IGNORE INTO futureserver_raised (nid, deadline_ts)
-SELECT t.nid, e.value FROM json_each(?1) AS e JOIN futureserver_timers AS t ON t.nid = CAST(e.key AS INTEGER)
-WHERE t.state = 1 AND t.deadline_ts < e.value`
+INSERT INTO futureserver_raised (nid, deadline_ts)
+SELECT t.nid, e.value FROM json_each(?1) AS e CROSS JOIN futureserver_timers AS t ON t.nid = CAST(e.key AS INTEGER)
+WHERE NOT EXISTS (SELECT 1 FROM futureserver_raised AS r WHERE r.nid = CAST(e.key AS INTEGER))
+	AND t.state = 1 AND t.deadline_ts < e.value`
 
 	setDeadlines = `
 UPDATE futureserver_timers SET deadline_ts = e.value FROM json_each(?1) AS e
