@@ -37,34 +37,6 @@ func each(ctx context.Context, workers, n int, f func(ctx context.Context, i int
 	return context.Cause(ctx)
 }
 
-// hammer sends requests over some connections that stay open, one after another on each, for a while. It
-// does as little as one can, so that the processors are the server's. request i is what to write.
-func hammer(ctx context.Context, address string, connections int, d time.Duration, request func(buf []byte, i int) []byte) (n int, took time.Duration, err error) {
-	var next, done atomic.Int64
-	errs := make([]error, connections)
-	var wg sync.WaitGroup
-	start := time.Now()
-	for c := range connections {
-		wg.Go(func() {
-			l, err := dial(address)
-			if err != nil {
-				errs[c] = err
-				return
-			}
-			defer l.close()
-			var buf []byte
-			for time.Since(start) < d && ctx.Err() == nil && errs[c] == nil {
-				buf = request(buf[:0], int(next.Add(1)-1))
-				if errs[c] = l.ask(buf); errs[c] == nil {
-					done.Add(1)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return int(done.Load()), time.Since(start), errors.Join(append(errs, ctx.Err())...)
-}
-
 // line is a connection on which one request follows another. It does as little as one can, so that what takes time
 // is the server.
 type line struct {
@@ -228,7 +200,8 @@ func (m *members) fire(ctx context.Context, s *server, n int, atDue func()) (t t
 		case done >= n:
 			err = s.finish(ctx, cpu, &t)
 			return t, err
-		case done > 0: // to ask is work for the server, so it is asked more often near the end only; the first events are the slowest
+		case done > 0:
+			// To ask is work for the server, so it is asked more often near the end only. The first events are the slowest.
 			left := t.took * time.Duration(n-done) / time.Duration(done)
 			wait = max(20*time.Millisecond, min(left*3/4, t.took/2, 2*time.Second))
 		}

@@ -79,8 +79,8 @@ func newHeartbeats(n int, every time.Duration) *heartbeats {
 const parts = 5
 
 // begin finds out how many the machine can refresh in a quarter of the time, the rest being for what follows and for
-// the other server, and begins to. A fifth of them begins with each heartbeat, so that as many rows are written after each as after any
-// other.
+// the other server, and begins to. A fifth of them begins with each heartbeat, so that as many rows are written after each
+// as after any other.
 func (h *heartbeats) begin(ctx context.Context, address string) error {
 	h.hot = min(len(h.tokens), 20_000)
 	if _, err := h.refresh(ctx, address, parts); err != nil {
@@ -116,8 +116,8 @@ func appendRefresh(buf []byte, token string) []byte {
 	return append(buf, " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"...)
 }
 
-// compare refreshes all with each of two servers in turn, until all rows have been written once, and returns the processor time
-// of a heartbeat of both.
+// compare refreshes all with each of two servers in turn, until all rows have been written once, and returns the
+// processor time of a heartbeat of both.
 func (h *heartbeats) compare(ctx context.Context, a *child, aAddress string, b *child, bAddress string) (aCost, bCost float64, err error) {
 	for range parts {
 		next := time.After(h.every)
