@@ -155,12 +155,8 @@ func (w *writer) Insert(ctx context.Context, tx *sql.Tx, futures []*api.Future) 
 // Raise implements shared.Writer.
 func (w *writer) Raise(ctx context.Context, tx *sql.Tx, raises []storage.Extend) error {
 	nids, deadlines := columns(raises)
-	result, err := tx.StmtContext(ctx, w.raiseAgain).ExecContext(ctx, nids, deadlines)
-	if err != nil {
-		return err
-	}
-	n, err := result.RowsAffected()
-	if err == nil && n < int64(len(raises)) {
+	n, err := shared.Affected(tx.StmtContext(ctx, w.raiseAgain).ExecContext(ctx, nids, deadlines))
+	if err == nil && n < len(raises) {
 		_, err = tx.StmtContext(ctx, w.raiseFirst).ExecContext(ctx, nids, deadlines)
 	}
 	return err

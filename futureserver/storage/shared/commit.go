@@ -68,12 +68,12 @@ func (d *Database) apply(ctx context.Context, tx *sql.Tx, b *storage.Batch) (r s
 		return r, fmt.Errorf("end futures: %w", err)
 	}
 	if b.ForgetBefore != 0 {
-		if r.Forgotten, err = exec(tx.ExecContext(ctx, forget, b.ForgetBefore, forgetAtOnce)); err != nil {
+		if r.Forgotten, err = Affected(tx.ExecContext(ctx, forget, b.ForgetBefore, forgetAtOnce)); err != nil {
 			return r, fmt.Errorf("forget futures: %w", err)
 		}
 	}
 	if b.KeepPerUser != 0 {
-		n, err := exec(tx.ExecContext(ctx, forgetBeyond, b.KeepPerUser, forgetAtOnce))
+		n, err := Affected(tx.ExecContext(ctx, forgetBeyond, b.KeepPerUser, forgetAtOnce))
 		if err != nil {
 			return r, fmt.Errorf("forget futures: %w", err)
 		}
@@ -82,7 +82,8 @@ func (d *Database) apply(ctx context.Context, tx *sql.Tx, b *storage.Batch) (r s
 	return r, nil
 }
 
-func exec(result sql.Result, err error) (int, error) {
+// Affected returns how many rows a statement has changed.
+func Affected(result sql.Result, err error) (int, error) {
 	if err != nil {
 		return 0, err
 	}

@@ -131,7 +131,7 @@ func (w *writer) Insert(_ context.Context, tx *sql.Tx, futures []*api.Future) ([
 		}
 		nid, policy, timeout := int64(f.NID), int64(f.Policy), f.Timeout.Milliseconds()
 		user, room := []byte(f.UserID), []byte(f.RoomID)
-		n, err := affected(event.Exec(nid, f.Secret[:], policy, timeout, user, room, []byte(f.Type), stateKey,
+		n, err := shared.Affected(event.Exec(nid, f.Secret[:], policy, timeout, user, room, []byte(f.Type), stateKey,
 			[]byte(f.Content), []byte(f.GroupID), f.Created, []byte(f.Base), []byte(f.DeviceID), f.SessionID, []byte(f.TxnID), f.OriginTS))
 		if err != nil {
 			return nil, err
@@ -150,8 +150,8 @@ func (w *writer) Insert(_ context.Context, tx *sql.Tx, futures []*api.Future) ([
 // Raise implements shared.Writer.
 func (w *writer) Raise(_ context.Context, tx *sql.Tx, raises []storage.Extend) error {
 	object := deadlines(raises)
-	n, err := affected(tx.Stmt(w.raiseAgain).Exec(object))
-	if err == nil && n < int64(len(raises)) {
+	n, err := shared.Affected(tx.Stmt(w.raiseAgain).Exec(object))
+	if err == nil && n < len(raises) {
 		_, err = tx.Stmt(w.raiseFirst).Exec(object)
 	}
 	return err
@@ -186,7 +186,7 @@ func (w *writer) Claim(_ context.Context, tx *sql.Tx, claims []storage.Claim) ([
 	won := make([]bool, len(claims))
 	for i, c := range claims {
 		nid, eventID := int64(c.NID), []byte(c.Event.ID)
-		n, err := affected(claim.Exec(nid, eventID))
+		n, err := shared.Affected(claim.Exec(nid, eventID))
 		if err != nil {
 			return nil, err
 		}
@@ -207,7 +207,7 @@ func (w *writer) Claim(_ context.Context, tx *sql.Tx, claims []storage.Claim) ([
 func (w *writer) End(_ context.Context, tx *sql.Tx, ends []storage.End) error {
 	disarm, lower, end := tx.Stmt(w.disarm), tx.Stmt(w.lower), tx.Stmt(w.end)
 	for _, e := range ends {
-		n, err := affected(disarm.Exec(int64(e.NID)))
+		n, err := shared.Affected(disarm.Exec(int64(e.NID)))
 		if err != nil {
 			return err
 		}
@@ -223,11 +223,4 @@ func (w *writer) End(_ context.Context, tx *sql.Tx, ends []storage.End) error {
 		}
 	}
 	return nil
-}
-
-func affected(r sql.Result, err error) (int64, error) {
-	if err != nil {
-		return 0, err
-	}
-	return r.RowsAffected()
 }
