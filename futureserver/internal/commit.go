@@ -116,24 +116,34 @@ func (s *Server) write() {
 
 // take closes the gathering batch and opens the next one.
 func (s *Server) take(forget int64) *batch {
+	for n := 0; n < maxBatch && s.gather(); n += atOnce {
+		yield()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.next
 	s.next = newBatch()
 	b.ForgetBefore = forget
-	slack := s.cfg.Slack.Milliseconds()
-	n := min(len(s.dirty), maxBatch)
-	for _, slot := range s.dirty[:n] {
-		if r := s.table.at(slot); r.flags&dirty != 0 && r.state() == api.Scheduled {
-			r.flags &^= dirty
-			s.extend(b, slot, r, r.deadline+slack)
-		}
-	}
-	s.dirty = append(s.dirty[:0], s.dirty[n:]...)
 	if len(s.dirty) > 0 {
 		notify(s.kick)
 	}
 	return b
+}
+
+// gather has some raised deadlines join the gathering batch, and reports whether there are more.
+func (s *Server) gather() (more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slack := s.cfg.Slack.Milliseconds()
+	n := min(len(s.dirty), atOnce)
+	for _, slot := range s.dirty[:n] {
+		if r := s.table.at(slot); r.flags&dirty != 0 && r.state() == api.Scheduled {
+			r.flags &^= dirty
+			s.extend(s.next, slot, r, r.deadline+slack)
+		}
+	}
+	s.dirty = s.dirty[n:]
+	return len(s.dirty) > 0
 }
 
 // commit writes the batch, until it is written or the server stops: what has been decided is never undone.
@@ -210,6 +220,9 @@ func (s *Server) transact(b *batch) error {
 
 // settle tells memory and those who wait what the database has said.
 func (s *Server) settle(b *batch) {
+	if b.err == nil {
+		s.settleRaises(b)
+	}
 	s.mu.Lock()
 	for _, secret := range b.passed {
 		delete(s.passing, secret)
@@ -219,15 +232,22 @@ func (s *Server) settle(b *batch) {
 		s.settleInsert(b, i)
 	}
 	s.unwritten -= len(b.Ends)
-	if b.err == nil {
-		for i, x := range b.raises {
-			if r := s.table.live(x.slot, b.Extends[i].NID); r != nil {
-				r.raise(x.high)
-			}
-		}
-	}
 	s.mu.Unlock()
 	close(b.done)
+}
+
+// settleRaises tells memory which stored deadlines are higher now.
+func (s *Server) settleRaises(b *batch) {
+	for first := 0; first < len(b.raises); first += atOnce {
+		s.mu.Lock()
+		for i := first; i < min(first+atOnce, len(b.raises)); i++ {
+			if r := s.table.live(b.raises[i].slot, b.Extends[i].NID); r != nil {
+				r.raise(b.raises[i].high)
+			}
+		}
+		s.mu.Unlock()
+		yield()
+	}
 }
 
 // abort tells those who wait, and whoever will, that the server has stopped without writing.

@@ -164,6 +164,38 @@ func TestHeartbeatsDoNotWait(t *testing.T) {
 	}
 }
 
+// No heartbeat waits until a whole batch has been gathered: each time the lock is held, it is a bit of it.
+func TestBatchesGatherBitByBit(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		if err := b.Stop(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		const n = 2*atOnce + 1
+		cfg := testConfig()
+		cfg.Futures.MaxPerUser = n
+		b.start(cfg)
+		counted := &countingDatabase{Database: b.db}
+		b.db = counted
+		for range n {
+			b.create(message(time.Hour))
+		}
+		b.mu.Lock()
+		for slot := uint32(1); slot <= b.table.records.last; slot++ {
+			b.table.at(slot).flags |= dirty
+			b.dirty = append(b.dirty, slot)
+		}
+		b.mu.Unlock()
+		if more := b.gather(); !more || len(b.next.Extends) != atOnce {
+			b.Errorf("%d of %d gathered at once, more: %v", len(b.next.Extends), n, more)
+		}
+		notify(b.kick)
+		synctest.Wait()
+		if rows := counted.extends.Load(); rows != n {
+			b.Errorf("%d of %d deadlines written", rows, n)
+		}
+	})
+}
+
 type countingDatabase struct {
 	storage.Database
 	extends atomic.Int64 // rows

@@ -5,6 +5,7 @@ import (
 	"container/heap"
 	"context"
 	"math"
+	"runtime"
 	"time"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
@@ -108,6 +109,8 @@ func (s *Server) run() {
 	defer s.loops.Done()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	alarm := newAlarm()
+	defer alarm.close()
 	for {
 		select {
 		case <-timer.C:
@@ -116,17 +119,24 @@ func (s *Server) run() {
 			return
 		}
 		for !s.turn() {
+			yield()
 		}
 		s.mu.Lock()
 		s.dispatch() // not before all that is due is in its queue: it goes out in order
 		pause := s.clock.until(s.wakeAt)
 		s.mu.Unlock()
 		timer.Reset(max(0, pause))
+		alarm.set(pause)
 	}
 }
 
-// atOnce is how many entries of the wheel are looked at while the lock is held.
+// atOnce is how many entries of the wheel, or futures of a batch, are looked at while the lock is held: each heartbeat
+// needs it.
 const atOnce = 128
+
+// yield lets those who wait for the lock have it. Otherwise whoever releases it and goes on takes it again before they
+// are awake, which sync.Mutex allows for a millisecond.
+func yield() { runtime.Gosched() }
 
 // turn advances the wheel a little and reports whether it is up to date.
 func (s *Server) turn() (done bool) {

@@ -1,0 +1,22 @@
+package internal
+
+import (
+	"testing"
+	"time"
+)
+
+// What ends Go's wait for the network is that the clock can be read.
+func TestAlarmGoesOff(t *testing.T) {
+	a := newAlarm()
+	defer a.close()
+	for _, d := range []time.Duration{time.Millisecond, 0, -time.Second} {
+		a.set(time.Hour)
+		a.set(d)
+		if err := a.clock.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatalf("Go does not wait for it: %v", err)
+		}
+		if _, err := a.clock.Read(make([]byte, 8)); err != nil {
+			t.Errorf("set to %v: %v", d, err)
+		}
+	}
+}
