@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/matrix-org/dendrite/setup/config"
 
@@ -25,26 +28,30 @@ func lateness(b *bench, ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	const refreshes = 50_000
-	window := size(b, 4*time.Second, time.Second)
-	timers, asleep, err := timerLateness(ctx, source, n, 50_000, refreshes, window)
-	if err != nil {
-		return nil, err
+	const window = 2 * time.Second
+	how := func(to string, half float64) string {
+		return fmt.Sprintf("in process, SQLite, %d pending, %d refreshes/s, to %s; p50 %.2g ms", n, refreshes, to, half)
 	}
-	how := func(to string, late []float64) string {
-		return fmt.Sprintf("in process, SQLite, %d pending, %d refreshes/s, to %s; p50 %.2g ms", n, refreshes, to, percentile(late, 0.5))
+	var halves, late, asleep []float64
+	for range size(b, 3, 1) {
+		timers, sleeper, err := timerLateness(ctx, source, n, 50_000, refreshes, window)
+		if err != nil {
+			return nil, err
+		}
+		halves, late, asleep = append(halves, percentile(timers, 0.5)), append(late, percentile(timers, 0.99)), append(asleep, sleeper)
+		if err := settle(source, n); err != nil {
+			return nil, err
+		}
 	}
-	results := []Result{difference("p99 lateness at 50,000 due/s − a bare sleeper's", how("the room's queue", timers),
-		percentile(timers, 0.99), asleep, "ms", atMost(5, 1))}
+	results := []Result{difference("p99 lateness at 50,000 due/s − a bare sleeper's", how("the room's queue", median(halves)),
+		median(late), median(asleep), "ms", atMost(5, 1))}
 
-	if err := settle(source, n); err != nil {
-		return results, err
-	}
-	events, asleep, err := eventLateness(ctx, source, n, 1_000, refreshes, window)
+	events, sleeper, err := eventLateness(ctx, source, n, 1_000, refreshes, window)
 	if err != nil {
 		return results, err
 	}
-	return append(results, difference("p99 lateness at 1,000 due/s − a bare sleeper's", how("Room.Build", events),
-		percentile(events, 0.99), asleep, "ms", Bound{})), nil
+	return append(results, difference("p99 lateness at 1,000 due/s − a bare sleeper's", how("Room.Build", percentile(events, 0.5)),
+		percentile(events, 0.99), sleeper, "ms", Bound{})), nil
 }
 
 // schedule makes n futures that become due one after another at that rate, each in a room of its own, and waits
@@ -90,6 +97,8 @@ func timerLateness(ctx context.Context, source config.DataSource, pending int, r
 	defer c.stop()
 	release := sync.OnceFunc(func() { close(held) })
 	defer release()
+	// As many goroutines at a time as in the server (setup.KeepListening), and the one that watches.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 2))
 	if err := c.warm(ctx, pending); err != nil {
 		return nil, 0, err
 	}
@@ -101,7 +110,7 @@ func timerLateness(ctx context.Context, source config.DataSource, pending int, r
 	var watching sync.WaitGroup
 	var watchErr error
 	watching.Go(func() { late, watchErr = c.watchQueue(deadlines, &inFlight) })
-	asleep, err := beside(func() error { return paced(ctx, refreshes, window, refresher(ctx, c, pending)) })
+	asleep, err := beside(func() error { return pacedTogether(ctx, refreshes, window, refresher(ctx, c, pending)) })
 	watching.Wait()
 	if err != nil || watchErr != nil {
 		return nil, 0, errors.Join(err, watchErr)
@@ -117,7 +126,7 @@ func timerLateness(ctx context.Context, source config.DataSource, pending int, r
 
 // watchQueue sees when events come into the queue. Some do not stay there, because they are in flight.
 func (c *core) watchQueue(deadlines []time.Time, inFlight *atomic.Int64) (late []float64, err error) {
-	for end := deadlines[len(deadlines)-1].Add(time.Minute); len(late) < len(deadlines); time.Sleep(100 * time.Microsecond) {
+	for end := deadlines[len(deadlines)-1].Add(time.Minute); len(late) < len(deadlines); doze(100 * time.Microsecond) {
 		waiting, err := c.metric("storm_queue_rooms")
 		if err != nil {
 			return nil, err
@@ -131,6 +140,13 @@ func (c *core) watchQueue(deadlines []time.Time, inFlight *atomic.Int64) (late [
 		}
 	}
 	return late, nil
+}
+
+// doze sleeps and keeps its place among Go's running goroutines. Go's own sleep ends up to a millisecond late, and has Go
+// look at all timers, the server's too.
+func doze(d time.Duration) {
+	span := syscall.NsecToTimespec(d.Nanoseconds())
+	syscall.RawSyscall(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&span)), 0, 0) // an early end does no harm
 }
 
 // beside runs f with a sleeper beside it, in a process of its own, and returns that one's p99 in ms.
@@ -162,7 +178,7 @@ func eventLateness(ctx context.Context, source config.DataSource, pending int, r
 	if _, err := c.schedule(ctx, clock.want, rate); err != nil {
 		return nil, 0, err
 	}
-	asleep, err := beside(func() error { return paced(ctx, refreshes, window, refresher(ctx, c, pending)) })
+	asleep, err := beside(func() error { return pacedTogether(ctx, refreshes, window, refresher(ctx, c, pending)) })
 	if err != nil {
 		return nil, 0, err
 	}
