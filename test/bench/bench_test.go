@@ -14,21 +14,26 @@ import (
 
 func TestVerdicts(t *testing.T) {
 	for _, c := range []struct {
-		bound Bound
-		value float64
-		want  Verdict
+		bound        Bound
+		value, sigma float64
+		want         Verdict
 	}{
-		{atMost(1.6, 1.25), 1.25, reached},
-		{atMost(1.6, 1.25), 1.6, between},
-		{atMost(1.6, 1.25), 1.61, missed},
-		{atLeast(10, 50), 50, reached},
-		{atLeast(10, 50), 10, between},
-		{atLeast(10, 50), 9.9, missed},
-		{atLeast(10, 50), math.NaN(), missed},
-		{Bound{}, 1e9, shown},
+		{atMost(1.6, 1.25), 1.25, 0, reached},
+		{atMost(1.6, 1.25), 1.6, 0, between},
+		{atMost(1.6, 1.25), 1.61, 0, missed},
+		{atLeast(10, 50), 50, 0, reached},
+		{atLeast(10, 50), 10, 0, between},
+		{atLeast(10, 50), 9.9, 0, missed},
+		{atLeast(10, 50), math.NaN(), 0, missed},
+		{atLeast(0.92, 0.99), 0.98, 0.004, between},
+		{atLeast(0.92, 0.99), 0.985, 0.004, even},
+		{atLeast(0.92, 0.99), 0.995, 0.004, even},
+		{atLeast(0.92, 0.99), 1, 0.004, reached},
+		{atLeast(0.92, 0.99), 0.91, 0.1, missed},
+		{Bound{}, 1e9, 1e9, shown},
 	} {
-		if got := c.bound.judge(c.value); got != c.want {
-			t.Errorf("%v of %+v is %q, want %q", c.value, c.bound, got, c.want)
+		if got := c.bound.judge(c.value, c.sigma); got != c.want {
+			t.Errorf("%v ± %v of %+v is %q, want %q", c.value, c.sigma, c.bound, got, c.want)
 		}
 	}
 }
@@ -107,5 +112,8 @@ func TestPaired(t *testing.T) {
 	}
 	if m := median([]float64{4, 1, 3, 2}); m != 2.5 {
 		t.Error(m)
+	}
+	if s := sigma([]float64{1, 3, 1, 3}); math.Abs(s-math.Sqrt(math.Pi/6)) > 1e-9 {
+		t.Error(s)
 	}
 }

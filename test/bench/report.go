@@ -53,17 +53,22 @@ type Verdict string
 const (
 	shown   Verdict = "" // has no bound
 	reached Verdict = "goal"
+	even    Verdict = "at the goal" // which side of it is chance
 	between Verdict = "above floor"
 	missed  Verdict = "BELOW FLOOR"
 )
 
-func (b Bound) judge(v float64) Verdict {
+// judge takes a measure and its standard error, or 0. What is nearer to the goal than twice that may be on the other
+// side of it in the next run. A floor is a floor.
+func (b Bound) judge(v, sigma float64) Verdict {
 	within := func(limit float64) bool { return b.AtLeast && v >= limit || !b.AtLeast && v <= limit }
 	switch {
 	case b == Bound{}:
 		return shown
 	case math.IsNaN(v) || !within(b.Floor):
 		return missed
+	case math.Abs(v-b.Goal) < 2*sigma:
+		return even
 	case within(b.Goal):
 		return reached
 	}
@@ -78,6 +83,7 @@ type Result struct {
 	Ours    Figure  `json:"ours"`
 	Against Figure  `json:"against"`
 	Measure Figure  `json:"measure"` // what is judged: mostly the ratio of the two
+	Sigma   float64 `json:"sigma"`   // its standard error; 0 if the distance to the goal is no question of chance
 	Bound   Bound   `json:"bound"`
 	Verdict Verdict `json:"verdict"`
 }
@@ -119,7 +125,7 @@ func newReport(quick bool) *report {
 
 func (r *report) add(row string, results []Result) {
 	for _, result := range results {
-		result.Row, result.Verdict = row, result.Bound.judge(result.Measure.Value)
+		result.Row, result.Verdict = row, result.Bound.judge(result.Measure.Value, result.Sigma)
 		r.Results = append(r.Results, result)
 	}
 }
@@ -142,8 +148,12 @@ func (r *report) print(out io.Writer) {
 		if i > 0 && r.Results[i-1].Row == name {
 			name = ""
 		}
+		measure := result.Measure.String()
+		if result.Sigma != 0 {
+			measure += fmt.Sprintf(" ± %.1g", result.Sigma)
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, result.What, result.Ours, result.Against,
-			result.Measure, result.limit(result.Bound.Floor), result.limit(result.Bound.Goal), result.Verdict, result.How)
+			measure, result.limit(result.Bound.Floor), result.limit(result.Bound.Goal), result.Verdict, result.How)
 	}
 	w.Flush()
 	fmt.Fprintf(out, "\n%d CPUs, load %.2f at the start, %s. Ratios count; the rest depends on the machine.\n", r.CPUs, r.Load, r.Go)

@@ -79,7 +79,7 @@ func refreshNanoseconds(ctx context.Context, source config.DataSource, futures i
 		return 0, err
 	}
 	refresh := refresher(ctx, c, futures)
-	before, err := cpuOf("self")
+	before, err := cpuOf(os.Getpid())
 	if err != nil {
 		return 0, err
 	}
@@ -87,6 +87,6 @@ func refreshNanoseconds(ctx context.Context, source config.DataSource, futures i
 	if err != nil {
 		return 0, err
 	}
-	after, err := cpuOf("self")
+	after, err := cpuOf(os.Getpid())
 	return float64((after - before).Nanoseconds()) / float64(n), err
 }
