@@ -24,6 +24,7 @@ import (
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/setup/jetstream"
 	"github.com/matrix-org/dendrite/syncapi"
+	synctypes "github.com/matrix-org/dendrite/syncapi/types"
 	"github.com/matrix-org/dendrite/test"
 	"github.com/matrix-org/dendrite/test/testrig"
 	userapi "github.com/matrix-org/dendrite/userapi/api"
@@ -114,7 +115,7 @@ func (s *server) input(events ...rsapi.InputRoomEvent) {
 	for start := time.Now(); ; time.Sleep(2 * time.Millisecond) {
 		var id int64
 		err := s.db.QueryRow("SELECT id FROM syncapi_output_room_events WHERE event_id = $1", last).Scan(&id)
-		if err == nil && position(s.get(s.stock, "@nobody:test", nil).Get("next_batch").String()) >= id {
+		if err == nil && s.position() >= id {
 			return
 		}
 		if time.Since(start) > patience {
@@ -123,8 +124,11 @@ func (s *server) input(events ...rsapi.InputRoomEvent) {
 	}
 }
 
-// position is that of the events in a sync token.
-func position(token string) int64 {
+// position is up to where a client that has been here before is shown the events. A first sync would be a moment ahead of
+// that: Dendrite moves the stream's position, from which it has its own, before it tells all others.
+func (s *server) position() int64 {
+	before := synctypes.StreamingToken{PDUPosition: 1}
+	token := s.get(s.stock, "@nobody:test", url.Values{"since": {before.String()}, "timeout": {"0"}}).Get("next_batch").String()
 	first, _, _ := strings.Cut(strings.TrimPrefix(token, "s"), "_")
 	return gjson.Parse(first).Int()
 }
