@@ -150,7 +150,7 @@ func (r *report) print(out io.Writer) {
 		}
 		measure := result.Measure.String()
 		if result.Sigma != 0 {
-			measure += fmt.Sprintf(" ± %.1g", result.Sigma)
+			measure += fmt.Sprintf(" ± %.2g", result.Sigma)
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, result.What, result.Ours, result.Against,
 			measure, result.limit(result.Bound.Floor), result.limit(result.Bound.Goal), result.Verdict, result.How)
