@@ -28,7 +28,7 @@ func lateness(b *bench, ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	const refreshes = 50_000
-	const window = 2 * time.Second
+	window := size(b, 2*time.Second, time.Second/2)
 	how := func(to string, half float64) string {
 		return fmt.Sprintf("in process, SQLite, %d pending, %d refreshes/s, to %s; p50 %.2g ms", n, refreshes, to, half)
 	}

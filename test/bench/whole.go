@@ -57,7 +57,7 @@ func (b *bench) consumerPair(ctx context.Context, k kind, rooms int, oursFirst b
 		return ours, against, err
 	}
 	// Short turns: the machine is another one from second to second.
-	return contest(ctx, sides, 40, roomsInFlight, size(b, 24, 8), 5)
+	return contest(ctx, sides, 40, roomsInFlight, size(b, 24, 5), 5)
 }
 
 // keepStateFutures schedules one in each room, so that the consumer has to look at all state there.
