@@ -160,26 +160,9 @@ func perSecond(ctx context.Context, workers int, d time.Duration, f func(i int) 
 	return float64(n) / took.Seconds(), err
 }
 
-// paced calls f with 0, 1, 2, ... at that rate for a while. If it cannot keep up it falls behind and goes on.
+// paced calls f with 0, 1, 2, ... at that rate for a while. If it cannot keep up it falls behind and goes on. It has many
+// goroutines, so that those who wait for a commit do not hold up the rest: a server has one for each of its clients.
 func paced(ctx context.Context, rate float64, d time.Duration, f func(i int) error) error {
-	start := time.Now()
-	for i := 0; ; {
-		passed := time.Since(start)
-		if passed >= d || ctx.Err() != nil {
-			return ctx.Err()
-		}
-		for ; float64(i) < passed.Seconds()*rate && time.Since(start) < d; i++ {
-			if err := f(i); err != nil {
-				return err
-			}
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// pacedTogether does the same with many goroutines, so that those who wait for a commit do not hold up the rest: a server
-// has one for each of its clients.
-func pacedTogether(ctx context.Context, rate float64, d time.Duration, f func(i int) error) error {
 	const clients, atOnce = 2048, 8
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -197,13 +180,15 @@ func pacedTogether(ctx context.Context, rate float64, d time.Duration, f func(i 
 			}
 		})
 	}
-	paced(ctx, rate/atOnce, d, func(i int) error { //nolint:errcheck // the cause is returned
-		select {
-		case work <- i * atOnce:
-		case <-ctx.Done():
+	start := time.Now()
+	for i := 0; time.Since(start) < d && ctx.Err() == nil; time.Sleep(time.Millisecond) {
+		for due := time.Since(start).Seconds() * rate; float64(i) < due && time.Since(start) < d && ctx.Err() == nil; i += atOnce {
+			select {
+			case work <- i:
+			case <-ctx.Done():
+			}
 		}
-		return nil
-	})
+	}
 	close(work)
 	wg.Wait()
 	return context.Cause(ctx)

@@ -95,7 +95,7 @@ func (c *core) beat(ctx context.Context, hot int, beat, d time.Duration) (rate, 
 		return 0, 0, err
 	}
 	start := time.Now()
-	err = pacedTogether(ctx, float64(hot)/beat.Seconds(), d, refresh)
+	err = paced(ctx, float64(hot)/beat.Seconds(), d, refresh)
 	took := time.Since(start)
 	if err != nil {
 		return 0, 0, err
@@ -168,14 +168,14 @@ func rowsPerRefresh(b *bench, ctx context.Context) ([]Result, error) {
 	defer c.stop()
 	refresh := refresher(ctx, c, n)
 	rate := float64(n) / beat.Seconds()
-	if err := pacedTogether(ctx, rate, 4*beat, refresh); err != nil {
+	if err := paced(ctx, rate, 4*beat, refresh); err != nil {
 		return nil, err
 	}
 	before, err := c.written()
 	if err != nil {
 		return nil, err
 	}
-	if err := pacedTogether(ctx, rate, size[time.Duration](b, 12, 8)*beat, refresh); err != nil {
+	if err := paced(ctx, rate, size[time.Duration](b, 12, 8)*beat, refresh); err != nil {
 		return nil, err
 	}
 	after, err := c.written()

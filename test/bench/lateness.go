@@ -28,7 +28,7 @@ func lateness(b *bench, ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	const refreshes = 50_000
-	window := size(b, 2*time.Second, time.Second/2)
+	window := size(b, 2*time.Second, time.Second)
 	how := func(to string, half float64) string {
 		return fmt.Sprintf("in process, SQLite, %d pending, %d refreshes/s, to %s; p50 %.2g ms", n, refreshes, to, half)
 	}
@@ -77,8 +77,11 @@ func (c *core) schedule(ctx context.Context, n int, rate float64) ([]time.Time, 
 		return nil, err
 	}
 	slices.SortFunc(deadlines, time.Time.Compare)
-	return deadlines, pause(ctx, time.Until(begin)-10*time.Millisecond)
+	return deadlines, pause(ctx, time.Until(begin)-lead)
 }
+
+// lead is how long before the first deadline everything else begins: a process and thousands of goroutines have to start.
+const lead = 200 * time.Millisecond
 
 const dueUsers = 100
 
@@ -102,6 +105,7 @@ func timerLateness(ctx context.Context, source config.DataSource, pending int, r
 	if err := c.warm(ctx, pending); err != nil {
 		return nil, 0, err
 	}
+	refresh := refresher(ctx, c, pending)
 	deadlines, err := c.schedule(ctx, int(rate*window.Seconds()), rate)
 	if err != nil {
 		return nil, 0, err
@@ -110,7 +114,7 @@ func timerLateness(ctx context.Context, source config.DataSource, pending int, r
 	var watching sync.WaitGroup
 	var watchErr error
 	watching.Go(func() { late, watchErr = c.watchQueue(deadlines, &inFlight) })
-	asleep, err := beside(func() error { return pacedTogether(ctx, refreshes, window, refresher(ctx, c, pending)) })
+	asleep, err := beside(func() error { return paced(ctx, refreshes, lead+window, refresh) })
 	watching.Wait()
 	if err != nil || watchErr != nil {
 		return nil, 0, errors.Join(err, watchErr)
@@ -175,10 +179,11 @@ func eventLateness(ctx context.Context, source config.DataSource, pending int, r
 	if err := c.warm(ctx, pending); err != nil {
 		return nil, 0, err
 	}
+	refresh := refresher(ctx, c, pending)
 	if _, err := c.schedule(ctx, clock.want, rate); err != nil {
 		return nil, 0, err
 	}
-	asleep, err := beside(func() error { return pacedTogether(ctx, refreshes, window, refresher(ctx, c, pending)) })
+	asleep, err := beside(func() error { return paced(ctx, refreshes, lead+window, refresh) })
 	if err != nil {
 		return nil, 0, err
 	}
