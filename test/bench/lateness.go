@@ -45,6 +45,9 @@ func lateness(b *bench, ctx context.Context) ([]Result, error) {
 	}
 	results := []Result{difference("p99 lateness at 50,000 due/s − a bare sleeper's", how("the room's queue", median(halves)),
 		median(late), median(asleep), "ms", atMost(5, 1))}
+	if b.quick {
+		return results, nil
+	}
 
 	events, sleeper, err := eventLateness(ctx, source, n, 1_000, refreshes, window)
 	if err != nil {
