@@ -4,20 +4,24 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help build run test demo soak mutants bench bench-quick lint clean
+.PHONY: base help build run test demo soak mutants bench bench-quick lint clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
+
+# Without the patched base nothing builds; it is made in a second, and only if something has changed. docs/base.md
+base:
+	@GOWORK=off go run ./setup/base
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-build: ## Build the homeserver and its tools into bin/
+build: base ## Build the homeserver and its tools into bin/
 	@go build -o bin/ ./cmd/... $(DENDRITE)/create-account $(DENDRITE)/generate-keys
 
 run: build ## Run a homeserver on http://127.0.0.1:8008 that keeps its data in dendrite-data/
 	@exec bin/dendrite -quickstart dendrite-data -really-enable-open-registration
 
-test: ## Run all tests with the race detector; with PostgreSQL too if it is installed
+test: base ## Run all tests with the race detector; with PostgreSQL too if it is installed
 	@go vet ./...
 	if command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
 		dir=$$(mktemp -d)
@@ -33,13 +37,13 @@ test: ## Run all tests with the race detector; with PostgreSQL too if it is inst
 demo: build ## Show futures at work, in half a minute
 	@go run ./test/demo
 
-soak: ## Let twenty users live with futures for ten minutes while the server is killed, and judge it
+soak: base ## Let twenty users live with futures for ten minutes while the server is killed, and judge it
 	@go test ./test/soak -count=1 -v -timeout 0 -soak 10m
 
-mutants: ## Break the code line by line and check that the tests of the invariants notice
+mutants: base ## Break the code line by line and check that the tests of the invariants notice
 	@go run ./test/mutants
 
-bench: ## Measure what futures cost, on SQLite and, if it is installed, PostgreSQL: half an hour or more
+bench: base ## Measure what futures cost, on SQLite and, if it is installed, PostgreSQL: half an hour or more
 	@if command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
 		dir=$$(mktemp -d)
 		trap 'test/postgres.sh stop "$$dir"; rm -rf "$$dir"' EXIT
@@ -48,15 +52,15 @@ bench: ## Measure what futures cost, on SQLite and, if it is installed, PostgreS
 	fi
 	go run ./test/bench -json bench.json
 
-bench-quick: ## The same smaller, on SQLite, in two minutes
+bench-quick: base ## The same smaller, on SQLite, in two minutes
 	@go run ./test/bench -quick
 
-lint: ## Check the formatting, and what go vet knows
-	@unformatted=$$(gofmt -l .)
+lint: base ## Check the formatting, and what go vet knows
+	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l)
 	if [ -n "$$unformatted" ]; then echo "Not formatted: $$unformatted"; exit 1; fi
 	go vet ./...
-	(cd test/clients/mautrix && go vet .)
+	(cd test/clients/mautrix && GOWORK=off go vet .)
 
 clean: ## Delete what the build has made; dendrite-data/ stays
-	@rm -rf bin
+	@rm -rf bin .base go.work go.work.sum
 	go clean -testcache

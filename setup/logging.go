@@ -6,13 +6,15 @@ import (
 	"github.com/matrix-org/dendrite/internal"
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/futures/setup/base/patched"
 )
 
 const version = "0.1.0"
 
-// Version names both versions: the project's own, and that of the Dendrite in it.
+// Version names the project's version, that of the Dendrite in it, and with what that was patched.
 func Version() string {
-	return "Dendrite with native futures " + version + " (Dendrite " + internal.VersionString() + ")"
+	return "Dendrite with native futures " + version + " (Dendrite " + internal.VersionString() + ", " + patched.Base + ")"
 }
 
 // StartLogging sets up the process's log as the configuration says. With stderrOnly it goes to standard

@@ -51,7 +51,11 @@ func (b *bench) binary(ctx context.Context, program string) (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "dendrite")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", path, program).CombinedOutput(); err != nil {
+	build := exec.CommandContext(ctx, "go", "build", "-o", path, program)
+	if program == stockProgram {
+		build.Env = append(os.Environ(), "GOWORK=off") // without the patches
+	}
+	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build %s: %w\n%s", program, err, out)
 	}
 	b.binaries[program] = path

@@ -1,0 +1,78 @@
+// Command base makes the patched base that this server is built on: a copy of Dendrite and of
+// gomatrixserverlib, as go.mod names them, with the patches of this folder applied, and a go.work that puts
+// the copies in their place. "make" runs it before everything else; docs/base.md explains it.
+//
+//	go run ./setup/base                 make the patched base, if anything has changed since the last time
+//	go run ./setup/base -until FILE     the same with the patches up to FILE alone, to edit that one
+//	go run ./setup/base -record FILE    write what was edited in .base into the patch FILE
+//
+// FILE is named from this folder: dendrite/10-redactions.patch.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/gofrs/flock"
+)
+
+func main() {
+	until := flag.String("until", "", "apply the patches up to this `file` alone")
+	record := flag.String("record", "", "write what was edited in .base into this patch `file`")
+	flag.Parse()
+	if err := run(*until, *record); err != nil {
+		fmt.Fprintln(os.Stderr, "setup/base:", err)
+		os.Exit(1)
+	}
+}
+
+func run(until, record string) error {
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	lock := flock.New(filepath.Join(root, ".base.lock"))
+	if err := lock.Lock(); err != nil {
+		return err
+	}
+	defer lock.Unlock() //nolint:errcheck // the process ends here
+	b, err := readBase(root)
+	if err != nil {
+		return err
+	}
+	switch {
+	case record != "":
+		return b.record(record)
+	case until != "":
+		return b.make(until)
+	case b.isUpToDate():
+		return nil
+	}
+	return b.make("")
+}
+
+// moduleRoot is the folder of this project's go.mod.
+func moduleRoot() (string, error) {
+	out, err := goCommand("", "env", "GOMOD")
+	if err != nil {
+		return "", err
+	}
+	return filepath.Dir(strings.TrimSpace(string(out))), nil
+}
+
+// goCommand runs the go command without a go.work, which may not exist yet or lead nowhere.
+func goCommand(dir string, args ...string) ([]byte, error) {
+	cmd := exec.Command("go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go %s: %w", strings.Join(args, " "), err)
+	}
+	return out, nil
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/bluekeyes/go-gitdiff/gitdiff"
+)
+
+// apply applies a patch to the tree. Every line has to stand where the patch says, there is no searching: the
+// modules never change under one version.
+func apply(patch, tree string) error {
+	f, err := os.Open(patch)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	files, header, err := gitdiff.Parse(f)
+	if err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		return errors.New("it changes nothing")
+	}
+	if strings.TrimSpace(header) == "" {
+		return errors.New("it has no header that says what it is for")
+	}
+	for _, file := range files {
+		if file.IsNew || file.IsDelete || file.IsRename || file.OldName != file.NewName {
+			return fmt.Errorf("%s: a patch changes files; whole files to add lie in %s", file.NewName, filesDir)
+		}
+		name := filepath.Join(tree, filepath.FromSlash(file.NewName))
+		old, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		var patched bytes.Buffer
+		if err := gitdiff.Apply(&patched, bytes.NewReader(old), file); err != nil {
+			return fmt.Errorf("%s: %w", file.NewName, err)
+		}
+		if err := os.WriteFile(name, patched.Bytes(), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// record writes the difference between the tree in .base and the tree without the patch into the patch, below
+// the header that it has. Files from _files that were edited in .base are copied back.
+func (b *base) record(file string) error {
+	name, _, err := patchName(file)
+	if err != nil {
+		return err
+	}
+	without, err := os.MkdirTemp("", "base-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(without)
+	if err := b.build(without, file, false); err != nil {
+		return err
+	}
+	for _, m := range b.modules {
+		for _, f := range m.files {
+			rel, _ := filepath.Rel(filepath.Join(m.name(), filesDir), f)
+			edited := filepath.Join(b.root, baseDir, m.name(), rel)
+			if err := errors.Join(copyFile(edited, filepath.Join(b.source, f)),
+				copyFile(edited, filepath.Join(without, m.name(), rel))); err != nil {
+				return err
+			}
+		}
+	}
+	diff, err := difference(filepath.Join(without, name), filepath.Join(b.root, baseDir, name))
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(b.source, filepath.FromSlash(file))
+	header := []byte("What: \nWhy: \nSince: \nCan go: \n\n")
+	if old, err := os.ReadFile(path); err == nil {
+		header, _, _ = bytes.Cut(old, []byte("diff --git "))
+	}
+	return os.WriteFile(path, append(header, diff...), 0o644)
+}
+
+// difference is the unified diff from one folder to another, with one line of context: enough to notice that a
+// line has moved, and as little of the module's text as that takes.
+func difference(from, to string) ([]byte, error) {
+	cmd := exec.Command("git", "diff", "--no-index", "--no-color", "--unified=1", "--no-renames", "--diff-algorithm=histogram", from, to)
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 1) { // 1: there are differences
+		return nil, fmt.Errorf("git diff: %w", err)
+	}
+	var diff bytes.Buffer
+	for line := range bytes.Lines(out) {
+		for _, prefix := range []string{"diff --git ", "--- ", "+++ "} {
+			if bytes.HasPrefix(line, []byte(prefix)) {
+				line = bytes.ReplaceAll(line, []byte(from+"/"), []byte("/"))
+				line = bytes.ReplaceAll(line, []byte(to+"/"), []byte("/"))
+				line = bytes.ReplaceAll(line, []byte("a//"), []byte("a/"))
+				line = bytes.ReplaceAll(line, []byte("b//"), []byte("b/"))
+			}
+		}
+		if !bytes.HasPrefix(line, []byte("index ")) {
+			// What stands behind a hunk's position is text of the module that nobody needs.
+			if bytes.HasPrefix(line, []byte("@@ ")) {
+				position, _, _ := bytes.Cut(line[3:], []byte(" @@"))
+				line = fmt.Appendf(nil, "@@ %s @@\n", position)
+			}
+			diff.Write(line)
+		}
+	}
+	return diff.Bytes(), nil
+}
