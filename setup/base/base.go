@@ -18,6 +18,8 @@ import (
 const (
 	baseDir  = ".base" // in the project's folder, ignored by git and, for its dot, by "./..."
 	filesDir = "_files"
+
+	description = "internal/patched_base.go" // in Dendrite's tree; see describe
 )
 
 // modulePaths are the modules that are patched. Their patches lie in folders named after the last element.
@@ -240,7 +242,7 @@ func (b *base) describe(dendrite string) error {
 	}
 	text := fmt.Sprintf("package internal\n\n// PatchedBase_RunMakeOnce says what Dendrite was patched with. Written by setup/base.\n"+
 		"const PatchedBase_RunMakeOnce = \"%d patches, %s\"\n", n, b.hash[:12])
-	return os.WriteFile(filepath.Join(dendrite, "internal", "patched_base.go"), []byte(text), 0o644)
+	return os.WriteFile(filepath.Join(dendrite, description), []byte(text), 0o644)
 }
 
 // patchName checks a patch's name as the user has typed it.

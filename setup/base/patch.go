@@ -65,6 +65,11 @@ func (b *base) record(file string) error {
 	if err := b.build(without, file, false); err != nil {
 		return err
 	}
+	// What it was made from is no difference.
+	described := filepath.Join("dendrite", description)
+	if err := copyFile(filepath.Join(b.root, baseDir, described), filepath.Join(without, described)); err != nil {
+		return err
+	}
 	for _, m := range b.modules {
 		for _, f := range m.files {
 			rel, _ := filepath.Rel(filepath.Join(m.name(), filesDir), f)

@@ -1,7 +1,10 @@
 package spec
 
-// UnableToGrantJoin is the error M_UNABLE_TO_GRANT_JOIN: this server may see that the user is allowed to join, but
-// none of its users in the room has the power to authorise it; another server may be able to.
+// ErrorUnableToGrantJoin says that this server may see that a user is allowed to join, but that none of its users in
+// the room has the power to authorise it. Another server may be able to.
+const ErrorUnableToGrantJoin MatrixErrorCode = "M_UNABLE_TO_GRANT_JOIN"
+
+// UnableToGrantJoin is an error with that code.
 func UnableToGrantJoin(msg string) MatrixError {
-	return MatrixError{ErrCode: "M_UNABLE_TO_GRANT_JOIN", Err: msg}
+	return MatrixError{ErrCode: ErrorUnableToGrantJoin, Err: msg}
 }
