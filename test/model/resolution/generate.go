@@ -72,7 +72,11 @@ func Generate(seed uint64) *History {
 		g.users = append(g.users, fmt.Sprintf("@%c:%s", 'a'+n, []string{"one", "two", "three"}[g.IntN(3)]))
 	}
 	g.begin()
-	for range 6 + g.IntN(40) {
+	steps := 6 + g.IntN(40)
+	if g.one(50) {
+		steps += 100
+	}
+	for range steps {
 		g.step()
 	}
 	for len(g.branches) < 2 {
@@ -215,7 +219,7 @@ func (g *generator) append(b *branch, eventType, stateKey, sender string, conten
 	if e.Rejected && !g.one(10) {
 		return false
 	}
-	if len(g.rejected) > 0 && g.one(40) {
+	if len(g.rejected) > 0 && g.one(20) {
 		g.citeRejected(e)
 	}
 	g.add(e, content)
@@ -238,13 +242,16 @@ func (r Room) roomID() string {
 	return ""
 }
 
-// citeRejected makes the event cite a rejected one in the place of a valid one, for which it is rejected itself.
+// citeRejected makes the event cite a rejected one in the place of a valid one. For that it is rejected itself, unless
+// the server that holds it did not know of the rejection.
 func (g *generator) citeRejected(e *Event) {
-	id := g.rejected[g.IntN(len(g.rejected))]
 	for n, a := range e.AuthEvents {
-		if g.h.Events[a].Key() == g.h.Events[id].Key() {
-			e.AuthEvents[n] = id
-			e.Rejected = true
+		for _, id := range g.rejected {
+			if g.h.Events[a].Key() == g.h.Events[id].Key() {
+				e.AuthEvents[n] = id
+				e.Rejected = e.Rejected || !g.one(3)
+				return
+			}
 		}
 	}
 }
@@ -288,7 +295,12 @@ func (g *generator) finish() {
 	}
 	if len(g.rejected) > 0 && g.one(4) {
 		e := g.h.Events[g.rejected[g.IntN(len(g.rejected))]]
-		g.h.Sets[g.IntN(len(g.h.Sets))][e.Key()] = e.ID
+		for n := range g.h.Sets {
+			if n == 0 || g.one(2) {
+				g.h.Sets[n][e.Key()] = e.ID
+			}
+		}
+		g.Shuffle(len(g.h.Sets), func(i, j int) { g.h.Sets[i], g.h.Sets[j] = g.h.Sets[j], g.h.Sets[i] })
 	}
 	if g.one(10) {
 		g.h.Sets = append(g.h.Sets, maps.Clone(g.h.Sets[g.IntN(len(g.h.Sets))]))
