@@ -28,6 +28,7 @@ var mayImport = map[string][]string{
 	"setup/config":                  {},
 	"clientapi":                     {"futureserver/api", "setup/config"},
 	"roomserver":                    {"futureserver/api"},
+	"roomserver/stateres":           {},
 	"futureserver":                  {"futureserver/api", "futureserver/internal", "futureserver/storage", "futureserver/storage/sqlite3", "futureserver/storage/postgres", "setup/config"},
 	"futureserver/api":              {},
 	"futureserver/internal":         {"futureserver/api", "futureserver/storage", "futureserver/internal/wheel"},
@@ -42,6 +43,7 @@ var mayImport = map[string][]string{
 var mustNotReach = map[string][]string{
 	"futureserver/internal/wheel": {"net/http", "time", "sync"},
 	"futureserver/api":            {"net/http", "database/sql"},
+	"roomserver/stateres":         {"net", "database/sql", "github.com/matrix-org/gomatrixserverlib"},
 	"futureserver/internal":       {"github.com/nats-io/nats.go", "github.com/matrix-org/dendrite/roomserver/api", "github.com/gorilla/mux"},
 }
 
