@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"github.com/getsentry/sentry-go"
@@ -14,6 +15,7 @@ import (
 	"github.com/matrix-org/dendrite/internal/httputil"
 	"github.com/matrix-org/dendrite/internal/sqlutil"
 	"github.com/matrix-org/dendrite/roomserver"
+	"github.com/matrix-org/dendrite/roomserver/state"
 	dendrite "github.com/matrix-org/dendrite/setup"
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/setup/jetstream"
@@ -25,6 +27,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
+	south "github.com/matrix-org/dendrite/futures/roomserver"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
@@ -40,6 +43,9 @@ type components struct {
 	caches  *caching.Caches
 	metrics bool
 }
+
+// resolveStates gives Dendrite our state resolution for rooms of version 12.
+var resolveStates = sync.OnceFunc(func() { state.ResolveSets = south.NewResolver().Resolve })
 
 // newComponents starts all components. wrap may put something between the user API and whoever calls it. What
 // makes Dendrite panic, such as a database or a NATS server that is not there, is an error here.
@@ -66,6 +72,7 @@ func newComponents(
 	c.Config = cfg
 	c.FedClient, c.Client = newClients(cfg, networks)
 
+	resolveStates()
 	rooms := roomserver.NewInternalAPI(processCtx, cfg, c.cm, c.nats, c.caches, metrics)
 	complete := make(chan struct{})
 	early := earlyCalls{rooms, complete}
