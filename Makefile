@@ -62,7 +62,7 @@ lint: base ## Check the formatting, and what go vet knows
 	(cd test/clients/mautrix && GOWORK=off go vet .)
 	(cd test/vulns && GOWORK=off go vet .)
 
-vulns: ## Compare the known advisories of all modules with docs/advisories.md
+vulns: base ## Compare the known advisories of all modules with docs/advisories.md
 	@cd test/vulns
 	export GOWORK=off
 	go test .
