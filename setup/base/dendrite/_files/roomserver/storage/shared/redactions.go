@@ -6,7 +6,9 @@ import (
 	"github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/roomserver/state"
 	"github.com/matrix-org/dendrite/roomserver/types"
+	"github.com/matrix-org/dendrite/syncapi/synctypes"
 	"github.com/matrix-org/gomatrixserverlib"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
 // redactArrived applies the redactions that came before the event that they redact. There may be several, and
@@ -48,4 +50,17 @@ func (d *EventDatabase) redactionsOf(ctx context.Context, target string) (ids []
 		ids = append(ids, id)
 	}
 	return ids, rows.Err()
+}
+
+// redactedBecause is what the redacted event says of its redaction: what clients know of events, in the form of
+// eventutil.RedactEvent.
+func redactedBecause(ctx context.Context, redaction gomatrixserverlib.PDU, querier api.QuerySenderIDAPI) any {
+	sender := func(roomID spec.RoomID, senderID spec.SenderID) (*spec.UserID, error) {
+		return querier.QueryUserIDForSender(ctx, roomID, senderID)
+	}
+	event, err := synctypes.ToClientEvent(redaction, synctypes.FormatSync, sender)
+	if err != nil {
+		return redaction
+	}
+	return event
 }
