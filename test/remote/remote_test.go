@@ -72,7 +72,8 @@ var versions = []refusal{
 }
 
 func TestErrors(t *testing.T) {
-	server := rig.New(t, rig.Config{Federation: true})
+	// Peeking is off by default.
+	server := rig.New(t, rig.Config{Federation: true, Set: map[string]any{"mscs.mscs": []any{"msc2753"}}})
 	alice := server.Register(t, "alice")
 	room := alice.CreateRoom(nil)
 	post := func(body any, path ...string) rig.Response {
@@ -95,6 +96,9 @@ func TestErrors(t *testing.T) {
 		{"createRoom", func(remote string) rig.Response {
 			return post(map[string]any{"invite": []string{"@bob:" + remote}}, "createRoom")
 		}, versions},
+		{"peek", func(remote string) rig.Response {
+			return post(map[string]any{}, "peek", "!room:"+remote)
+		}, nil},
 		{"alias", func(remote string) rig.Response {
 			return alice.Do(http.MethodGet, rig.Path("directory", "room", "#room:"+remote), nil, nil)
 		}, nil},
@@ -128,6 +132,15 @@ func TestErrors(t *testing.T) {
 			text := r.JSON.Get("failures").Raw
 			if r.Status != http.StatusOK || !strings.Contains(text, "the reason is") || strings.Contains(text, "contents=") {
 				t.Errorf("%s: got %d %s", endpoint, r.Status, r.Body)
+			}
+		}
+	})
+	t.Run("media", func(t *testing.T) {
+		for status, want := range map[int]string{401: "answered 401 Unauthorized", 500: "answered 500", 0: "cannot be reached"} {
+			remote := fake(t, status, matrixError("M_UNKNOWN"))
+			r := alice.Do(http.MethodGet, "/_matrix/media/v3/download/"+remote+"/file", nil, nil)
+			if text := r.JSON.Get("error").String(); r.Status != 404 || !strings.Contains(text, want) || strings.Contains(text, "%!") {
+				t.Errorf("got %d %s, want %q", r.Status, r.Body, want)
 			}
 		}
 	})

@@ -68,6 +68,14 @@ func incompatible(version, text string) util.JSONResponse {
 // Text is an error of a server as text for people, for answers that report of several servers.
 func Text(server spec.ServerName, err error) string { return read(From(server, err)).text() }
 
+// DownloadText is Text of a download: either there is a response, though not the one that was wanted, or an error.
+func DownloadText(server spec.ServerName, resp *http.Response, err error) string {
+	if resp != nil {
+		return failure{server: server, status: resp.StatusCode}.text()
+	}
+	return Text(server, err)
+}
+
 // A failure is what is known of a request to another server.
 type failure struct {
 	server      spec.ServerName
