@@ -71,44 +71,45 @@ var versions = []refusal{
 	{400, matrixError("M_UNSUPPORTED_ROOM_VERSION"), 400, "M_UNSUPPORTED_ROOM_VERSION", "the reason is"},
 }
 
-func TestErrors(t *testing.T) {
-	// Peeking is off by default.
-	server := rig.New(t, rig.Config{Federation: true, Set: map[string]any{"mscs.mscs": []any{"msc2753"}}})
-	alice := server.Register(t, "alice")
-	room := alice.CreateRoom(nil)
-	post := func(body any, path ...string) rig.Response {
-		return alice.Do(http.MethodPost, rig.Path(path...), nil, body)
-	}
+// An asking is one way for alice to have her server ask another one.
+type asking struct {
+	what string
+	ask  func(remote string) rig.Response
+	more []refusal // beside those of everywhere
+}
+
+func askings(alice *rig.User, room string) []asking {
 	joins := append([]refusal{
 		{200, `{"room_version":"99","event":{"type":"m.room.member"}}`, 400, "M_INCOMPATIBLE_ROOM_VERSION", `"99"`},
 		{400, matrixError("M_UNABLE_TO_AUTHORISE_JOIN"), 400, "M_UNABLE_TO_AUTHORISE_JOIN", "the reason is"},
 	}, versions...)
-	for _, asked := range []struct {
-		what string
-		ask  func(remote string) rig.Response
-		more []refusal
-	}{
-		{"join", func(remote string) rig.Response { return post(map[string]any{}, "join", "!room:"+remote) }, joins},
-		{"join by alias", func(remote string) rig.Response { return post(map[string]any{}, "join", "#room:"+remote) }, nil},
+	get := func(query url.Values, path ...string) rig.Response {
+		return alice.Do(http.MethodGet, rig.Path(path...), query, nil)
+	}
+	post := func(body map[string]any, path ...string) rig.Response {
+		return alice.Do(http.MethodPost, rig.Path(path...), nil, body)
+	}
+	none := map[string]any{}
+	return []asking{
+		{"join", func(remote string) rig.Response { return post(none, "join", "!room:"+remote) }, joins},
+		{"join by alias", func(remote string) rig.Response { return post(none, "join", "#room:"+remote) }, nil},
 		{"invite", func(remote string) rig.Response {
 			return post(map[string]any{"user_id": "@bob:" + remote}, "rooms", room, "invite")
 		}, versions},
 		{"createRoom", func(remote string) rig.Response {
 			return post(map[string]any{"invite": []string{"@bob:" + remote}}, "createRoom")
 		}, versions},
-		{"peek", func(remote string) rig.Response {
-			return post(map[string]any{}, "peek", "!room:"+remote)
-		}, nil},
-		{"alias", func(remote string) rig.Response {
-			return alice.Do(http.MethodGet, rig.Path("directory", "room", "#room:"+remote), nil, nil)
-		}, nil},
-		{"profile", func(remote string) rig.Response {
-			return alice.Do(http.MethodGet, rig.Path("profile", "@bob:"+remote), nil, nil)
-		}, nil},
-		{"publicRooms", func(remote string) rig.Response {
-			return alice.Do(http.MethodGet, rig.Path("publicRooms"), url.Values{"server": {remote}}, nil)
-		}, nil},
-	} {
+		{"peek", func(remote string) rig.Response { return post(none, "peek", "!room:"+remote) }, nil},
+		{"alias", func(remote string) rig.Response { return get(nil, "directory", "room", "#room:"+remote) }, nil},
+		{"profile", func(remote string) rig.Response { return get(nil, "profile", "@bob:"+remote) }, nil},
+		{"publicRooms", func(remote string) rig.Response { return get(url.Values{"server": {remote}}, "publicRooms") }, nil},
+	}
+}
+
+func TestErrors(t *testing.T) {
+	alice, _ := setUp(t)
+	room := alice.CreateRoom(nil)
+	for _, asked := range askings(alice, room) {
 		for _, r := range append(asked.more, everywhere...) {
 			t.Run(fmt.Sprintf("%s %d %s", asked.what, r.status, r.body), func(t *testing.T) {
 				got := asked.ask(fake(t, r.status, r.body))
@@ -122,34 +123,49 @@ func TestErrors(t *testing.T) {
 			})
 		}
 	}
-	t.Run("keys", func(t *testing.T) {
-		remote := fake(t, 401, matrixError("M_UNAUTHORIZED"))
-		for endpoint, body := range map[string]map[string]any{
-			"query": {"device_keys": map[string]any{"@bob:" + remote: []string{}}},
-			"claim": {"one_time_keys": map[string]any{"@bob:" + remote: map[string]any{"DEVICE": "signed_curve25519"}}},
-		} {
-			r := post(body, "keys", endpoint)
-			text := r.JSON.Get("failures").Raw
-			if r.Status != http.StatusOK || !strings.Contains(text, "the reason is") || strings.Contains(text, "contents=") {
-				t.Errorf("%s: got %d %s", endpoint, r.Status, r.Body)
-			}
-		}
-	})
-	t.Run("media", func(t *testing.T) {
-		for status, want := range map[int]string{401: "answered 401 Unauthorized", 500: "answered 500", 0: "cannot be reached"} {
-			remote := fake(t, status, matrixError("M_UNKNOWN"))
-			r := alice.Do(http.MethodGet, "/_matrix/media/v3/download/"+remote+"/file", nil, nil)
-			if text := r.JSON.Get("error").String(); r.Status != 404 || !strings.Contains(text, want) || strings.Contains(text, "%!") {
-				t.Errorf("got %d %s, want %q", r.Status, r.Body, want)
-			}
-		}
-	})
-	t.Run("nobody to ask", func(t *testing.T) {
-		if r := post(map[string]any{}, "join", "!unknown:"+server.Name); r.Status != 404 || r.ErrCode() != "M_NOT_FOUND" {
-			t.Errorf("got %d %s", r.Status, r.Body)
-		}
-	})
 	if r := alice.Do(http.MethodGet, rig.Path("account", "whoami"), nil, nil); r.Status != http.StatusOK {
 		t.Errorf("after it all alice is %d %s", r.Status, r.Body)
+	}
+}
+
+func setUp(t *testing.T) (*rig.User, *rig.Server) {
+	// Peeking is off by default.
+	server := rig.New(t, rig.Config{Federation: true, Set: map[string]any{"mscs.mscs": []any{"msc2753"}}})
+	return server.Register(t, "alice"), server
+}
+
+// TestKeys: an answer about several servers says of each what was wrong with it.
+func TestKeys(t *testing.T) {
+	alice, _ := setUp(t)
+	remote := fake(t, 401, matrixError("M_UNAUTHORIZED"))
+	for endpoint, body := range map[string]map[string]any{
+		"query": {"device_keys": map[string]any{"@bob:" + remote: []string{}}},
+		"claim": {"one_time_keys": map[string]any{"@bob:" + remote: map[string]any{"DEVICE": "signed_curve25519"}}},
+	} {
+		r := alice.Do(http.MethodPost, rig.Path("keys", endpoint), nil, body)
+		text := r.JSON.Get("failures").Raw
+		if r.Status != http.StatusOK || !strings.Contains(text, "the reason is") || strings.Contains(text, "contents=") {
+			t.Errorf("%s: got %d %s", endpoint, r.Status, r.Body)
+		}
+	}
+}
+
+func TestMedia(t *testing.T) {
+	alice, _ := setUp(t)
+	for status, want := range map[int]string{401: "answered 401 Unauthorized", 500: "answered 500", 0: "cannot be reached"} {
+		remote := fake(t, status, matrixError("M_UNKNOWN"))
+		r := alice.Do(http.MethodGet, "/_matrix/media/v3/download/"+remote+"/file", nil, nil)
+		if text := r.JSON.Get("error").String(); r.Status != 404 || !strings.Contains(text, want) || strings.Contains(text, "%!") {
+			t.Errorf("got %d %s, want %q", r.Status, r.Body, want)
+		}
+	}
+}
+
+// TestNobodyToAsk: a room that is unknown here, and whose only server would be this one.
+func TestNobodyToAsk(t *testing.T) {
+	alice, server := setUp(t)
+	r := alice.Do(http.MethodPost, rig.Path("join", "!unknown:"+server.Name), nil, map[string]any{})
+	if r.Status != 404 || r.ErrCode() != "M_NOT_FOUND" {
+		t.Errorf("got %d %s", r.Status, r.Body)
 	}
 }
