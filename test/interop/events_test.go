@@ -85,7 +85,7 @@ func (r *redactions) gone(target string, users ...*rig.User) {
 		if i < 0 {
 			r.Errorf("%s does not see the redacted event %s any more", u.ID, target)
 		} else if event := r.timeline(u, r.room)[i]; event.Get("content").Raw != "{}" {
-			r.Errorf("%s gets the redacted event in /sync as %s", u.ID, event.Raw)
+			r.Errorf("%s gets the redacted event in /messages as %s", u.ID, event.Raw)
 		}
 	}
 }

@@ -120,6 +120,7 @@ type scenario struct {
 
 // TestInterop plays all scenarios that need neither server to go away, beside each other on one pair of servers.
 func TestInterop(t *testing.T) {
+	t.Parallel()
 	p := newPair(t)
 	var all []scenario
 	all = append(all, membershipScenarios()...)

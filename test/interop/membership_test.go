@@ -3,7 +3,6 @@ package interop_test
 import (
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 
 	"github.com/tidwall/gjson"
@@ -53,7 +52,8 @@ func joinByID(s *scene) {
 
 	// The room's first event, which lies before the join, is to be had too.
 	for _, u := range []*rig.User{owner, guest} {
-		create := s.firstEvent(u, room)
+		timeline := s.timeline(u, room)
+		create := timeline[len(timeline)-1]
 		if sender := create.Get("sender").String(); create.Get("type").String() != "m.room.create" || sender != owner.ID {
 			s.Errorf("to %s the room begins with %s", u.ID, create.Raw)
 		}
@@ -62,25 +62,6 @@ func joinByID(s *scene) {
 			s.Errorf("%s sees the create event in the room %q", u.ID, got)
 		}
 	}
-}
-
-// firstEvent leafs back through the room's timeline to its end, which the user's server has to ask others for.
-func (s *scene) firstEvent(u *rig.User, room string) (first gjson.Result) {
-	s.Helper()
-	query := url.Values{"dir": {"b"}, "limit": {"20"}}
-	for range 20 {
-		r := s.wants(u.Do(http.MethodGet, rig.Path("rooms", room, "messages"), query, nil), 200, "")
-		chunk := r.JSON.Get("chunk").Array()
-		if len(chunk) > 0 {
-			first = chunk[len(chunk)-1]
-		}
-		end := r.JSON.Get("end").String()
-		if end == "" || end == query.Get("from") || isType("m.room.create")(first) {
-			break
-		}
-		query.Set("from", end)
-	}
-	return first
 }
 
 func inviteAndAccept(s *scene) {
@@ -179,6 +160,9 @@ func kickAndBan(s *scene) {
 		s.told(owner, witness, room, isMember(guest, step.membership))
 		if r := s.tryJoin(guest, room, s.home); r.Status != step.join {
 			s.Fatalf("joining after the %s is answered %d %s", step.action, r.Status, r.Body)
+		}
+		if step.join == 200 {
+			s.told(guest, owner, room, isMember(guest, "join"))
 		}
 	}
 	s.member(owner, room, guest, "join")

@@ -105,7 +105,7 @@ func refusals(s *scene) {
 	}{
 		{"joining a private room", s.tryJoin(guest, private, s.home), []int{403}},
 		{"joining a public room after a ban", s.tryJoin(guest, public, s.home), []int{403}},
-		{"joining a room that does not exist", s.tryJoin(guest, elsewhere, s.home), []int{404}},
+		{"joining a room that does not exist", s.tryJoin(guest, elsewhere, s.home), []int{404, 502}}, // 502 from Synapse
 		{"joining an alias that does not exist", guest.Do(http.MethodPost, rig.Path("join", "#nowhere:"+s.home.server), nil, nil), []int{404}},
 		{"looking up an alias that does not exist", guest.Do(http.MethodGet, rig.Path("directory", "room", "#nowhere:"+s.home.server), nil, nil), []int{404}},
 		{"the profile of nobody", guest.Do(http.MethodGet, rig.Path("profile", "@nobody:"+s.home.server), nil, nil), []int{404}},

@@ -2,7 +2,6 @@ package interop_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -206,18 +205,26 @@ func differ(a, b map[string]string) string {
 	return out.String()
 }
 
-// timeline returns the last hundred events as a new client of the user gets them.
-func (s *scene) timeline(u *rig.User, room string) []gjson.Result {
+// timeline returns the room's events, newest first, as a client that leafs back through them gets them.
+func (s *scene) timeline(u *rig.User, room string) (events []gjson.Result) {
 	s.Helper()
-	filter, err := json.Marshal(map[string]any{
-		"room": map[string]any{"rooms": []string{room}, "timeline": map[string]any{"limit": 100}},
-	})
-	if err != nil {
-		s.Fatal(err)
+	seen := make(map[string]bool)
+	query := url.Values{"dir": {"b"}, "limit": {"100"}}
+	for range 20 {
+		r := s.wants(u.Do(http.MethodGet, rig.Path("rooms", room, "messages"), query, nil), 200, "")
+		for _, event := range r.JSON.Get("chunk").Array() {
+			if id := event.Get("event_id").String(); !seen[id] { // Dendrite's pages overlap
+				seen[id] = true
+				events = append(events, event)
+			}
+		}
+		end := r.JSON.Get("end").String()
+		if end == "" || end == query.Get("from") || isType("m.room.create")(events[len(events)-1]) {
+			break
+		}
+		query.Set("from", end)
 	}
-	query := url.Values{"filter": {string(filter)}, "timeout": {"0"}}
-	r := s.wants(u.Do(http.MethodGet, rig.Path("sync"), query, nil), 200, "")
-	return r.JSON.Get("rooms.join." + gjson.Escape(room) + ".timeline.events").Array()
+	return events
 }
 
 // has wants so many events with that body in the timeline of each of the users.

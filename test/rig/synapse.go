@@ -133,6 +133,16 @@ func (s *Synapse) Stop() {
 	}
 }
 
+// Running reports whether the server's process lives.
+func (s *Synapse) Running() bool {
+	select {
+	case <-s.exited:
+		return false
+	default:
+		return true
+	}
+}
+
 // Client returns a client without a login.
 func (s *Synapse) Client() Client { return Client{URL: s.URL, HTTP: s.http} }
 
