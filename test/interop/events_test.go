@@ -81,11 +81,11 @@ func (r *redactions) gone(target string, users ...*rig.User) {
 		eventually(r, u.ID+" sees the event "+target+" empty", func() bool {
 			return r.event(u, target).Get("content").Raw == "{}"
 		})
-		i := slices.IndexFunc(r.timeline(u, r.room), is(target))
-		if i < 0 {
+		timeline := r.timeline(u, r.room)
+		if i := slices.IndexFunc(timeline, is(target)); i < 0 {
 			r.Errorf("%s does not see the redacted event %s any more", u.ID, target)
-		} else if event := r.timeline(u, r.room)[i]; event.Get("content").Raw != "{}" {
-			r.Errorf("%s gets the redacted event in /messages as %s", u.ID, event.Raw)
+		} else if timeline[i].Get("content").Raw != "{}" {
+			r.Errorf("%s gets the redacted event in /messages as %s", u.ID, timeline[i].Raw)
 		}
 	}
 }

@@ -219,7 +219,7 @@ func (s *scene) timeline(u *rig.User, room string) (events []gjson.Result) {
 			}
 		}
 		end := r.JSON.Get("end").String()
-		if end == "" || end == query.Get("from") || isType("m.room.create")(events[len(events)-1]) {
+		if end == "" || end == query.Get("from") || (len(events) > 0 && isType("m.room.create")(events[len(events)-1])) {
 			break
 		}
 		query.Set("from", end)

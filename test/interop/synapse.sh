@@ -6,7 +6,7 @@
 # It needs Python 3.11 or newer with the module venv, or the program virtualenv, and the Python package registry.
 # The versions and the hashes of all packages stand in requirements.txt. What is installed lies in
 # .cache/synapse/, under the hash of that file, so that a second run only prints the path. Where Synapse cannot be
-# had, the script fails and says why in its last line.
+# had, the script fails and says why in its last line. If FUTURES_SYNAPSE_PYTHON is set already, that is printed.
 set -eu
 
 die() { echo "synapse.sh: $*" >&2; exit 1; }
@@ -33,6 +33,8 @@ environment() {
 	rm -rf "$1"
 	virtualenv -q -p "$python" "$1"
 }
+
+[ -z "${FUTURES_SYNAPSE_PYTHON:-}" ] || { echo "$FUTURES_SYNAPSE_PYTHON"; exit; }
 
 python=$(python) || die "there is no Python 3.11 or newer"
 version=$("$python" -c 'import platform; print(platform.python_version(), platform.machine())')
