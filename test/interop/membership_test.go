@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 
 	"github.com/tidwall/gjson"
 
@@ -19,6 +20,7 @@ func membershipScenarios() []scenario {
 		{"direct chat", append([]string{"default"}, every...), directChat},
 		{"leave and return", every, leaveAndReturn},
 		{"kick and ban", every, kickAndBan},
+		{"ban meets return", late, banMeetsReturn},
 		{"refusals are told as text", late, refusals},
 	}
 }
@@ -167,4 +169,33 @@ func kickAndBan(s *scene) {
 	}
 	s.member(owner, room, guest, "join")
 	s.agree(room, owner, witness, guest)
+}
+
+// banMeetsReturn: a guest who was kicked returns by her own server while the owner bans her on the other. Whichever
+// comes first, in the end she is banned on both.
+func banMeetsReturn(s *scene) {
+	owner, witness, room := s.meet(nil)
+	for range 3 {
+		guest := s.register(s.away, "guest")
+		s.join(guest, room, s.home)
+		s.member(owner, room, guest, "join")
+		s.wants(membership(owner, room, "kick", guest), 200, "")
+		s.told(owner, witness, room, isMember(guest, "leave"))
+
+		var both sync.WaitGroup
+		both.Go(func() {
+			if r := s.tryJoin(guest, room, s.home); r.Status != http.StatusOK && r.Status != http.StatusForbidden {
+				s.Errorf("joining during the ban is answered %d %s", r.Status, r.Body)
+			}
+		})
+		both.Go(func() { s.wants(membership(owner, room, "ban", guest), 200, "") })
+		both.Wait()
+		s.agree(room, owner, witness)
+		for _, u := range []*rig.User{owner, witness} {
+			if got := u.GetState(room, "m.room.member", guest.ID).Get("membership").String(); got != "ban" {
+				s.Errorf("to %s the guest is %q, want ban", u.ID, got)
+			}
+		}
+		s.told(owner, witness, room, isMember(guest, "ban"))
+	}
 }
