@@ -1,7 +1,6 @@
 package interop_test
 
 import (
-	"net/http"
 	"net/url"
 	"testing"
 	"time"
@@ -22,6 +21,7 @@ func TestOutage(t *testing.T) {
 		{"ours is down", oursDown},
 		{"ours is killed", oursKilled},
 		{"partition", partition},
+		{"partition with new keys", partitionWithNewKeys},
 	} {
 		for _, version := range late {
 			t.Run(part.name+"/v"+version, func(t *testing.T) {
@@ -160,15 +160,32 @@ func oursKilled(t *testing.T, p *pair, stages []*stage) {
 // partition: while neither server reaches the other, their users change the same things. When they are connected
 // again, both must come to the same state.
 func partition(_ *testing.T, p *pair, stages []*stage) {
+	split(p, stages, "shared")
+}
+
+// partitionWithNewKeys: what somebody sets on her side, after she was banned on the other, is in the state of one side
+// only. It conflicts all the same, with its absence, and must go.
+func partitionWithNewKeys(_ *testing.T, p *pair, stages []*stage) {
+	split(p, stages, "of the outcast")
+	for _, s := range stages {
+		if got := s.owner.GetState(s.room, piece, "of the outcast"); got.Exists() {
+			s.Errorf("what the outcast set after her ban is in the state: %s", got.Raw)
+		}
+	}
+}
+
+// split plays a partition, in which an outcast sets the piece of state with that key.
+func split(p *pair, stages []*stage, key string) {
 	outcasts := make(map[*stage]*rig.User)
 	for _, s := range stages {
+		s.Helper()
 		outcast := s.register(s.away, "outcast")
 		s.join(outcast, s.room, s.home)
 		outcasts[s] = outcast
 		s.setPower(s.owner, s.room, func(levels map[string]any) {
 			levels["users"].(map[string]any)[s.guest.ID] = 100
-			levels["events"].(map[string]any)[piece] = 0
 		})
+		s.owner.SendState(s.room, piece, "shared", rig.Text("before"))
 		s.agree(s.room, s.owner, s.guest, outcast)
 	}
 	p.ours.Proxy.Cut()
@@ -181,16 +198,14 @@ func partition(_ *testing.T, p *pair, stages []*stage) {
 			levels["users"].(map[string]any)[outcasts[s].ID] = 50
 		})
 		s.disagree(s.guest)
-		outcasts[s].SendState(s.room, piece, "of the outcast", rig.Text("after the ban"))
-		outcasts[s].SendState(s.room, "m.room.topic", "", map[string]any{"topic": "after the ban"})
+		outcasts[s].SendState(s.room, piece, key, rig.Text("after the ban"))
 	}
 	p.ours.Proxy.Mend()
 	p.synapse.Proxy.Mend()
 	for _, s := range stages {
 		s.agree(s.room, s.owner, s.guest)
 		for _, u := range []*rig.User{s.owner, s.guest} {
-			r := s.wants(u.Do(http.MethodGet, rig.Path("rooms", s.room, "state", "m.room.member", outcasts[s].ID), nil, nil), 200, "")
-			if got := r.JSON.Get("membership").String(); got != "ban" {
+			if got := u.GetState(s.room, "m.room.member", outcasts[s].ID).Get("membership").String(); got != "ban" {
 				s.Errorf("to %s the outcast is %q after the partition, want ban", u.ID, got)
 			}
 		}
