@@ -69,8 +69,8 @@ func (s *Synapse) settings(port, tlsPort int) map[string]any {
 			"max_short_retries": 1, "max_short_retry_delay": 100,
 			// A transaction that fails is tried again each second for a minute.
 			"max_long_retries": 60, "max_long_retry_delay": "1s",
-			"destination_min_retry_interval": 200, "destination_retry_multiplier": 1,
-			"destination_max_retry_interval": 200,
+			"destination_min_retry_interval": 1, "destination_retry_multiplier": 1,
+			"destination_max_retry_interval": 1,
 		},
 		"federation_rr_transactions_per_room_per_second": 100_000,
 		"rc_federation": map[string]any{"sleep_limit": 100_000, "reject_limit": 100_000, "concurrent": 100},
