@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: base help build run test demo soak mutants bench bench-quick lint vulns clean
+.PHONY: base help build run test interop demo soak mutants bench bench-quick lint vulns clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
 
@@ -32,7 +32,16 @@ test: base ## Run all tests with the race detector; with PostgreSQL too if it is
 		echo 'PostgreSQL is required, but not installed' >&2
 		exit 1
 	fi
+	if FUTURES_SYNAPSE_PYTHON=$$(test/interop/synapse.sh); then
+		export FUTURES_SYNAPSE_PYTHON
+	elif [ "$${FUTURES_TEST_INTEROP:-}" = required ]; then
+		exit 1
+	fi
 	go test -race -timeout 25m ./...
+
+interop: base ## Run the tests beside a real Synapse
+	@python=$$(test/interop/synapse.sh)
+	FUTURES_SYNAPSE_PYTHON=$$python go test -race -timeout 25m -count=1 ./test/interop/...
 
 demo: build ## Show futures at work, in half a minute
 	@go run ./test/demo

@@ -36,6 +36,7 @@ type Config struct {
 	Database   string         // connection string of the PostgreSQL database to use, whoever has made it
 	Federation bool           // speaks TLS to other servers on this machine; its name is then localhost:PORT
 	Program    string         // path of another Dendrite, to start in place of ours the first time
+	Proxy      bool           // with Federation: other servers reach it through Server.Proxy, which can be cut
 	Set        map[string]any // dendrite.yaml by dotted path, as in "future_server.max_timeout": "1h"
 }
 
@@ -44,6 +45,8 @@ type Server struct {
 	Name string // server name
 	URL  string // of the client-server API
 	Dir  string
+
+	Proxy *Proxy // before its federation port; nil unless asked for
 
 	t      testing.TB
 	http   *http.Client
@@ -74,6 +77,10 @@ func New(t testing.TB, cfg Config) *Server {
 		s.Name = fmt.Sprintf("localhost:%d", tlsPort)
 		s.launch.HTTPS = fmt.Sprintf("127.0.0.1:%d", tlsPort)
 		s.launch.Cert, s.launch.Key = writeCertificate(t, dir)
+	}
+	if cfg.Proxy {
+		s.Proxy = newProxy(t, s.launch.HTTPS)
+		s.Name = fmt.Sprintf("localhost:%d", s.Proxy.Port)
 	}
 	s.launch.Config = s.writeConfig(cfg)
 	log, err := os.Create(filepath.Join(dir, "server.log"))

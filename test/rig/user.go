@@ -59,18 +59,18 @@ func (s *Server) Client() Client { return Client{URL: s.URL, HTTP: s.http} }
 // Register creates an account and logs it in.
 func (s *Server) Register(t testing.TB, name string) *User {
 	t.Helper()
-	return s.register(t, name, false)
+	return register(t, s.Client(), name, false)
 }
 
 // RegisterAdmin creates the account of an administrator.
 func (s *Server) RegisterAdmin(t testing.TB, name string) *User {
 	t.Helper()
-	return s.register(t, name, true)
+	return register(t, s.Client(), name, true)
 }
 
-func (s *Server) register(t testing.TB, name string, admin bool) *User {
+func register(t testing.TB, client Client, name string, admin bool) *User {
 	t.Helper()
-	u := &User{Client: s.Client(), t: t}
+	u := &User{Client: client, t: t}
 	r, err := u.Client.Register(t.Context(), Secret, name, password, admin)
 	if err != nil || r.Status != http.StatusOK {
 		t.Fatalf("registering %s: %d %s %v", name, r.Status, r.Body, err)

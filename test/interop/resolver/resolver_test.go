@@ -22,7 +22,7 @@ func synapse(t *testing.T) *Synapse {
 	t.Helper()
 	python := os.Getenv(Python)
 	if python == "" {
-		if os.Getenv("FUTURES_SYNAPSE") == "required" {
+		if os.Getenv("FUTURES_TEST_INTEROP") == "required" {
 			t.Fatalf("Synapse is required, and %s does not name a Python that has it", Python)
 		}
 		t.Skipf("not compared with Synapse: %s does not name a Python that has it", Python)

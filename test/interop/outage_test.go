@@ -1,0 +1,222 @@
+package interop_test
+
+import (
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/test/rig"
+)
+
+// TestOutage lets one of the servers be away at the time that matters: it is down, is killed, or both are cut off from
+// each other. Each part is played in a room of ours and in one of Synapse's at once.
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	for _, part := range []struct {
+		name string
+		play func(*testing.T, *pair, []*stage)
+	}{
+		{"Synapse is down", synapseDown},
+		{"ours is down", oursDown},
+		{"ours is killed", oursKilled},
+		{"partition", partition},
+		{"partition with new keys", partitionWithNewKeys},
+	} {
+		for _, version := range late {
+			t.Run(part.name+"/v"+version, func(t *testing.T) {
+				p.heal()
+				var stages []*stage
+				for _, home := range []string{"ours", "synapse"} {
+					s := &stage{scene: newScene(t, p, version, home)}
+					s.owner, s.guest, s.room = s.meet(nil)
+					stages = append(stages, s)
+				}
+				part.play(t, p, stages)
+				for _, s := range stages {
+					s.agree(s.room, s.owner, s.guest)
+				}
+			})
+		}
+	}
+}
+
+// heal starts and connects what a failed part has left behind.
+func (p *pair) heal() {
+	if !p.ours.Running() {
+		p.ours.Start()
+	}
+	if !p.synapse.Running() {
+		p.synapse.Start()
+	}
+	p.ours.Proxy.Mend()
+	p.synapse.Proxy.Mend()
+}
+
+// stage is one of the rooms of a part.
+type stage struct {
+	*scene
+	room         string
+	owner, guest *rig.User
+}
+
+// on returns the stage's user who is on that side.
+func (s *stage) on(name string) *rig.User {
+	if s.home.name == name {
+		return s.owner
+	}
+	return s.guest
+}
+
+// schedule lets the user on our side schedule an event by each generation. It returns their bodies.
+func (s *stage) schedule(mark string, delay time.Duration) []string {
+	s.Helper()
+	u := s.on("ours")
+	u.SendFuture(s.room, "m.room.message", rig.Text("future "+mark), rig.Params{Timeout: delay})
+	u.StateFuture(s.room, piece, mark, rig.Text("state future "+mark), rig.Params{Timeout: delay})
+	s.delay(u, s.room, "send/m.room.message/"+u.NextTxn(), "delayed "+mark, delay)
+	s.delay(u, s.room, "state/"+piece+"/"+url.PathEscape("delayed "+mark), "delayed state "+mark, delay)
+	return []string{"future " + mark, "state future " + mark, "delayed " + mark, "delayed state " + mark}
+}
+
+// once waits until both sides have all the bodies, and wants each once.
+func (s *stage) once(bodies ...string) {
+	s.Helper()
+	for _, body := range bodies {
+		s.sees(body, s.room, s.owner, s.guest)
+	}
+	s.exchange(s.room, s.owner, s.guest)
+	for _, body := range bodies {
+		s.has(1, body, s.room, s.owner, s.guest)
+	}
+}
+
+// synapseDown: what ours sends while Synapse is down arrives there when it is up again.
+func synapseDown(_ *testing.T, p *pair, stages []*stage) {
+	var bodies []string
+	for _, s := range stages {
+		bodies = s.schedule("synapse is down", 2*time.Second)
+	}
+	p.synapse.Kill()
+	for _, s := range stages {
+		for _, body := range bodies {
+			s.sees(body, s.room, s.on("ours"))
+		}
+	}
+	p.synapse.Start()
+	for _, s := range stages {
+		s.once(bodies...)
+	}
+}
+
+// oursDown: what was due on ours meanwhile comes after the start, and what Synapse has sent meanwhile arrives.
+func oursDown(_ *testing.T, p *pair, stages []*stage) {
+	const delay = 4 * time.Second
+	due := time.Now().Add(delay)
+	var bodies []string
+	for _, s := range stages {
+		u := s.on("synapse")
+		s.delay(u, s.room, "send/m.room.message/"+u.NextTxn(), "message of Synapse's", delay)
+		s.delay(u, s.room, "state/"+piece+"/"+url.PathEscape(u.ID), "state of Synapse's", delay)
+		bodies = append(s.schedule("ours is down", delay), "message of Synapse's", "state of Synapse's")
+	}
+	p.ours.Stop()
+	for _, s := range stages {
+		s.sees("message of Synapse's", s.room, s.on("synapse"))
+		s.sees("state of Synapse's", s.room, s.on("synapse"))
+	}
+	<-time.After(time.Until(due.Add(time.Second))) // what ours had to send is due for sure
+	p.ours.Start()
+	for _, s := range stages {
+		s.once(bodies...)
+	}
+}
+
+// oursKilled: SIGKILL at the due time, at two steps of a future's life and wherever it is then.
+func oursKilled(t *testing.T, p *pair, stages []*stage) {
+	const delay = 2 * time.Second
+	for _, step := range []string{"claimed", "submitted", "any"} {
+		due := time.Now().Add(delay)
+		var bodies []string
+		for _, s := range stages {
+			bodies = s.schedule("killed at "+step, delay)
+		}
+		if step == "any" {
+			<-time.After(time.Until(due))
+			p.ours.Kill()
+		} else {
+			p.ours.CrashAt(step, 1)
+			if !p.ours.WaitExit(patience) {
+				t.Fatalf("no future was %s", step)
+			}
+		}
+		p.ours.Start()
+		for _, s := range stages {
+			s.once(bodies...)
+		}
+	}
+}
+
+// partition: while neither server reaches the other, their users change the same things. When they are connected
+// again, both must come to the same state.
+func partition(_ *testing.T, p *pair, stages []*stage) {
+	split(p, stages, "shared")
+}
+
+// partitionWithNewKeys: what somebody sets on her side, after she was banned on the other, is in the state of one side
+// only. It conflicts all the same, with its absence, and must go.
+func partitionWithNewKeys(_ *testing.T, p *pair, stages []*stage) {
+	split(p, stages, "of the outcast")
+	for _, s := range stages {
+		if got := s.owner.GetState(s.room, piece, "of the outcast"); got.Exists() {
+			s.Errorf("what the outcast set after her ban is in the state: %s", got.Raw)
+		}
+	}
+}
+
+// split plays a partition, in which an outcast sets the piece of state with that key.
+func split(p *pair, stages []*stage, key string) {
+	outcasts := make(map[*stage]*rig.User)
+	for _, s := range stages {
+		s.Helper()
+		outcast := s.register(s.away, "outcast")
+		s.join(outcast, s.room, s.home)
+		outcasts[s] = outcast
+		s.setPower(s.owner, s.room, func(levels map[string]any) {
+			levels["users"].(map[string]any)[s.guest.ID] = 100
+		})
+		s.owner.SendState(s.room, piece, "shared", rig.Text("before"))
+		s.agree(s.room, s.owner, s.guest, outcast)
+	}
+	p.ours.Proxy.Cut()
+	p.synapse.Proxy.Cut()
+	for _, s := range stages {
+		s.wants(membership(s.owner, s.room, "ban", outcasts[s]), 200, "")
+		s.setPower(s.owner, s.room, func(levels map[string]any) { levels["invite"] = 70 })
+		s.disagree(s.owner)
+		s.setPower(s.guest, s.room, func(levels map[string]any) {
+			levels["users"].(map[string]any)[outcasts[s].ID] = 50
+		})
+		s.disagree(s.guest)
+		outcasts[s].SendState(s.room, piece, key, rig.Text("after the ban"))
+	}
+	p.ours.Proxy.Mend()
+	p.synapse.Proxy.Mend()
+	for _, s := range stages {
+		s.agree(s.room, s.owner, s.guest)
+		for _, u := range []*rig.User{s.owner, s.guest} {
+			if got := u.GetState(s.room, "m.room.member", outcasts[s].ID).Get("membership").String(); got != "ban" {
+				s.Errorf("to %s the outcast is %q after the partition, want ban", u.ID, got)
+			}
+		}
+	}
+}
+
+// disagree sets what the user on the other side sets differently.
+func (s *stage) disagree(u *rig.User) {
+	s.Helper()
+	u.SendState(s.room, "m.room.name", "", map[string]any{"name": "by " + u.ID})
+	u.SendState(s.room, piece, "shared", rig.Text("by "+u.ID))
+	u.SendState(s.room, piece, "only of "+u.ID, rig.Text("by "+u.ID))
+	u.Send(s.room, "m.room.message", rig.Text("alone: "+u.ID))
+}
