@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/matrix-org/gomatrixserverlib"
@@ -20,23 +21,35 @@ func allowed(q question, a answer) {
 }
 
 // resolve asks for the resolved state of Events; Auth are the events of their auth chains. The answer names events
-// by their number, those of both lists counted through.
+// by their number, those of both lists counted through. For version 1 the library goes through members in the order
+// of a map, and what one of them may do can depend on another: there the answer is all results of many runs.
 func resolve(q question, a answer) {
 	a.ask("resolved", func() string {
-		events, auth := parseAll(q.Version, q.Events), parseAll(q.Version, q.Auth)
-		number := make(map[string]int)
-		for i, pdu := range slices.Concat(events, auth) {
-			number[pdu.EventID()] = i
+		runs, results := 1, make(map[string]bool)
+		if q.Version == "1" {
+			runs = 24
 		}
-		rejected := func(id string) bool { return q.Text != "" && number[id] == int(q.TS) }
-		resolved, err := gomatrixserverlib.ResolveConflicts(q.Version, events, auth, users, rejected)
-		numbers := make([]int, len(resolved))
-		for i, pdu := range resolved {
-			numbers[i] = number[pdu.EventID()]
+		for range runs {
+			results[resolveOnce(q)] = true
 		}
-		slices.Sort(numbers)
-		return fmt.Sprint(numbers, text(err))
+		return fmt.Sprint(slices.Sorted(maps.Keys(results)))
 	})
+}
+
+func resolveOnce(q question) string {
+	events, auth := parseAll(q.Version, q.Events), parseAll(q.Version, q.Auth)
+	number := make(map[string]int)
+	for i, pdu := range slices.Concat(events, auth) {
+		number[pdu.EventID()] = i
+	}
+	rejected := func(id string) bool { return q.Text != "" && number[id] == int(q.TS) }
+	resolved, err := gomatrixserverlib.ResolveConflicts(q.Version, events, auth, users, rejected)
+	numbers := make([]int, len(resolved))
+	for i, pdu := range resolved {
+		numbers[i] = number[pdu.EventID()]
+	}
+	slices.Sort(numbers)
+	return fmt.Sprint(numbers, text(err))
 }
 
 // stripped asks about Raw as an entry of invite_room_state.
