@@ -17,7 +17,9 @@ var (
 	firstSeed = flag.Uint64("seed", 1, "the seed of the first of them")
 )
 
-func synapse(t *testing.T) *Synapse {
+func synapse(t *testing.T) *Synapse { return synapseBy(t, Start) }
+
+func synapseBy(t *testing.T, start func(python string) (*Synapse, error)) *Synapse {
 	t.Helper()
 	python := os.Getenv(Python)
 	if python == "" {
@@ -26,7 +28,7 @@ func synapse(t *testing.T) *Synapse {
 		}
 		t.Skipf("not compared with Synapse: %s does not name a Python that has it", Python)
 	}
-	s, err := Start(python)
+	s, err := start(python)
 	if err != nil {
 		t.Fatal(err)
 	}

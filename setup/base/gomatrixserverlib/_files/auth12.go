@@ -105,16 +105,16 @@ func CheckListedAuthEvents(event PDU, listed []PDU) error {
 		return nil
 	}
 	needed := StateNeededForAuth([]PDU{event}).Tuples()
-	seen := make(map[StateKeyTuple]string, len(listed))
+	seen := make(map[StateKeyTuple]bool, len(listed))
 	for _, auth := range listed {
 		if auth.StateKey() == nil {
 			return errorf("auth event %s is no state event", auth.EventID())
 		}
 		key := StateKeyTuple{auth.Type(), *auth.StateKey()}
-		if id, ok := seen[key]; ok && id != auth.EventID() {
+		if seen[key] {
 			return errorf("the auth events have %q with state key %q twice", key.EventType, key.StateKey)
 		}
-		seen[key] = auth.EventID()
+		seen[key] = true
 		if !slices.Contains(needed, key) {
 			return errorf("auth event %s is not needed", auth.EventID())
 		}

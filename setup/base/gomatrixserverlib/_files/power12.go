@@ -8,6 +8,9 @@ import (
 
 // checkPowerLevels is rule 10, for a sender of this level.
 func (r *rules12) checkPowerLevels(level int64) error {
+	if r.event.StateKey() == nil { // the text says nothing of them; Synapse fails on them
+		return errorf("power levels have a state key")
+	}
 	content := gjson.ParseBytes(r.event.Content())
 	for _, name := range namedLevels {
 		if v := content.Get(name); v.Exists() { // 10.1
