@@ -79,6 +79,9 @@ func describe(a answer, of string, pdu gomatrixserverlib.PDU) {
 	a.ask(of+"signers", func() string {
 		v := new(verifier)
 		err := gomatrixserverlib.VerifyEventSignatures(context.Background(), pdu, v, users)
+		if pdu.Version() == gomatrixserverlib.RoomVersionPseudoIDs && err != nil {
+			return "refused" // chance decides whose signature is looked at first
+		}
 		slices.Sort(v.servers)
 		return fmt.Sprint(v.servers, text(err))
 	})
