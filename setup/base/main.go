@@ -49,10 +49,8 @@ func run(until, record string) error {
 		return b.record(record)
 	case until != "":
 		return b.make(until)
-	case b.isUpToDate():
-		return nil
 	}
-	return b.make("")
+	return b.update()
 }
 
 // moduleRoot is the folder of this project's go.mod.
