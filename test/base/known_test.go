@@ -53,6 +53,14 @@ var known = []struct {
 		},
 	},
 	{
+		"create events of version 12 in invites",
+		"an entry of invite_room_state that is a whole create event of version 12 is passed on whole (10-room-version-12)",
+		func(d difference) bool {
+			return d.q.Op == "stripped" && d.name == "received" && bytes.Contains(d.q.Raw, []byte(`"content":{"room_version":"12"}`)) &&
+				!bytes.Contains(d.q.Raw, []byte(`"room_id"`)) && strings.Contains(d.patched, `"hashes":`)
+		},
+	},
+	{
 		"version 12 is listed",
 		"RoomVersions has version 12 (10-room-version-12)",
 		func(d difference) bool { return d.q.Op == "versions" && d.name == "12" && d.original == "" },

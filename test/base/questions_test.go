@@ -77,8 +77,11 @@ func (g generator) strippedQuestion() question {
 	if g.one(4) {
 		f = fields{{"type", f.get("type")}, {"content", f.get("content")}, {"state_key", `""`}, {"sender", f.get("sender")}}
 	}
-	if g.one(6) {
+	switch g.IntN(12) {
+	case 0, 1:
 		f = g.mangled(f)
+	case 2:
+		f = f.set("type", `"m.room.create"`).set("content", `{"room_version":"12"}`).set("room_id", "")
 	}
 	return question{Op: "stripped", Version: version, Raw: []byte(f.String())}
 }
