@@ -25,16 +25,17 @@ func questions(seed uint64) (qs []question) {
 	for range 15 {
 		qs = append(qs, g.eventQuestion())
 	}
-	for range 6 {
-		qs = append(qs, g.builtQuestion(), question{Op: "id", Raw: []byte(g.id())})
+	rooms := []*history{g.history(), g.history()}
+	for _, room := range rooms {
+		qs = append(qs, room.questions()...)
+	}
+	for n := range 6 {
+		qs = append(qs, g.builtQuestion(rooms[n%2]), question{Op: "id", Raw: []byte(g.id())})
 	}
 	for range 5 {
 		qs = append(qs, question{Op: "levels", Raw: []byte(g.content("10", "m.room.power_levels"))}, g.allowedQuestion(), g.strippedQuestion())
 	}
 	qs = append(qs, g.thirdPartyQuestion(), g.createQuestion())
-	for range 2 {
-		qs = append(qs, g.history().questions()...)
-	}
 	return qs
 }
 
@@ -86,9 +87,8 @@ func (g generator) strippedQuestion() question {
 	return question{Op: "stripped", Version: version, Raw: []byte(f.String())}
 }
 
-// builtQuestion is about an event to build.
-func (g generator) builtQuestion() question {
-	h := g.history()
+// builtQuestion is about an event to build, in a room.
+func (g generator) builtQuestion(h *history) question {
 	f := g.event(h.version)
 	for _, name := range []string{"hashes", "signatures", "event_id", "origin", "origin_server_ts"} {
 		f = f.set(name, "")
