@@ -124,7 +124,7 @@ func (b *base) update() error {
 	if b.isUpToDate() {
 		return nil
 	}
-	return b.make("")
+	return b.make()
 }
 
 // isUpToDate reports whether the patched base was made from this very input.
@@ -137,9 +137,8 @@ func (b *base) isUpToDate() bool {
 	return err == nil && bytes.Equal(work, b.workFile())
 }
 
-// make makes the patched base anew, with the patches up to one of them or, for "", all. It refuses to replace one
-// that somebody has edited.
-func (b *base) make(until string) error {
+// make makes the patched base anew. It refuses to replace one that somebody has edited.
+func (b *base) make() error {
 	target := filepath.Join(b.root, baseDir)
 	edited, err := b.edits()
 	if err != nil {
@@ -154,14 +153,10 @@ func (b *base) make(until string) error {
 		return err
 	}
 	defer os.RemoveAll(next)
-	if err := b.build(next, until, true); err != nil {
+	if err := b.build(next, everyPatch); err != nil {
 		return err
 	}
-	input := b.hash
-	if until != "" {
-		input = "up to " + until
-	}
-	if err := writeStamp(next, input); err != nil {
+	if err := writeStamp(next, b.hash); err != nil {
 		return err
 	}
 	if err := os.Chmod(next, 0o755); err != nil {
@@ -186,9 +181,10 @@ func (b *base) workFile() []byte {
 	return w.Bytes()
 }
 
-// build writes the patched modules into dir. The patch until is the last one, left out unless it is included.
-func (b *base) build(dir, until string, included bool) error {
-	found := until == ""
+func everyPatch(string) bool { return true }
+
+// build writes the modules into dir, with those of the patches that are wanted.
+func (b *base) build(dir string, wanted func(patch string) bool) error {
 	for _, m := range b.modules {
 		if err := m.verify(); err != nil {
 			return err
@@ -204,21 +200,13 @@ func (b *base) build(dir, until string, included bool) error {
 			}
 		}
 		for _, patch := range m.patches {
-			last := patch == until
-			found = found || last
-			if last && !included {
-				break
+			if !wanted(patch) {
+				continue
 			}
 			if err := apply(filepath.Join(b.source, patch), tree); err != nil {
 				return fmt.Errorf("%s does not fit %s %s: %w", patch, m.Path, m.Version, err)
 			}
-			if last {
-				break
-			}
 		}
-	}
-	if !found && included {
-		return fmt.Errorf("there is no patch %s", until)
 	}
 	return b.describe(filepath.Join(dir, "dendrite"))
 }

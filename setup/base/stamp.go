@@ -104,15 +104,14 @@ func differing(a, b map[string]string) (files []string) {
 	return files
 }
 
-// restamp notes that what is in the patched base can be made from the patches, if it can: with those up to the
-// given one it is the same.
-func (b *base) restamp(until string) error {
+// restamp notes that what is in the patched base is what the patches make, if it is. The patch was just recorded.
+func (b *base) restamp(patch string) error {
 	dir, err := os.MkdirTemp("", "base-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := b.build(dir, until, true); err != nil {
+	if err := b.build(dir, everyPatch); err != nil {
 		return err
 	}
 	made, err := hashFiles(dir)
@@ -125,7 +124,7 @@ func (b *base) restamp(until string) error {
 		return err
 	}
 	if left := differing(made, now); len(left) > 0 {
-		return fmt.Errorf("%s is written, but these edits are not in it: %s", until, strings.Join(left, ", "))
+		return fmt.Errorf("%s is written, but these edits are not in it: %s", patch, strings.Join(left, ", "))
 	}
-	return writeStamp(target, "up to "+until)
+	return writeStamp(target, "recorded "+patch) // what the server says of its base is to be made anew
 }

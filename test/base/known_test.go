@@ -7,7 +7,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"maps"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -61,6 +63,16 @@ var known = []struct {
 		},
 	},
 	{
+		"built redactions",
+		"a redaction is built with its target at the one place that its room version has for it, wherever it was given (40-redactions)",
+		isBuiltRedaction,
+	},
+	{
+		"redactions of version 11",
+		"Redacts reads the target of a redaction of room version 11 from its content; the original always looks beside it (40-redactions)",
+		isTargetInContent,
+	},
+	{
 		"version 12 is listed",
 		"RoomVersions has version 12 (10-room-version-12)",
 		func(d difference) bool { return d.q.Op == "versions" && d.name == "12" && d.original == "" },
@@ -71,6 +83,63 @@ func hashRoomID(id string) bool {
 	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(id, "!"))
 	// The last of 43 characters has two bits that decode to nothing; the decoder does not mind them.
 	return len(id) == 44 && id[0] == '!' && err == nil && len(raw) == 32
+}
+
+// isBuiltRedaction checks that the target stands at the one right place, and that nothing else differs.
+func isBuiltRedaction(d difference) bool {
+	if d.q.Op != "build" || d.name != "built" {
+		return false
+	}
+	a, _ := withoutTarget(d.original)
+	b, places := withoutTarget(d.patched)
+	if d.q.Version == "11" {
+		return a != "" && a == b && places == "content"
+	}
+	return a != "" && a == b && places == "top"
+}
+
+// withoutTarget is a built redaction without the ID that it redacts and what is computed from it, and where that ID was.
+func withoutTarget(built string) (rest, places string) {
+	_, raw, ok := strings.Cut(built, "{")
+	var event map[string]any
+	d := json.NewDecoder(strings.NewReader("{" + raw))
+	d.UseNumber()
+	if !ok || d.Decode(&event) != nil || event["type"] != "m.room.redaction" {
+		return "", ""
+	}
+	content, _ := event["content"].(map[string]any)
+	if _, ok := content["redacts"]; ok {
+		places += "content"
+	}
+	if _, ok := event["redacts"]; ok {
+		places += "top"
+	}
+	delete(content, "redacts")
+	for _, name := range []string{"redacts", "hashes", "signatures"} {
+		delete(event, name)
+	}
+	return encoded(event), places
+}
+
+var describedFields = regexp.MustCompile(`(?s)^(.* "11" -?\d+ \d+ )(".*") (true|false)$`)
+
+// isTargetInContent reads an answer to "fields".
+func isTargetInContent(d difference) bool {
+	if d.q.Op != "event" || d.q.Version != "11" || !strings.HasSuffix(d.name, " fields") {
+		return false
+	}
+	a, b := describedFields.FindStringSubmatch(d.original), describedFields.FindStringSubmatch(d.patched)
+	if a == nil || b == nil || a[1] != b[1] || a[3] != b[3] {
+		return false
+	}
+	target, err := strconv.Unquote(b[2])
+	if err != nil {
+		return false
+	}
+	if strings.HasPrefix(b[1], `"m.room.redaction" none `) {
+		return target == "" || bytes.Contains(d.q.Raw, []byte(`"redacts":`+quote(target)))
+	}
+	return target == "" // it is no redaction, whatever it says
 }
 
 // isRedactedInvite checks that the patched library has what the specification says, computed here by other means.

@@ -1,0 +1,50 @@
+package httputil
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/gorilla/mux"
+	"github.com/matrix-org/gomatrixserverlib/spec"
+)
+
+// CheckRoomIDs refuses requests whose path has something else where a room ID should be, so that no handler need
+// expect that. The backup of keys is left out: there a client may use any name.
+func CheckRoomIDs(next http.Handler) http.Handler {
+	refuse := WrapHandlerInCORS(http.HandlerFunc(refuseRoomID))
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method != http.MethodOptions && !strings.Contains(req.URL.Path, "/room_keys/") && !hasRoomIDs(mux.Vars(req)) {
+			refuse.ServeHTTP(w, req)
+			return
+		}
+		next.ServeHTTP(w, req)
+	})
+}
+
+// hasRoomIDs reports whether the variables of a path that should be room IDs are.
+func hasRoomIDs(vars map[string]string) bool {
+	for name, value := range vars {
+		if !strings.HasPrefix(strings.ToLower(name), "roomid") {
+			continue
+		}
+		id, err := url.PathUnescape(value)
+		if err != nil {
+			return false
+		}
+		if name == "roomIDOrAlias" && strings.HasPrefix(id, "#") {
+			continue
+		}
+		if _, err := spec.NewRoomID(id); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func refuseRoomID(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusBadRequest)
+	_ = json.NewEncoder(w).Encode(spec.InvalidParam("The room ID in the path is none."))
+}
