@@ -121,7 +121,7 @@ func TestHistoriesByTheLibrary(t *testing.T) {
 			continue
 		}
 		rooms++
-		if err := s.SendHistory(h, stateres.V21); err != nil {
+		if err := s.SendHistory(h, stateres.V21, true); err != nil {
 			t.Fatal(err)
 		}
 		pdus := make(map[string]gomatrixserverlib.PDU, len(h.IDs))
