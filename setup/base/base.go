@@ -45,16 +45,26 @@ type base struct {
 
 // readBase reads which modules there are, and verifies that the module cache has what go.sum promises.
 func readBase(root string) (*base, error) {
-	b := &base{root: root, source: filepath.Join(root, "setup", "base")}
 	out, err := goCommand(root, append([]string{"mod", "download", "-json"}, modulePaths...)...)
 	if err != nil {
 		return nil, err
 	}
+	var modules []*module
 	for dec := json.NewDecoder(bytes.NewReader(out)); dec.More(); {
 		m := new(module)
 		if err := dec.Decode(m); err != nil {
 			return nil, fmt.Errorf("go mod download: %w", err)
 		}
+		modules = append(modules, m)
+	}
+	return newBase(root, modules)
+}
+
+// newBase reads which patches and files there are for the modules.
+func newBase(root string, modules []*module) (*base, error) {
+	b := &base{root: root, source: filepath.Join(root, "setup", "base"), modules: modules}
+	for _, m := range modules {
+		var err error
 		if m.patches, err = filepath.Glob(filepath.Join(b.source, m.name(), "*.patch")); err != nil {
 			return nil, err
 		}
@@ -65,7 +75,6 @@ func readBase(root string) (*base, error) {
 		if m.files, err = listFiles(b.source, filepath.Join(m.name(), filesDir)); err != nil {
 			return nil, err
 		}
-		b.modules = append(b.modules, m)
 	}
 	return b, b.sum()
 }
@@ -86,7 +95,7 @@ func listFiles(dir, sub string) (files []string, err error) {
 	return files, err
 }
 
-// sum computes the hash of all input: the modules, the patches and this program.
+// sum computes the hash of all input: the modules, the patches and this program, its tests left out.
 func (b *base) sum() error {
 	h := sha256.New()
 	for _, m := range b.modules {
@@ -97,6 +106,9 @@ func (b *base) sum() error {
 		return err
 	}
 	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") && !strings.Contains(file, filesDir) {
+			continue
+		}
 		data, err := os.ReadFile(filepath.Join(b.source, file))
 		if err != nil {
 			return err
@@ -107,30 +119,44 @@ func (b *base) sum() error {
 	return nil
 }
 
-func (b *base) stamp() string { return filepath.Join(b.root, baseDir, "stamp") }
+// update makes the patched base unless it is up to date.
+func (b *base) update() error {
+	if b.isUpToDate() {
+		return nil
+	}
+	return b.make()
+}
 
 // isUpToDate reports whether the patched base was made from this very input.
 func (b *base) isUpToDate() bool {
-	stamp, err := os.ReadFile(b.stamp())
-	if err != nil || string(stamp) != b.hash {
+	s, err := b.readStamp()
+	if err != nil || s.input != b.hash {
 		return false
 	}
 	work, err := os.ReadFile(filepath.Join(b.root, "go.work"))
 	return err == nil && bytes.Equal(work, b.workFile())
 }
 
-// make makes the patched base anew.
+// make makes the patched base anew. It refuses to replace one that somebody has edited.
 func (b *base) make() error {
 	target := filepath.Join(b.root, baseDir)
+	edited, err := b.edits()
+	if err != nil {
+		return err
+	}
+	if len(edited) > 0 {
+		return fmt.Errorf("%s has edits that are in no patch: record them (docs/base.md), or delete %s: %s",
+			baseDir, baseDir, strings.Join(edited, ", "))
+	}
 	next, err := os.MkdirTemp(b.root, baseDir+"-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(next)
-	if err := b.build(next, func(string) bool { return true }); err != nil {
+	if err := b.build(next, everyPatch); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(next, "stamp"), []byte(b.hash), 0o644); err != nil {
+	if err := writeStamp(next, b.hash); err != nil {
 		return err
 	}
 	if err := os.Chmod(next, 0o755); err != nil {
@@ -154,6 +180,8 @@ func (b *base) workFile() []byte {
 	w.WriteString(")\n")
 	return w.Bytes()
 }
+
+func everyPatch(string) bool { return true }
 
 // build writes the modules into dir, with those of the patches that are wanted.
 func (b *base) build(dir string, wanted func(patch string) bool) error {

@@ -42,13 +42,10 @@ func run(record string) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case record != "":
+	if record != "" {
 		return b.record(record)
-	case b.isUpToDate():
-		return nil
 	}
-	return b.make()
+	return b.update()
 }
 
 // moduleRoot is the folder of this project's go.mod.

@@ -34,6 +34,9 @@ func apply(patch, tree string) error {
 		if file.IsNew || file.IsDelete || file.IsRename || file.OldName != file.NewName {
 			return fmt.Errorf("%s: a patch changes files; whole files to add lie in %s", file.NewName, filesDir)
 		}
+		if len(file.TextFragments) == 0 {
+			return fmt.Errorf("%s: it changes nothing", file.NewName)
+		}
 		name := filepath.Join(tree, filepath.FromSlash(file.NewName))
 		old, err := os.ReadFile(name)
 		if err != nil {
@@ -131,12 +134,22 @@ func (b *base) record(file string) error {
 	if err != nil {
 		return err
 	}
+	if len(diff) == 0 {
+		return fmt.Errorf("nothing differs from what the other patches make without %s", file)
+	}
 	path := filepath.Join(b.source, filepath.FromSlash(file))
 	header := []byte("What: \nWhy: \nSince: \nCan go: \n\n")
 	if old, err := os.ReadFile(path); err == nil {
 		header, _, _ = bytes.Cut(old, []byte("diff --git "))
 	}
-	return os.WriteFile(path, append(header, diff...), 0o644)
+	if err := os.WriteFile(path, append(header, diff...), 0o644); err != nil {
+		return err
+	}
+	again, err := newBase(b.root, b.modules) // the patch may be a new one
+	if err != nil {
+		return err
+	}
+	return again.restamp(file)
 }
 
 // difference is the unified diff from one folder to another, with one line of context: enough to notice that a

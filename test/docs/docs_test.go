@@ -157,3 +157,29 @@ func TestPackagesAreNamed(t *testing.T) {
 		}
 	}
 }
+
+// TestPatchesAreNamed checks that docs/base.md has a row for every patch, and none for others.
+func TestPatchesAreNamed(t *testing.T) {
+	sections := strings.Split(read(t, "docs/base.md"), "\n### ")
+	row := regexp.MustCompile("(?m)^\\| `([0-9]+-[a-z0-9-]+)` \\|")
+	for _, module := range []string{"gomatrixserverlib", "dendrite"} {
+		found, err := filepath.Glob(filepath.Join(root, "setup", "base", module, "*.patch"))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("no patches for %s: %v", module, err)
+		}
+		var want, named []string
+		for _, path := range found {
+			want = append(want, strings.TrimSuffix(filepath.Base(path), ".patch"))
+		}
+		for _, section := range sections {
+			if strings.HasPrefix(section, module+"\n") {
+				for _, m := range row.FindAllStringSubmatch(section, -1) {
+					named = append(named, m[1])
+				}
+			}
+		}
+		if !slices.Equal(want, named) {
+			t.Errorf("docs/base.md names of %s the patches %v; there are %v", module, named, want)
+		}
+	}
+}

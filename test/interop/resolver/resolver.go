@@ -29,9 +29,14 @@ type Synapse struct {
 }
 
 // Start starts Synapse's resolver with the interpreter at python.
-func Start(python string) (*Synapse, error) {
+func Start(python string) (*Synapse, error) { return start(python, "resolve.py") }
+
+// StartJudge starts Synapse's authorisation rules with the interpreter at python.
+func StartJudge(python string) (*Synapse, error) { return start(python, "judge.py") }
+
+func start(python, script string) (*Synapse, error) {
 	_, file, _, _ := runtime.Caller(0)
-	cmd := exec.Command(python, filepath.Join(filepath.Dir(file), "resolve.py"))
+	cmd := exec.Command(python, filepath.Join(filepath.Dir(file), script))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -125,7 +130,24 @@ func (s *Synapse) SendHistory(h *resolution.History, alg stateres.Algorithm, onc
 	return s.write(q)
 }
 
-func (s *Synapse) write(q question) error {
+// SendEvent asks for a verdict about an event of room version 12, by the state and with what it lists as auth events, all
+// as PDUs. It is to be read with ReceiveVerdict, in order.
+func (s *Synapse) SendEvent(pdu []byte, state, listed []json.RawMessage) error {
+	return s.write(map[string]any{"pdu": json.RawMessage(pdu), "state": state, "listed": listed})
+}
+
+// ReceiveVerdict reads why Synapse does not accept the next event, "" if it does.
+func (s *Synapse) ReceiveVerdict() (refusal string, err error) {
+	line, err := s.out.ReadBytes('\n')
+	if err != nil {
+		return "", fmt.Errorf("Synapse's rules have ended: %w", err)
+	}
+	var verdict struct{ Error string }
+	err = json.Unmarshal(line, &verdict)
+	return verdict.Error, err
+}
+
+func (s *Synapse) write(q any) error {
 	line, err := json.Marshal(q)
 	if err != nil {
 		return err

@@ -18,7 +18,9 @@ var (
 	thorough  = flag.Uint64("thorough", 1, "every how many rooms both algorithms and both of Synapse's ways are taken")
 )
 
-func synapse(t *testing.T) *Synapse {
+func synapse(t *testing.T) *Synapse { return synapseBy(t, Start) }
+
+func synapseBy(t *testing.T, start func(python string) (*Synapse, error)) *Synapse {
 	t.Helper()
 	python := os.Getenv(Python)
 	if python == "" {
@@ -27,7 +29,7 @@ func synapse(t *testing.T) *Synapse {
 		}
 		t.Skipf("not compared with Synapse: %s does not name a Python that has it", Python)
 	}
-	s, err := Start(python)
+	s, err := start(python)
 	if err != nil {
 		t.Fatal(err)
 	}

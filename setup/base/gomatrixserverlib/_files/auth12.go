@@ -59,11 +59,42 @@ func CheckAdditionalCreators(additional gjson.Result) error {
 		if user.Type != gjson.String {
 			return errorf("additional_creators is not a list of user IDs")
 		}
-		if _, err := spec.NewUserID(user.Str, true); err != nil {
-			return errorf("additional_creators has %q, which is no user ID: %s", user.Str, err)
+		_, domain, err := SplitID('@', user.Str)
+		if _, _, ok := spec.ParseAndValidateServerName(domain); err != nil || !ok || len(user.Str) > maxIDLength {
+			return errorf("additional_creators has %q, which is no user ID", user.Str)
 		}
 	}
 	return nil
+}
+
+// needed12 adds the state that an event of room version 12 is judged by, and may list as auth events, the create
+// event aside. StateNeededForAuth has an exception for aliases that versions from 6 on do not have, and looks at
+// third_party_invite and join_authorised_via_users_server whatever the membership.
+func needed12(needed *StateNeeded, event PDU) {
+	if event.Type() == spec.MRoomCreate {
+		return
+	}
+	needed.Create, needed.PowerLevels = true, true
+	needed.Member = append(needed.Member, string(event.SenderID()))
+	if event.Type() != spec.MRoomMember || event.StateKey() == nil {
+		return
+	}
+	needed.Member = append(needed.Member, *event.StateKey())
+	content := gjson.ParseBytes(event.Content())
+	switch content.Get("membership").Str {
+	case spec.Join:
+		needed.JoinRules = true
+		if via := content.Get("join_authorised_via_users_server").Str; via != "" {
+			needed.Member = append(needed.Member, via)
+		}
+	case spec.Invite:
+		needed.JoinRules = true
+		if token := content.Get("third_party_invite.signed.token"); token.Type == gjson.String {
+			needed.ThirdPartyInvite = append(needed.ThirdPartyInvite, token.Str)
+		}
+	case spec.Knock:
+		needed.JoinRules = true
+	}
 }
 
 // Has reports whether this very event is among the auth events.
@@ -83,16 +114,16 @@ func CheckListedAuthEvents(event PDU, listed []PDU) error {
 		return nil
 	}
 	needed := StateNeededForAuth([]PDU{event}).Tuples()
-	seen := make(map[StateKeyTuple]string, len(listed))
+	seen := make(map[StateKeyTuple]bool, len(listed))
 	for _, auth := range listed {
 		if auth.StateKey() == nil {
 			return errorf("auth event %s is no state event", auth.EventID())
 		}
 		key := StateKeyTuple{auth.Type(), *auth.StateKey()}
-		if id, ok := seen[key]; ok && id != auth.EventID() {
+		if seen[key] {
 			return errorf("the auth events have %q with state key %q twice", key.EventType, key.StateKey)
 		}
-		seen[key] = auth.EventID()
+		seen[key] = true
 		if !slices.Contains(needed, key) {
 			return errorf("auth event %s is not needed", auth.EventID())
 		}
@@ -116,7 +147,7 @@ type rules12 struct {
 
 // allowed12 reports why the event is not allowed in a room of version 12, as a NotAllowed.
 func allowed12(event PDU, auth AuthEventProvider) error {
-	if event.Type() == spec.MRoomCreate && event.StateKeyEquals("") {
+	if event.Type() == spec.MRoomCreate {
 		return createAllowed12(event)
 	}
 	r := &rules12{event: event, auth: auth}
@@ -140,6 +171,9 @@ func allowed12(event PDU, auth AuthEventProvider) error {
 
 // createAllowed12 is rule 1. That there is no room_id was seen when the event was parsed.
 func createAllowed12(event PDU) error {
+	if !event.StateKeyEquals("") {
+		return errorf("a create event has the state key \"\"")
+	}
 	if len(event.PrevEventIDs()) > 0 {
 		return errorf("a create event has no prev_events")
 	}
@@ -175,7 +209,7 @@ func (r *rules12) check() error {
 	if key := r.event.StateKey(); key != nil && strings.HasPrefix(*key, "@") && *key != r.sender() { // 9
 		return errorf("%q must not set the state of %q", r.sender(), *key)
 	}
-	if r.event.Type() == spec.MRoomPowerLevels && r.event.StateKeyEquals("") {
+	if r.event.Type() == spec.MRoomPowerLevels {
 		return r.checkPowerLevels(level) // 10
 	}
 	return nil // 11

@@ -1,7 +1,10 @@
 package gomatrixserverlib
 
 import (
+	"bytes"
 	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
 )
@@ -18,7 +21,11 @@ func verifyCanonicalJSON12(input []byte) error {
 	for i := 0; i < len(input); i++ {
 		switch c := input[i]; {
 		case c == '"':
-			i = skipString(input, i)
+			end := skipString(input, i)
+			if hasLoneSurrogate(input[i+1 : end]) {
+				return ErrCanonicalJSON
+			}
+			i = end
 		case c == '-' || '0' <= c && c <= '9':
 			end := i + 1
 			for end < len(input) && isNumberByte(input[end]) {
@@ -41,6 +48,91 @@ func skipString(input []byte, i int) int {
 		}
 	}
 	return i
+}
+
+// hasLoneSurrogate reports whether the string, as it stands in valid JSON, has an escape that is half of a surrogate
+// pair. There is no UTF-8 for it, so there is no canonical JSON.
+func hasLoneSurrogate(s []byte) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\\' {
+			continue
+		}
+		if i++; s[i] != 'u' {
+			continue
+		}
+		c := readHexDigits(s[i+1 : i+5])
+		i += 4
+		if !utf16.IsSurrogate(c) {
+			continue
+		}
+		if len(s) < i+7 || s[i+1] != '\\' || s[i+2] != 'u' ||
+			utf16.DecodeRune(c, readHexDigits(s[i+3:i+7])) == utf8.RuneError {
+			return true
+		}
+		i += 6
+	}
+	return false
+}
+
+// withoutDuplicates removes from valid JSON all members of objects that another one of the same name follows: the
+// last one counts, as in the decoders of Go and Python. Whoever looks the first one up would see another event.
+func withoutDuplicates(input []byte) []byte {
+	value := gjson.ParseBytes(input)
+	if !hasDuplicates(value) {
+		return input
+	}
+	var output bytes.Buffer
+	writeOnce(&output, value)
+	return output.Bytes()
+}
+
+func hasDuplicates(value gjson.Result) (found bool) {
+	if !value.IsObject() && !value.IsArray() {
+		return false
+	}
+	names := make(map[string]struct{})
+	value.ForEach(func(key, member gjson.Result) bool {
+		if value.IsObject() {
+			_, found = names[key.Str]
+			names[key.Str] = struct{}{}
+		}
+		found = found || hasDuplicates(member)
+		return !found
+	})
+	return found
+}
+
+func writeOnce(output *bytes.Buffer, value gjson.Result) {
+	if !value.IsObject() && !value.IsArray() {
+		output.WriteString(value.Raw)
+		return
+	}
+	last := make(map[string]int)
+	n := 0
+	value.ForEach(func(key, _ gjson.Result) bool {
+		last[key.Str] = n
+		n++
+		return true
+	})
+	output.WriteByte(value.Raw[0])
+	written, n := false, 0
+	value.ForEach(func(key, member gjson.Result) bool {
+		defer func() { n++ }()
+		if value.IsObject() && last[key.Str] != n {
+			return true
+		}
+		if written {
+			output.WriteByte(',')
+		}
+		written = true
+		if value.IsObject() {
+			output.WriteString(key.Raw)
+			output.WriteByte(':')
+		}
+		writeOnce(output, member)
+		return true
+	})
+	output.WriteByte(value.Raw[len(value.Raw)-1])
 }
 
 func isNumberByte(c byte) bool {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -30,7 +31,7 @@ func init() {
 		stateResAlgorithm:                      StateResV2_1,
 		eventFormat:                            EventFormatV2,
 		eventIDFormat:                          EventIDFormatV3,
-		redactionAlgorithm:                     redactEventJSON12,
+		redactionAlgorithm:                     redactExactEventJSON12,
 		signatureValidityCheckFunc:             StrictValiditySignatureCheck,
 		canonicalJSONCheck:                     verifyCanonicalJSON12,
 		notificationLevelCheck:                 noCheckLevels, // allowed12 does
@@ -92,8 +93,11 @@ func (e *event12) SetUnsigned(unsigned any) (PDU, error) {
 // parse12 reads the fields of an event and checks the form of its IDs.
 func parse12(eventJSON []byte, redacted bool) (*event12, error) {
 	e := &event12{}
-	if err := json.Unmarshal(eventJSON, &e.eventV2); err != nil {
+	if err := json.Unmarshal(withoutLookalikes(eventJSON), &e.eventV2); err != nil {
 		return nil, err
+	}
+	if !gjson.ParseBytes(e.eventFields.Content).IsObject() {
+		return nil, BadJSONError{errors.New("content must be an object")} // or there is no event ID
 	}
 	if e.eventV2.AuthEvents == nil || e.eventV2.PrevEvents == nil {
 		return nil, BadJSONError{errors.New("auth_events and prev_events must be lists of event IDs")}
@@ -144,6 +148,7 @@ func newEventFromUntrustedJSON12(eventJSON []byte, roomVersion IRoomVersion) (PD
 		return nil, BadJSONError{err}
 	}
 	var err error
+	eventJSON = withoutDuplicates(eventJSON)
 	for _, key := range []string{"outlier", "destinations", "age_ts", "unsigned", "event_id"} {
 		if eventJSON, err = sjson.DeleteBytes(eventJSON, key); err != nil {
 			return nil, err
@@ -177,6 +182,39 @@ func checkFields12(e *event12) error {
 		return BadJSONError{errors.New("the event is not UTF-8")}
 	}
 	return CheckFields(e)
+}
+
+var eventFields12 = []string{
+	"type", "room_id", "sender", "state_key", "content", "hashes", "signatures", "depth", "prev_events", "auth_events",
+	"origin_server_ts", "redacts", "unsigned", "event_id",
+}
+
+// withoutLookalikes removes the members of an event whose name is that of a field but for the case of letters.
+// Go's decoder would take them for the field, no other server does.
+func withoutLookalikes(eventJSON []byte) []byte {
+	var kept []byte
+	gjson.ParseBytes(eventJSON).ForEach(func(key, _ gjson.Result) bool {
+		if slices.Contains(eventFields12, key.Str) ||
+			!slices.ContainsFunc(eventFields12, func(name string) bool { return strings.EqualFold(name, key.Str) }) {
+			return true
+		}
+		if kept == nil {
+			kept = slices.Clone(eventJSON)
+		}
+		if without, err := sjson.DeleteBytes(kept, gjson.Escape(key.Str)); err == nil {
+			kept = without
+		}
+		return true
+	})
+	if kept == nil {
+		return eventJSON
+	}
+	return kept
+}
+
+// redactExactEventJSON12 is the redaction of room version 12. Version 11 is redacted as it has always been here.
+func redactExactEventJSON12(eventJSON []byte) ([]byte, error) {
+	return redactEventJSON12(withoutLookalikes(eventJSON))
 }
 
 // redactEventJSON12 keeps of third_party_invite the part "signed", which redactEventJSONV5 forgets: room versions

@@ -148,11 +148,12 @@ func newFullState(event PDU) fullState {
 	return fullState{}
 }
 
-// receivedFullState keeps a create event that was sent whole.
+// receivedFullState keeps a create event that was sent whole, if it has the form of room version 12.
 func receivedFullState(entry []byte) fullState {
 	full := fullState{raw: slices.Clone(entry)}
 	e := gjson.ParseBytes(entry)
-	if e.Get("type").Str == spec.MRoomCreate && e.Get("hashes").IsObject() && !e.Get("room_id").Exists() {
+	if e.Get("type").Str == spec.MRoomCreate && RoomVersion(e.Get("content.room_version").Str).IsDomainless() &&
+		e.Get("hashes").IsObject() && !e.Get("room_id").Exists() {
 		full.pdu = full.raw
 	}
 	return full

@@ -1,11 +1,11 @@
 package gomatrixserverlib
 
 import (
-	"encoding/json"
 	"strings"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/tidwall/gjson"
+	"golang.org/x/crypto/ed25519"
 )
 
 // checkMember is rule 5.
@@ -73,7 +73,7 @@ func (c *memberChange) joinRule() (string, error) {
 
 func (c *memberChange) checkJoin() error { // 5.3
 	prev := c.event.PrevEventIDs()
-	if len(prev) == 1 && prev[0] == c.create.EventID() && c.target == string(c.create.SenderID()) && c.isOwn() {
+	if len(prev) == 1 && prev[0] == c.create.EventID() && c.target == string(c.create.SenderID()) {
 		return nil
 	}
 	if !c.isOwn() || c.current == spec.Ban {
@@ -136,26 +136,31 @@ func (c *memberChange) checkThirdParty(invite gjson.Result) error {
 	if event == nil || event.SenderID() != c.event.SenderID() {
 		return c.refused()
 	}
-	var content ThirdPartyInviteContent
-	if err := json.Unmarshal(event.Content(), &content); err != nil {
-		return errorf("m.room.third_party_invite: %s", err)
-	}
-	var key PublicKey
-	if key.PublicKey.Decode(content.PublicKey) == nil && content.PublicKey != "" {
-		content.PublicKeys = append(content.PublicKeys, key)
-	}
-	if !isSignedByAny(signed, content.PublicKeys) {
+	if !isSignedByAny(signed, thirdPartyKeys(event)) {
 		return errorf("no key of the third party invite has signed that it is for %q", c.target)
 	}
 	return nil
 }
 
-func isSignedByAny(signed gjson.Result, keys []PublicKey) (found bool) {
+// thirdPartyKeys are the keys that a third party invite names, those that can be read.
+func thirdPartyKeys(event PDU) (keys []spec.Base64Bytes) {
+	content := gjson.ParseBytes(event.Content())
+	named := append(content.Get("public_keys.#.public_key").Array(), content.Get("public_key"))
+	for _, name := range named {
+		var key spec.Base64Bytes
+		if key.Decode(name.Str) == nil && len(key) == ed25519.PublicKeySize {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+func isSignedByAny(signed gjson.Result, keys []spec.Base64Bytes) (found bool) {
 	signed.Get("signatures").ForEach(func(server, signatures gjson.Result) bool {
 		signatures.ForEach(func(id, _ gjson.Result) bool {
 			for _, key := range keys {
-				if strings.HasPrefix(id.Str, "ed25519:") && len(key.PublicKey) == 32 &&
-					VerifyJSON(server.Str, KeyID(id.Str), []byte(key.PublicKey), []byte(signed.Raw)) == nil {
+				if strings.HasPrefix(id.Str, "ed25519:") &&
+					VerifyJSON(server.Str, KeyID(id.Str), ed25519.PublicKey(key), []byte(signed.Raw)) == nil {
 					found = true
 				}
 			}
