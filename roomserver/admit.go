@@ -116,11 +116,7 @@ func (r *Room) mayRedact(ctx context.Context, d *draft, room *snapshot) error {
 	if string(target.SenderID()) == d.proto.SenderID {
 		return nil
 	}
-	levels := room.state(gomatrixserverlib.StateKeyTuple{EventType: spec.MRoomPowerLevels})
-	if levels == nil {
-		return refuse(api.Forbidden, "the sender may not redact other users' events")
-	}
-	power, err := levels.PowerLevels()
+	power, err := rsapi.PowerLevelsOf(room.StateEvents) // with those of creators
 	if err != nil || power.UserLevel(spec.SenderID(d.proto.SenderID)) < power.Redact {
 		return refuse(api.Forbidden, "the sender may not redact other users' events")
 	}
