@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: base help build run test demo soak mutants bench bench-quick lint clean
+.PHONY: base help build run test demo soak mutants bench bench-quick lint vulns clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
 
@@ -60,6 +60,13 @@ lint: base ## Check the formatting, and what go vet knows
 	if [ -n "$$unformatted" ]; then echo "Not formatted: $$unformatted"; exit 1; fi
 	go vet ./...
 	(cd test/clients/mautrix && GOWORK=off go vet .)
+	(cd test/vulns && GOWORK=off go vet .)
+
+vulns: base ## Compare the known advisories of all modules with docs/advisories.md
+	@cd test/vulns
+	export GOWORK=off
+	go test .
+	go run .
 
 clean: ## Delete what the build has made; dendrite-data/ stays
 	@rm -rf bin .base go.work go.work.sum

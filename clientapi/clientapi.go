@@ -96,6 +96,11 @@ func (r *routes) addFutures(tokens *TokenHandler) {
 	// A request for a future on Dendrite's own endpoints must not send at once (section 9).
 	refuse := r.auth("refuse_future", refuse)
 	r.onSending(asksForFuture, refuse, refuse)
+	later := func(param string) bool { return asksForFuture(param) || asksForDelay(param) }
+	refuseRedaction := r.auth("refuse_delayed_redaction", refuseRedaction)
+	for path, method := range map[string]string{"": post, "/{txnID}": put} {
+		c.Handle(stockVersion+"/rooms/{roomID}/redact/{eventID}"+path, refuseRedaction).Methods(method, options).MatcherFunc(hasParam(later))
+	}
 }
 
 // addDelayedEvents registers generation 1 (docs/gen1-requirements.md, section 1) and generation 2

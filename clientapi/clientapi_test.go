@@ -209,6 +209,8 @@ func newHarness(change ...func(*fconfig.FutureServer)) *harness {
 	v3 := routers.Client.PathPrefix("/{apiversion:(?:r0|v3)}/").Subrouter()
 	v3.Handle("/rooms/{roomID}/send/{eventType}", stock).Methods("POST", "OPTIONS")
 	v3.Handle("/rooms/{roomID}/send/{eventType}/{txnID}", stock).Methods("PUT", "OPTIONS")
+	v3.Handle("/rooms/{roomID}/redact/{eventID}", stock).Methods("POST", "OPTIONS")
+	v3.Handle("/rooms/{roomID}/redact/{eventID}/{txnId}", stock).Methods("PUT", "OPTIONS")
 	v3.Handle("/rooms/{roomID}/state/{type:[^/]+/?}", stock).Methods("GET", "OPTIONS")
 	v3.Handle("/rooms/{roomID}/state/{type}/{stateKey}", stock).Methods("GET", "OPTIONS")
 	v3.Handle("/rooms/{roomID}/state/{eventType:[^/]+/?}", stock).Methods("PUT", "OPTIONS")

@@ -16,6 +16,12 @@ func refuse(*http.Request, *userapi.Device) util.JSONResponse {
 	return *invalidParam("futures are scheduled with send_future and state_future, not with /send and /state")
 }
 
+// refuseRedaction answers a request on /redact that asks for a future or a delayed event: the proposal has neither
+// there, so Dendrite would redact at once.
+func refuseRedaction(*http.Request, *userapi.Device) util.JSONResponse {
+	return *invalidParam("a redaction is delayed by /send/m.room.redaction with redacts in its content, not by /redact")
+}
+
 // asksForFuture reports whether a parameter of that name asks for a future, in its plain or its prefixed form.
 func asksForFuture(name string) bool {
 	name = strings.TrimPrefix(name, mscPrefix)

@@ -116,7 +116,7 @@ func (r *Room) mayRedact(ctx context.Context, d *draft, room *snapshot) error {
 	if string(target.SenderID()) == d.proto.SenderID {
 		return nil
 	}
-	power, err := rsapi.PowerLevelsOf(room.StateEvents) // with those of creators
+	power, err := gomatrixserverlib.PowerLevelsOf(room.pdu(spec.MRoomCreate), room.pdu(spec.MRoomPowerLevels))
 	if err != nil || power.UserLevel(spec.SenderID(d.proto.SenderID)) < power.Redact {
 		return refuse(api.Forbidden, "the sender may not redact other users' events")
 	}

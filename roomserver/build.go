@@ -138,7 +138,7 @@ func (d *draft) compose(f *api.Future) error {
 		// Without this other servers could not authorise the event in a restricted room.
 		delete(d.content, "join_authorised_via_users_server")
 	case f.Type == spec.MRoomRedaction && f.StateKey == nil:
-		// Clients name the target in the content, but Dendrite looks for it at the top level in all room versions.
+		// Clients name the target in the content. When the event is built it moves to where the room version wants it.
 		d.proto.Redacts, _ = d.content["redacts"].(string)
 		if d.proto.Redacts == "" {
 			return refuse(api.BadEvent, "a redaction needs the ID of the event that it redacts")
@@ -205,6 +205,14 @@ func (s *snapshot) state(t gomatrixserverlib.StateKeyTuple) *types.HeaderedEvent
 		}
 	}
 	return nil
+}
+
+// pdu returns the current event of that type with the empty state key, nil if there is none.
+func (s *snapshot) pdu(eventType string) gomatrixserverlib.PDU {
+	if e := s.state(gomatrixserverlib.StateKeyTuple{EventType: eventType}); e != nil {
+		return e.PDU
+	}
+	return nil // and no nil *types.HeaderedEvent in disguise
 }
 
 // current returns what sets the draft's piece of state now; the zero value for a message.

@@ -88,10 +88,16 @@ func (r *rig) create(version gomatrixserverlib.RoomVersion, users ...*test.User)
 	for _, u := range users[1:] {
 		room.CreateAndInsert(r.T, u, spec.MRoomMember, map[string]any{"membership": "join"}, test.WithStateKey(u.ID))
 	}
-	if err := rsapi.SendEvents(r.Context(), r.rsAPI, rsapi.KindNew, room.Events(), "test", "test", "test", nil, false); err != nil {
+	r.input(room.Events()...)
+	return room.ID
+}
+
+// input puts events into their room, whoever has made them.
+func (r *rig) input(events ...*types.HeaderedEvent) {
+	r.Helper()
+	if err := rsapi.SendEvents(r.Context(), r.rsAPI, rsapi.KindNew, events, "test", "test", "test", nil, false); err != nil {
 		r.Fatal(err)
 	}
-	return room.ID
 }
 
 func message(user *test.User, roomID, eventType, content string) *api.Future {

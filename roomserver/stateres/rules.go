@@ -26,9 +26,9 @@ type Rules struct {
 	// room's state: m.federate, memberships, join rules, power levels. It is not asked to check the event's shape, its
 	// signatures or its list of auth events; that was done when the event was received.
 	//
-	// State holds at most the events that the rules may need for this event (see section 5.1 of the server-server
-	// specification's auth events selection). The create event is in it under its key, in room version 12 always. A
-	// key that is absent means that the room has no such state. Allowed must not keep state or change it.
+	// State holds at most what the rules may need for this event: what the auth events selection of the server-server
+	// specification names, and the create event, which in room version 12 is always there. A key that is absent means
+	// that the room has no such state. The map is used again for the next event, so Allowed must not keep it.
 	Allowed func(event *Event, state map[Key]*Event) error
 
 	// Creators says who has power without the power levels event.

@@ -16,8 +16,9 @@
 //   - When Synapse looks for the auth chain of the power events, it walks only through the full conflicted set. Under
 //     version 2.1 the text gives the same events; under version 2 it may give more.
 //
-// Two differences to Synapse are on purpose: an event that is missing is an error unless [Options.Lenient] is set, and
-// events that cite each other in a circle are always an error.
+// Three differences to Synapse are on purpose. An event that is missing is an error unless [Options.Lenient] is set.
+// Events that cite each other in a circle are always an error. And of two events of one key that an event cites, always
+// the first counts; no valid event does that.
 package stateres
 
 import "maps"

@@ -119,21 +119,19 @@ func (b *base) isUpToDate() bool {
 	return err == nil && bytes.Equal(work, b.workFile())
 }
 
-// make makes the patched base anew, with the patches up to one of them or, for "", all.
-func (b *base) make(until string) error {
+// make makes the patched base anew.
+func (b *base) make() error {
 	target := filepath.Join(b.root, baseDir)
 	next, err := os.MkdirTemp(b.root, baseDir+"-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(next)
-	if err := b.build(next, until, true); err != nil {
+	if err := b.build(next, func(string) bool { return true }); err != nil {
 		return err
 	}
-	if until == "" {
-		if err := os.WriteFile(filepath.Join(next, "stamp"), []byte(b.hash), 0o644); err != nil {
-			return err
-		}
+	if err := os.WriteFile(filepath.Join(next, "stamp"), []byte(b.hash), 0o644); err != nil {
+		return err
 	}
 	if err := os.Chmod(next, 0o755); err != nil {
 		return err
@@ -157,9 +155,8 @@ func (b *base) workFile() []byte {
 	return w.Bytes()
 }
 
-// build writes the patched modules into dir. The patch until is the last one, left out unless it is included.
-func (b *base) build(dir, until string, included bool) error {
-	found := until == ""
+// build writes the modules into dir, with those of the patches that are wanted.
+func (b *base) build(dir string, wanted func(patch string) bool) error {
 	for _, m := range b.modules {
 		if err := m.verify(); err != nil {
 			return err
@@ -175,21 +172,13 @@ func (b *base) build(dir, until string, included bool) error {
 			}
 		}
 		for _, patch := range m.patches {
-			last := patch == until
-			found = found || last
-			if last && !included {
-				break
+			if !wanted(patch) {
+				continue
 			}
 			if err := apply(filepath.Join(b.source, patch), tree); err != nil {
 				return fmt.Errorf("%s does not fit %s %s: %w", patch, m.Path, m.Version, err)
 			}
-			if last {
-				break
-			}
 		}
-	}
-	if !found && included {
-		return fmt.Errorf("there is no patch %s", until)
 	}
 	return b.describe(filepath.Join(dir, "dendrite"))
 }

@@ -3,7 +3,6 @@
 // the copies in their place. "make" runs it before everything else; docs/base.md explains it.
 //
 //	go run ./setup/base                 make the patched base, if anything has changed since the last time
-//	go run ./setup/base -until FILE     the same with the patches up to FILE alone, to edit that one
 //	go run ./setup/base -record FILE    write what was edited in .base into the patch FILE
 //
 // FILE is named from this folder: dendrite/10-redactions.patch.
@@ -21,16 +20,15 @@ import (
 )
 
 func main() {
-	until := flag.String("until", "", "apply the patches up to this `file` alone")
 	record := flag.String("record", "", "write what was edited in .base into this patch `file`")
 	flag.Parse()
-	if err := run(*until, *record); err != nil {
+	if err := run(*record); err != nil {
 		fmt.Fprintln(os.Stderr, "setup/base:", err)
 		os.Exit(1)
 	}
 }
 
-func run(until, record string) error {
+func run(record string) error {
 	root, err := moduleRoot()
 	if err != nil {
 		return err
@@ -47,12 +45,10 @@ func run(until, record string) error {
 	switch {
 	case record != "":
 		return b.record(record)
-	case until != "":
-		return b.make(until)
 	case b.isUpToDate():
 		return nil
 	}
-	return b.make("")
+	return b.make()
 }
 
 // moduleRoot is the folder of this project's go.mod.

@@ -7,13 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/bluekeyes/go-gitdiff/gitdiff"
 )
 
-// apply applies a patch to the tree. Every line has to stand where the patch says, there is no searching: the
-// modules never change under one version.
+// apply applies a patch to the tree. Other patches may have moved its places up or down.
 func apply(patch, tree string) error {
 	f, err := os.Open(patch)
 	if err != nil {
@@ -39,6 +39,9 @@ func apply(patch, tree string) error {
 		if err != nil {
 			return err
 		}
+		if err := place(file.TextFragments, old); err != nil {
+			return fmt.Errorf("%s: %w", file.NewName, err)
+		}
 		var patched bytes.Buffer
 		if err := gitdiff.Apply(&patched, bytes.NewReader(old), file); err != nil {
 			return fmt.Errorf("%s: %w", file.NewName, err)
@@ -50,7 +53,51 @@ func apply(patch, tree string) error {
 	return nil
 }
 
-// record writes the difference between the tree in .base and the tree without the patch into the patch, below
+// place finds out where in the text the fragments belong: where they say or, if they have been moved, at the only place
+// that has the lines that they quote.
+func place(fragments []*gitdiff.TextFragment, text []byte) error {
+	lines := bytes.SplitAfter(text, []byte("\n"))
+	var moved int64
+	for _, f := range fragments {
+		var quoted [][]byte
+		for _, line := range f.Lines {
+			if line.Old() {
+				quoted = append(quoted, []byte(line.Line))
+			}
+		}
+		at, err := find(lines, quoted, int(f.OldPosition-1))
+		if err != nil {
+			return fmt.Errorf("line %d: %w", f.OldPosition, err)
+		}
+		f.OldPosition = int64(at + 1)
+		f.NewPosition = f.OldPosition + moved
+		moved += f.NewLines - f.OldLines
+	}
+	return nil
+}
+
+func find(lines, quoted [][]byte, expected int) (int, error) {
+	matches := func(at int) bool {
+		return at >= 0 && at+len(quoted) <= len(lines) && slices.EqualFunc(lines[at:at+len(quoted)], quoted, bytes.Equal)
+	}
+	if len(quoted) == 0 || matches(expected) {
+		return expected, nil
+	}
+	found := -1
+	for at := range lines {
+		if matches(at) && found >= 0 {
+			return 0, errors.New("what it quotes stands in several places, and not where it says")
+		} else if matches(at) {
+			found = at
+		}
+	}
+	if found < 0 {
+		return 0, errors.New("what it quotes stands nowhere")
+	}
+	return found, nil
+}
+
+// record writes the difference between the tree in .base and the tree with all other patches into the patch, below
 // the header that it has. Files from _files that were edited in .base are copied back.
 func (b *base) record(file string) error {
 	name, _, err := patchName(file)
@@ -62,7 +109,7 @@ func (b *base) record(file string) error {
 		return err
 	}
 	defer os.RemoveAll(without)
-	if err := b.build(without, file, false); err != nil {
+	if err := b.build(without, func(patch string) bool { return patch != file }); err != nil {
 		return err
 	}
 	// What it was made from is no difference.

@@ -35,6 +35,7 @@ type Config struct {
 	Postgres   bool           // on a fresh PostgreSQL database; the test is skipped where there is none
 	Database   string         // connection string of the PostgreSQL database to use, whoever has made it
 	Federation bool           // speaks TLS to other servers on this machine; its name is then localhost:PORT
+	Program    string         // path of another Dendrite, to start in place of ours the first time
 	Set        map[string]any // dendrite.yaml by dotted path, as in "future_server.max_timeout": "1h"
 }
 
@@ -81,7 +82,11 @@ func New(t testing.TB, cfg Config) *Server {
 	}
 	s.log = log
 	t.Cleanup(s.cleanup)
-	s.Start()
+	if cfg.Program != "" {
+		s.StartProgram(cfg.Program)
+	} else {
+		s.Start()
+	}
 	return s
 }
 
@@ -109,17 +114,50 @@ func (s *Server) TryStart() error {
 	}
 }
 
+// StartProgram starts another Dendrite, such as the stock one, with the configuration and the data of a server that
+// has ended, and returns when it answers requests. CrashAt does nothing in that life.
+func (s *Server) StartProgram(path string) {
+	s.t.Helper()
+	if err := s.run(exec.Command(path, "-config", s.launch.Config, "-http-bind-address", s.launch.HTTP)); err != nil {
+		s.t.Fatal(err)
+	}
+	s.poll()
+}
+
+// poll waits until the server answers requests.
+func (s *Server) poll() {
+	s.t.Helper()
+	for deadline := time.Now().Add(startTime); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if res, err := s.http.Get(s.URL + "/_matrix/client/versions"); err == nil {
+			res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		if !s.Running() {
+			s.t.Fatalf("the server ended while starting: %s", s.cmd.ProcessState)
+		}
+	}
+	s.Kill()
+	s.t.Fatalf("the server did not come up in %s", startTime)
+}
+
 func (s *Server) spawn() error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	s.http.CloseIdleConnections() // they lead to the server's former life
-	s.cmd = exec.Command(self)
-	s.cmd.Dir = s.Dir
+	cmd := exec.Command(self)
 	// Dendrite's own races must not spoil the exit code; ours are looked for in the log.
-	s.cmd.Env = append(os.Environ(), s.launch.env(), "GORACE=exitcode=0 atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), s.launch.env(), "GORACE=exitcode=0 atexit_sleep_ms=0")
 	s.launch.Step = "" // for this life only
+	return s.run(cmd)
+}
+
+func (s *Server) run(program *exec.Cmd) (err error) {
+	s.http.CloseIdleConnections() // they lead to the server's former life
+	s.cmd = program
+	s.cmd.Dir = s.Dir
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if s.orders, err = s.cmd.StdinPipe(); err != nil {
 		return err

@@ -9,6 +9,7 @@ A room is a JSON object:
   events     instead of pdus and ids: events with an event_id that is no hash
   rejected   the IDs of the events that were rejected
   sets       the state sets, each a list of [type, state_key, event_id]
+  once       true to resolve in one way only (see below)
 
 A result is {"state": [[type, state_key, event_id], ...], "paths": n} or {"error": "..."}.
 
@@ -188,7 +189,7 @@ def resolve(room):
 
     state = by(None, store)
     paths = 1
-    if store.steps() <= MOST_STEPS:
+    if not room.get("once") and store.steps() <= MOST_STEPS:
         paths = 2
         other = by(dict(events), EmptyStore({}))
         if state != other:

@@ -79,6 +79,7 @@ type question struct {
 	Events    []namedEvent      `json:"events,omitempty"`
 	Rejected  []string          `json:"rejected"`
 	Sets      [][][3]string     `json:"sets"`
+	Once      bool              `json:"once"`
 }
 
 func ask(r resolution.Room, alg stateres.Algorithm) question {
@@ -112,9 +113,11 @@ func (s *Synapse) Send(r resolution.Room, alg stateres.Algorithm) error {
 	return s.write(q)
 }
 
-// SendHistory asks for a generated room. Synapse computes the event IDs itself.
-func (s *Synapse) SendHistory(h *resolution.History, alg stateres.Algorithm) error {
+// SendHistory asks for a generated room. Synapse computes the event IDs itself. With once, it resolves in one way only,
+// which takes half the time.
+func (s *Synapse) SendHistory(h *resolution.History, alg stateres.Algorithm, once bool) error {
 	q := ask(h.Room, alg)
+	q.Once = once
 	for n, pdu := range h.PDUs {
 		q.PDUs = append(q.PDUs, pdu)
 		q.IDs = append(q.IDs, h.IDs[n])

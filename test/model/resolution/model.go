@@ -316,8 +316,10 @@ func (m *Model) authorising(e *Event, k Key, state map[Key]string) *Event {
 	if id, ok := state[k]; ok && (!m.Events[id].Rejected || m.Options.AdmitRejected) {
 		return m.Events[id]
 	}
-	if by := m.citedEvent(e.ID, k); by != nil && !by.Rejected {
-		return by
+	for _, a := range e.AuthEvents {
+		if by := m.Events[a]; by.Key() == k && !by.Rejected {
+			return by
+		}
 	}
 	return nil
 }

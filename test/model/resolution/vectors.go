@@ -35,9 +35,37 @@ func onBase(levels, events string) string {
 	return fmt.Sprintf(base, levels) + events
 }
 
-// Vectors returns the vectors that have a result under both algorithms, by number.
+// Vectors returns the vectors that have a result under both algorithms, by number, and then some ladders.
 func Vectors() []Vector {
-	return append(problemCases(), otherCases()...)
+	all := append(problemCases(), otherCases()...)
+	for steps := 3; steps <= 8; steps++ {
+		all = append(all, ladder(steps))
+	}
+	return all
+}
+
+// ladder is MSC4297's problem B with any number of steps: each user gives power to the next, who uses it. One server
+// has gone back to the power levels before all of that, though both know somebody who joined after it. Version 2
+// never replays the steps between and loses the power of all.
+func ladder(steps int) Vector {
+	var events strings.Builder
+	fmt.Fprintf(&events, "c create A {} - 1\nma m:A A join - 2\np1 pl A {} ma 3\nj1 jr A public ma,p1 4\n")
+	agreed := "c ma j1 mz"
+	for n := range steps {
+		fmt.Fprintf(&events, "m%c m:%c %c join p1,j1 %d\n", 'b'+n, 'B'+n, 'B'+n, 5+n)
+		agreed += fmt.Sprintf(" m%c", 'b'+n)
+	}
+	levels := ""
+	for n := range steps {
+		levels = strings.TrimPrefix(fmt.Sprintf("%s,%c:%d", levels, 'B'+n, 90-n), ",")
+		fmt.Fprintf(&events, "p%d pl %c %s m%c,p%d %d\n", n+2, 'A'+n, levels, 'a'+n, n+1, 20+n)
+	}
+	last := fmt.Sprintf(" p%d", steps+1)
+	fmt.Fprintf(&events, "mz m:Z Z join j1,%s 50\n", last[1:])
+	return Vector{
+		Name: fmt.Sprintf("ladder of %d", steps), Events: events.String(),
+		Sets: agreed + " p1|" + agreed + last, V2: agreed + " p1", V21: agreed + last,
+	}
 }
 
 // problemCases are those for which MSC4297 was made: state is reset by version 2.

@@ -66,6 +66,15 @@ func CheckAdditionalCreators(additional gjson.Result) error {
 	return nil
 }
 
+// Has reports whether this very event is among the auth events.
+func (a *AuthEvents) Has(event PDU) bool {
+	if event.StateKey() == nil {
+		return false
+	}
+	found := a.events[StateKeyTuple{event.Type(), *event.StateKey()}]
+	return found != nil && found.EventID() == event.EventID()
+}
+
 // CheckListedAuthEvents checks rule 3 of room version 12 for an event and the events that it lists as auth events:
 // no two for one piece of state, none that the event does not need, none of another room. It allows everything
 // in versions before, whose rules stand elsewhere.

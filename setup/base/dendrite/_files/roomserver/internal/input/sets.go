@@ -81,28 +81,28 @@ func (t *missingStateReq) loadForResolution(
 	return events, nil
 }
 
-// checkListedAuthEvents checks the rules of room version 12 about the list of auth events itself.
-func (r *Inputer) checkListedAuthEvents(
-	ctx context.Context, roomInfo *types.RoomInfo, event gomatrixserverlib.PDU, known map[string]*types.Event,
+// checkListedAuthEvents checks the rules of room version 12 about the list of auth events itself. Accepted are those of
+// the known events that were not rejected.
+func checkListedAuthEvents(
+	event gomatrixserverlib.PDU, known map[string]*types.Event, accepted *gomatrixserverlib.AuthEvents,
 ) error {
-	if !event.Version().IsDomainless() || roomInfo == nil {
+	if !event.Version().IsDomainless() {
 		return nil
 	}
+	create := gomatrixserverlib.CreateEventID(event.RoomID().String())
 	var listed []gomatrixserverlib.PDU
 	for _, id := range event.AuthEventIDs() {
-		auth, ok := known[id]
-		if !ok {
-			continue // which is seen to elsewhere
-		}
-		switch rejected, err := r.DB.IsEventRejected(ctx, roomInfo.RoomNID, id); {
-		case err != nil && !errors.Is(err, sql.ErrNoRows):
-			return fmt.Errorf("r.DB.IsEventRejected: %w", err)
-		case rejected:
-			return &gomatrixserverlib.NotAllowed{Message: fmt.Sprintf("auth event %s was rejected", id)}
-		}
-		if id != gomatrixserverlib.CreateEventID(event.RoomID().String()) {
+		if auth, ok := known[id]; ok && id != create { // what is missing is seen to elsewhere
 			listed = append(listed, auth.PDU)
 		}
 	}
-	return gomatrixserverlib.CheckListedAuthEvents(event, listed)
+	if err := gomatrixserverlib.CheckListedAuthEvents(event, listed); err != nil {
+		return err
+	}
+	for _, auth := range listed {
+		if !accepted.Has(auth) {
+			return &gomatrixserverlib.NotAllowed{Message: fmt.Sprintf("auth event %s was rejected", auth.EventID())}
+		}
+	}
+	return nil
 }

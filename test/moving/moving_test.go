@@ -1,0 +1,94 @@
+// Package moving takes a homeserver over from stock Dendrite, on its own data and configuration, and gives it back.
+package moving
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/test/rig"
+)
+
+func TestMain(m *testing.M) { rig.Main(m) }
+
+const patience = 30 * time.Second
+
+// stock builds Dendrite as go.mod names it, without our patches.
+func stock(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "dendrite")
+	build := exec.Command("go", "build", "-o", path, "github.com/matrix-org/dendrite/cmd/dendrite")
+	build.Env = append(os.Environ(), "GOWORK=off")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building stock Dendrite: %v\n%s", err, out)
+	}
+	return path
+}
+
+// TestThereAndBack: rooms of all versions that stock Dendrite has work in ours, futures too, and go on in stock
+// Dendrite afterwards with what has happened meanwhile.
+func TestThereAndBack(t *testing.T) {
+	program := stock(t)
+	for _, database := range []string{"sqlite", "postgres"} {
+		t.Run(database, func(t *testing.T) {
+			s := rig.New(t, rig.Config{Postgres: database == "postgres", Program: program})
+			alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
+			rooms := map[string]string{}
+			for version := 1; version <= 11; version++ {
+				room := alice.CreateRoom(map[string]any{"preset": "public_chat", "room_version": fmt.Sprint(version)})
+				bob.Join(room)
+				rooms[fmt.Sprint(version)] = room
+				bob.Send(room, "m.room.message", message("by stock Dendrite"))
+			}
+			s.Stop()
+
+			s.Start()
+			for version, room := range rooms {
+				alice.SendState(room, "m.room.topic", "", map[string]any{"topic": "by ours, version " + version})
+				alice.SendFuture(room, "m.room.message", message("a future"), rig.Params{Timeout: time.Millisecond})
+			}
+			for _, room := range rooms {
+				bob.WaitFor(room, rig.HasBody("a future"), patience)
+			}
+			s.Stop()
+
+			s.StartProgram(program)
+			for version, room := range rooms {
+				bob.WaitFor(room, rig.HasBody("a future"), patience)
+				bob.Send(room, "m.room.message", message("by stock Dendrite again"))
+				alice.WaitFor(room, rig.HasBody("by stock Dendrite again"), patience)
+				if topic := bob.GetState(room, "m.room.topic", "").Get("topic").Str; topic != "by ours, version "+version {
+					t.Errorf("version %s: the topic is %q", version, topic)
+				}
+			}
+		})
+	}
+}
+
+// TestBackWithVersion12: stock Dendrite does not know the version. It starts, and those who are in no such room are
+// none the worse; docs/operations.md says what becomes of the others.
+func TestBackWithVersion12(t *testing.T) {
+	s := rig.New(t, rig.Config{})
+	alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
+	old := alice.CreateRoom(map[string]any{"preset": "public_chat", "room_version": "10"})
+	alice.CreateRoom(map[string]any{"preset": "public_chat", "room_version": "12"})
+	bob.Join(old)
+	s.Stop()
+
+	s.StartProgram(stock(t))
+	bob.Send(old, "m.room.message", message("still here"))
+	bob.WaitFor(old, rig.HasBody("still here"), patience)
+	if r := alice.Do(http.MethodGet, rig.Path("rooms", old, "state"), nil, nil); r.Status != http.StatusOK {
+		t.Errorf("the state of a room of version 10 of a user who is in one of version 12: %d %s", r.Status, r.Body)
+	}
+	s.Stop()
+
+	s.Start() // and all is well again
+	alice.WaitFor(old, rig.HasBody("still here"), patience)
+}
+
+func message(text string) map[string]any { return map[string]any{"msgtype": "m.text", "body": text} }
