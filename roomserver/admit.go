@@ -102,7 +102,8 @@ func (r *Room) mayRedact(ctx context.Context, d *draft, room *snapshot) error {
 		return nil
 	}
 	var res rsapi.QueryEventsByIDResponse
-	req := rsapi.QueryEventsByIDRequest{RoomID: d.proto.RoomID, EventIDs: []string{d.proto.Redacts}}
+	// Without a room ID the event is read as its own room's version wants it.
+	req := rsapi.QueryEventsByIDRequest{EventIDs: []string{d.proto.Redacts}}
 	if err := r.rsAPI.QueryEventsByID(ctx, &req, &res); err != nil {
 		return err
 	}
@@ -116,7 +117,7 @@ func (r *Room) mayRedact(ctx context.Context, d *draft, room *snapshot) error {
 	if string(target.SenderID()) == d.proto.SenderID {
 		return nil
 	}
-	power, err := gomatrixserverlib.PowerLevelsOf(room.pdu(spec.MRoomCreate), room.pdu(spec.MRoomPowerLevels))
+	power, err := rsapi.PowerLevelsOf(room.StateEvents)
 	if err != nil || power.UserLevel(spec.SenderID(d.proto.SenderID)) < power.Redact {
 		return refuse(api.Forbidden, "the sender may not redact other users' events")
 	}

@@ -207,14 +207,6 @@ func (s *snapshot) state(t gomatrixserverlib.StateKeyTuple) *types.HeaderedEvent
 	return nil
 }
 
-// pdu returns the current event of that type with the empty state key, nil if there is none.
-func (s *snapshot) pdu(eventType string) gomatrixserverlib.PDU {
-	if e := s.state(gomatrixserverlib.StateKeyTuple{EventType: eventType}); e != nil {
-		return e.PDU
-	}
-	return nil // and no nil *types.HeaderedEvent in disguise
-}
-
 // current returns what sets the draft's piece of state now; the zero value for a message.
 func (s *snapshot) current(d *draft) api.StateEvent {
 	if !d.isState() {

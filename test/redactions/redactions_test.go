@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { rig.Main(m) }
 const patience = 30 * time.Second
 
 // versions are the room versions to test: the last one with the old form, and those with the new one.
-var versions = []string{"10", "11"}
+var versions = []string{"10", "11", "12"}
 
 // A scene is a room of alice's on server A that bob on server B has joined.
 type scene struct {

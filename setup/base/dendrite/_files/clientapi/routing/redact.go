@@ -12,7 +12,6 @@ import (
 	"github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/setup/config"
 	userapi "github.com/matrix-org/dendrite/userapi/api"
-	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/matrix-org/util"
 )
@@ -115,8 +114,9 @@ func checkRedaction(
 	if err != nil || sender == nil {
 		return forbidden("The user is not in the room")
 	}
-	all := mayRedactAll(req, roomID, *sender, rsAPI)
-	event := api.GetEvent(req.Context(), rsAPI, roomID, target)
+	levels, err := api.GetPowerLevels(req.Context(), rsAPI, roomID)
+	all := err == nil && levels.UserLevel(*sender) >= levels.Redact
+	event := api.GetEvent(req.Context(), rsAPI, "", target) // it may be in a room of another version
 	switch {
 	case event == nil && all:
 		return nil
@@ -130,17 +130,4 @@ func checkRedaction(
 		return forbidden("The user may not redact other users' events")
 	}
 	return nil
-}
-
-// mayRedactAll reports whether the sender's power in the room suffices to redact everybody's events.
-func mayRedactAll(req *http.Request, roomID string, sender spec.SenderID, rsAPI api.ClientRoomserverAPI) bool {
-	stateEvent := func(eventType string) gomatrixserverlib.PDU {
-		tuple := gomatrixserverlib.StateKeyTuple{EventType: eventType}
-		if e := api.GetStateEvent(req.Context(), rsAPI, roomID, tuple); e != nil {
-			return e.PDU
-		}
-		return nil
-	}
-	levels, err := gomatrixserverlib.PowerLevelsOf(stateEvent(spec.MRoomCreate), stateEvent(spec.MRoomPowerLevels))
-	return err == nil && levels.UserLevel(sender) >= levels.Redact
 }

@@ -10,6 +10,9 @@ import (
 	"github.com/matrix-org/dendrite/roomserver/types"
 )
 
+// creatorLevel is the power of the sender of the create event in a room without power levels, before version 12.
+const creatorLevel = 100
+
 // PowerLevelTuples is the state that PowerLevelsOf needs.
 var PowerLevelTuples = []gomatrixserverlib.StateKeyTuple{{EventType: spec.MRoomPowerLevels}, {EventType: spec.MRoomCreate}}
 
@@ -31,8 +34,25 @@ func PowerLevelsOf(state []*types.HeaderedEvent) (*gomatrixserverlib.PowerLevelC
 	if create == nil && power == nil {
 		return nil, errors.New("this server does not know the room's state")
 	}
-	levels, err := gomatrixserverlib.PowerLevelsOf(create, power)
-	return &levels, err
+	var levels gomatrixserverlib.PowerLevelContent
+	var err error
+	if power == nil {
+		levels = DefaultPowerLevels(create)
+	} else if levels, err = gomatrixserverlib.NewPowerLevelContentFromEvent(power); err != nil {
+		return nil, err
+	}
+	levels = levels.WithCreators(create)
+	return &levels, nil
+}
+
+// DefaultPowerLevels are the power levels of a room that has none.
+func DefaultPowerLevels(create gomatrixserverlib.PDU) (levels gomatrixserverlib.PowerLevelContent) {
+	levels.Defaults()
+	levels.Users = map[string]int64{}
+	if !create.Version().IsDomainless() {
+		levels.Users[string(create.SenderID())] = creatorLevel
+	}
+	return levels
 }
 
 // find finds a state event with an empty state key.

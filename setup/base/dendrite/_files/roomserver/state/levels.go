@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/roomserver/types"
 	"github.com/matrix-org/gomatrixserverlib"
 )
@@ -33,11 +34,11 @@ func (v *StateResolution) withCreators(
 	if len(events) == 0 {
 		return nil, fmt.Errorf("the database has no event %d, the create event", entries[at].EventNID)
 	}
-	var all gomatrixserverlib.PowerLevelContent
-	if levels != nil {
-		all = levels.WithCreators(events[0].PDU)
-	} else if all, err = gomatrixserverlib.PowerLevelsOf(events[0].PDU, nil); err != nil {
-		return nil, err
+	create := events[0].PDU
+	if levels == nil {
+		defaults := api.DefaultPowerLevels(create)
+		levels = &defaults
 	}
+	all := levels.WithCreators(create)
 	return &all, nil
 }

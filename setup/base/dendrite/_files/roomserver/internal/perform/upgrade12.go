@@ -14,12 +14,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-const (
-	tombstone = "m.room.tombstone"
-
-	// creatorLevel is the power of the sender of the create event in a room without power levels, before version 12.
-	creatorLevel = 100
-)
+const tombstone = "m.room.tombstone"
 
 // errUpgrading refuses a second upgrade of a room while another user's is under way.
 var errUpgrading = spec.Unknown("Somebody else is just upgrading this room.")
@@ -71,13 +66,8 @@ func (u *upgrades) once(ctx context.Context, roomID string, by spec.UserID, do f
 
 // levelsToCopy are the power levels of a room that is upgraded.
 func levelsToCopy(power, create *types.HeaderedEvent) (*gomatrixserverlib.PowerLevelContent, error) {
-	var levels gomatrixserverlib.PowerLevelContent
-	if power == nil {
-		levels.Defaults()
-		if !create.Version().IsDomainless() {
-			levels.Users = map[string]int64{string(create.SenderID()): creatorLevel}
-		}
-	} else {
+	levels := api.DefaultPowerLevels(create.PDU)
+	if power != nil {
 		var err error
 		if levels, err = gomatrixserverlib.NewPowerLevelContentFromEvent(power.PDU); err != nil {
 			return nil, err
@@ -174,7 +164,7 @@ func (n *replacement) adaptLevels(levels gomatrixserverlib.PowerLevelContent) go
 		users[user] = level
 	}
 	if !n.version.IsDomainless() {
-		needed := max(creatorLevel, levels.StateDefault)
+		needed := max(100, levels.StateDefault)
 		for _, level := range levels.Events {
 			needed = max(needed, level)
 		}
