@@ -74,7 +74,9 @@ func ok(t *testing.T, what string, r rig.Response) {
 }
 
 // powerLevels reads the power levels of a room.
-func powerLevels(u *rig.User, room string) gjson.Result { return u.GetState(room, "m.room.power_levels", "") }
+func powerLevels(u *rig.User, room string) gjson.Result {
+	return u.GetState(room, "m.room.power_levels", "")
+}
 
 // with returns the power levels with one key changed; nil deletes it.
 func with(t *testing.T, levels gjson.Result, key string, value any) object {

@@ -10,6 +10,8 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
+const maxRoomID = 255 // bytes
+
 // CheckRoomIDs refuses requests whose path has something else where a room ID should be, so that no handler need
 // expect that. The backup of keys is left out: there a client may use any name.
 func CheckRoomIDs(next http.Handler) http.Handler {
@@ -36,7 +38,7 @@ func hasRoomIDs(vars map[string]string) bool {
 		if name == "roomIDOrAlias" && strings.HasPrefix(id, "#") {
 			continue
 		}
-		if _, err := spec.NewRoomID(id); err != nil {
+		if _, err := spec.NewRoomID(id); err != nil || len(id) > maxRoomID {
 			return false
 		}
 	}
