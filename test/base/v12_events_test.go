@@ -208,6 +208,22 @@ func TestLookalikes(t *testing.T) {
 	}
 }
 
+func TestMembershipByItsName(t *testing.T) {
+	for content, want := range map[string]string{
+		`{"membership":"leave","Membership":"ban","member\u017fhip":"join"}`: "leave", `{"member\u017fhip":"join"}`: "", `{}`: "",
+	} {
+		pdu := received(t, event12("m.room.member", "@bob:hs2", "@bob:hs2", content).hashed().String())
+		if m, err := pdu.Membership(); err != nil || m != want || pdu.Redacted() {
+			t.Errorf("%s: %q, %v", content, m, err)
+		}
+	}
+	for _, f := range []fields{event12("m.room.member", "@bob:hs2", "@bob:hs2", `{"membership":1}`), event12("m.room.name", "", "@bob:hs2", join).set("state_key", "")} {
+		if m, err := received(t, f.hashed().String()).Membership(); err == nil {
+			t.Errorf("%s: %q", f, m)
+		}
+	}
+}
+
 func TestBadContentHashRedacts(t *testing.T) {
 	pdu := received(t, strings.Replace(inviteVector, `"display_name":"carol"`, `"display_name":"mallory"`, 1))
 	if !pdu.Redacted() || pdu.EventID() != inviteID || strings.Contains(string(pdu.JSON()), "mallory") {

@@ -72,6 +72,19 @@ func (e *event12) RoomID() spec.RoomID {
 	return parsedRoomID(e.eventFields.RoomID)
 }
 
+// Membership is that of a member event, under its exact name: Go's decoder would take another spelling for it, and
+// then the roomserver would have a member whom the rules have not.
+func (e *event12) Membership() (string, error) {
+	if e.StateKey() == nil {
+		return "", errors.New("gomatrixserverlib: a member event has a state key")
+	}
+	membership := gjson.GetBytes(e.Content(), "membership")
+	if membership.Exists() && membership.Type != gjson.String {
+		return "", errors.New("gomatrixserverlib: membership is no string")
+	}
+	return membership.Str, nil
+}
+
 // AuthEventIDs are the create event and what the event lists.
 func (e *event12) AuthEventIDs() []string { return e.allAuthEvents }
 
