@@ -14,16 +14,18 @@ func TestOutage(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
 	for _, part := range []struct {
-		name string
-		play func(*testing.T, *pair, []*stage)
+		name     string
+		play     func(*testing.T, *pair, []*stage)
+		versions []string
 	}{
-		{"Synapse is down", synapseDown},
-		{"ours is down", oursDown},
-		{"ours is killed", oursKilled},
-		{"partition", partition},
-		{"partition with new keys", partitionWithNewKeys},
+		{"Synapse is down", synapseDown, late},
+		{"ours is down", oursDown, late},
+		{"ours is killed", oursKilled, late},
+		{"partition", partition, late},
+		// Before version 12 Dendrite resolves states in its own way, which we leave alone: docs/base.md.
+		{"partition with new keys", partitionWithNewKeys, []string{"12"}},
 	} {
-		for _, version := range late {
+		for _, version := range part.versions {
 			t.Run(part.name+"/v"+version, func(t *testing.T) {
 				p.heal()
 				var stages []*stage

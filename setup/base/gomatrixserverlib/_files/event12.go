@@ -52,7 +52,7 @@ func init() {
 func (v RoomVersion) IsDomainless() bool { return v == RoomVersionV12 }
 
 // CreateEventID is the ID of the create event of a room whose ID is one of version 12 (MSC4291).
-func CreateEventID(roomID string) string { return "$" + roomID[1:] }
+func CreateEventID(roomID string) string { return "$" + strings.TrimPrefix(roomID, "!") }
 
 // event12 is an event of room version 12. On the wire no event lists the create event among its auth events, and
 // the create event has no room_id (MSC4291). In here both are filled in, so that auth chains and auth checks
