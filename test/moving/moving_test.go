@@ -15,7 +15,8 @@ import (
 
 func TestMain(m *testing.M) { rig.Main(m) }
 
-const patience = 30 * time.Second
+// patience covers the time after which a stranded input of Dendrite is tried again, on a busy machine.
+const patience = 90 * time.Second
 
 // stock builds Dendrite as go.mod names it, without our patches.
 func stock(t *testing.T) string {
