@@ -86,10 +86,17 @@ func TestBackWithVersion12(t *testing.T) {
 	if r := alice.Do(http.MethodGet, rig.Path("rooms", old, "state"), nil, nil); r.Status != http.StatusOK {
 		t.Errorf("the state of a room of version 10 of a user who is in one of version 12: %d %s", r.Status, r.Body)
 	}
+	first := alice.Do(http.MethodGet, rig.Path("sync"), nil, nil)
+	if joined := first.JSON.Get("rooms.join"); len(joined.Map()) != 0 {
+		t.Errorf("docs/operations.md says that her first sync is empty, but it has %s", joined.Raw)
+	}
 	s.Stop()
 
 	s.Start() // and all is well again
 	alice.WaitFor(old, rig.HasBody("still here"), patience)
+	if joined := alice.Do(http.MethodGet, rig.Path("sync"), nil, nil).JSON.Get("rooms.join").Map(); len(joined) != 2 {
+		t.Errorf("her first sync has %d rooms of 2", len(joined))
+	}
 }
 
 func message(text string) map[string]any { return map[string]any{"msgtype": "m.text", "body": text} }
