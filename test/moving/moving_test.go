@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,8 +77,10 @@ func TestBackWithVersion12(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
 	old := alice.CreateRoom(map[string]any{"preset": "public_chat", "room_version": "10"})
-	alice.CreateRoom(map[string]any{"preset": "public_chat", "room_version": "12"})
+	room := alice.CreateRoom(map[string]any{"preset": "public_chat", "room_version": "12"})
 	bob.Join(old)
+	bob.Join(room)
+	bob.Leave(room)
 	s.Stop()
 
 	s.StartProgram(stock(t))
@@ -85,6 +88,9 @@ func TestBackWithVersion12(t *testing.T) {
 	bob.WaitFor(old, rig.HasBody("still here"), patience)
 	if r := alice.Do(http.MethodGet, rig.Path("rooms", old, "state"), nil, nil); r.Status != http.StatusOK {
 		t.Errorf("the state of a room of version 10 of a user who is in one of version 12: %d %s", r.Status, r.Body)
+	}
+	if r := bob.Do(http.MethodGet, rig.Path("sync"), nil, nil); !r.JSON.Get("rooms.join." + gjsonKey(old)).Exists() {
+		t.Errorf("the first sync of a user who has left the room of version 12: %s", r.Body)
 	}
 	first := alice.Do(http.MethodGet, rig.Path("sync"), nil, nil)
 	if joined := first.JSON.Get("rooms.join"); len(joined.Map()) != 0 {
@@ -98,5 +104,8 @@ func TestBackWithVersion12(t *testing.T) {
 		t.Errorf("her first sync has %d rooms of 2", len(joined))
 	}
 }
+
+// gjsonKey is a room ID as part of a path of gjson.
+func gjsonKey(roomID string) string { return strings.ReplaceAll(roomID, ".", `\.`) }
 
 func message(text string) map[string]any { return map[string]any{"msgtype": "m.text", "body": text} }
