@@ -8,6 +8,7 @@ import (
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/tidwall/gjson"
+	"github.com/tidwall/sjson"
 )
 
 // checkRestrictedJoin12 finds the local user who may authorise a restricted join into a room of version 12, "" if
@@ -135,17 +136,33 @@ func checkCreateOfRoom(version RoomVersion, roomID *spec.RoomID, authEvents []PD
 
 // fullState is what an entry of invite_room_state has beyond the four fields of stripped state.
 type fullState struct {
-	raw spec.RawJSON // the entry as it came, nil if it is one of ours
-	pdu spec.RawJSON // to pass on instead of the four fields, nil if there is no need
+	raw  spec.RawJSON // the entry as it came, nil if it is one of ours
+	pdu  spec.RawJSON // to pass on instead of the four fields, nil if there is no need
+	wire spec.RawJSON // the event that the entry was made from, nil if it came from another server
 }
 
-// newFullState is the state that goes to an invited server whole: from room version 12 on the create event, which
-// lets the server check that the room has the ID that it claims (MSC4311).
+// newFullState keeps the whole event. From room version 12 on clients get the create event whole too.
 func newFullState(event PDU) fullState {
-	if event.Version().IsDomainless() && event.Type() == spec.MRoomCreate {
-		return fullState{pdu: event.JSON()}
+	var full fullState
+	if wire, err := sjson.DeleteBytes(slices.Clone(event.JSON()), "unsigned"); err == nil {
+		full.wire = wire
 	}
-	return fullState{}
+	if event.Version().IsDomainless() && event.Type() == spec.MRoomCreate {
+		full.pdu = event.JSON()
+	}
+	return full
+}
+
+// WholeInviteState returns the state as it goes to the invited server: whole events, in all room versions, so that
+// the server can check what it is invited to (MSC4311). Synapse announces that it will refuse all others.
+func WholeInviteState(state []InviteStrippedState) []InviteStrippedState {
+	state = slices.Clone(state)
+	for i := range state {
+		if state[i].full.wire != nil {
+			state[i].full.pdu = state[i].full.wire
+		}
+	}
+	return state
 }
 
 // receivedFullState keeps a create event that was sent whole, if it has the form of room version 12.
