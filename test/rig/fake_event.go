@@ -58,7 +58,7 @@ func (f *Fake) Sign(version string, d Draft) FakeEvent {
 		f.t.Fatal(err)
 	}
 	raw = gomatrixserverlib.CanonicalJSONAssumeValid(raw)
-	hash := sha256.Sum256(raw)
+	hash := sha256.Sum256(raw) // of an event without signatures and unsigned
 	raw = f.set(raw, "hashes", map[string]string{"sha256": base64.RawStdEncoding.EncodeToString(hash[:])})
 	return f.resign(version, raw)
 }
@@ -69,6 +69,11 @@ func (f *Fake) resign(version string, raw []byte) FakeEvent {
 	redacted, err := gomatrixserverlib.MustGetRoomVersion(gomatrixserverlib.RoomVersion(version)).RedactEventJSON(raw)
 	if err != nil {
 		redacted = raw
+	}
+	if !gjson.GetBytes(redacted, "signatures").IsObject() {
+		if redacted, err = sjson.DeleteBytes(redacted, "signatures"); err != nil {
+			f.t.Fatal(err)
+		}
 	}
 	signed := f.sign(redacted)
 	raw = f.set(raw, "signatures", json.RawMessage(gjson.GetBytes(signed, "signatures").Raw))

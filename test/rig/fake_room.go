@@ -288,9 +288,45 @@ func (r *FakeRoom) answer(what string, req FakeRequest) (int, any) {
 		slices.Reverse(events)
 		return http.StatusOK, map[string]any{"origin": r.fake.Name, "origin_server_ts": 1, "pdus": events}
 	case "get_missing_events":
-		return http.StatusOK, map[string]any{"events": []any{}}
+		return http.StatusOK, map[string]any{"events": r.between(req)}
 	}
 	return http.StatusNotFound, map[string]any{"errcode": "M_NOT_FOUND", "error": "the fake does not do that"}
+}
+
+// between are the events before the latest ones of a request to get_missing_events, up to the earliest ones.
+func (r *FakeRoom) between(req FakeRequest) []FakeEvent {
+	stop := map[string]bool{}
+	for _, id := range req.Body.Get("earliest_events").Array() {
+		stop[id.Str] = true
+	}
+	latest := map[string]bool{}
+	for _, id := range req.Body.Get("latest_events").Array() {
+		latest[id.Str] = true
+	}
+	r.fake.mu.Lock()
+	defer r.fake.mu.Unlock()
+	events := []FakeEvent{}
+	for found := true; found; {
+		found = false
+		for _, e := range *r.all {
+			if !latest[e.ID] {
+				continue
+			}
+			for _, prev := range e.Get("prev_events").Array() {
+				if id := prev.Str; !stop[id] && !latest[id] {
+					latest[id], found = true, true
+					if i := slices.IndexFunc(*r.all, func(e FakeEvent) bool { return e.ID == id }); i >= 0 {
+						events = append(events, (*r.all)[i])
+					}
+				}
+			}
+		}
+	}
+	if limit := int(req.Body.Get("limit").Int()); limit > 0 && len(events) > limit {
+		events = events[:limit]
+	}
+	slices.Reverse(events)
+	return events
 }
 
 // SendJoin is an answer to send_join with the given state.
