@@ -26,13 +26,21 @@ type scene struct {
 	alice *rig.User
 	bob   string
 	room  *rig.FakeRoom
+	eyes  *rig.User // whose view of the room counts: alice, unless a test says otherwise
 }
 
 func newScene(t *testing.T, version string, opts map[string]any) *scene {
 	t.Helper()
+	return newSceneFor(t, version, func(*scene) map[string]any { return opts })
+}
+
+// newSceneFor makes the options of the room once the servers have names.
+func newSceneFor(t *testing.T, version string, opts func(c *scene) map[string]any) *scene {
+	t.Helper()
 	c := &scene{T: t, s: rig.New(t, rig.Config{Federation: true}), f: rig.NewFake(t)}
 	c.alice, c.bob = c.s.Register(t, "alice"), c.f.User("bob")
-	c.room = c.newRoom(version, opts)
+	c.eyes = c.alice
+	c.room = c.newRoom(version, opts(c))
 	return c
 }
 
@@ -54,12 +62,12 @@ func (c *scene) sees(what string, e rig.FakeEvent) {
 			return
 		}
 	}
-	c.Errorf("%s: alice does not see %s: %s", what, e.ID, e.Raw)
+	c.Errorf("%s: %s does not see %s: %s", what, c.eyes.ID, e.ID, e.Raw)
 }
 
 func (c *scene) has(id string) bool {
 	c.Helper()
-	return slices.ContainsFunc(c.alice.Timeline(c.room.ID), func(e gjson.Result) bool { return e.Get("event_id").Str == id })
+	return slices.ContainsFunc(c.eyes.Timeline(c.room.ID), func(e gjson.Result) bool { return e.Get("event_id").Str == id })
 }
 
 // seesNot checks that no client can see the event.
@@ -68,9 +76,17 @@ func (c *scene) seesNot(what string, e rig.FakeEvent) {
 	if c.has(e.ID) {
 		c.Errorf("%s: alice sees the event: %s", what, e.Raw)
 	}
-	if r := c.alice.Do(http.MethodGet, rig.Path("rooms", c.room.ID, "event", e.ID), nil, nil); r.Status == http.StatusOK {
+	if r := c.eyes.Do(http.MethodGet, rig.Path("rooms", c.room.ID, "event", e.ID), nil, nil); r.Status == http.StatusOK {
 		c.Errorf("%s: alice can get the event: %s", what, r.Body)
 	}
+}
+
+// receive waits until the fake server is sent the event, and makes it the end of the room.
+func (c *scene) receive(pred func(pdu gjson.Result) bool) {
+	c.Helper()
+	c.room.Receive(c.f.WaitPDU(patience, func(pdu gjson.Result) bool {
+		return pdu.Get("room_id").Str == c.room.ID && pred(pdu)
+	}).Raw)
 }
 
 // works checks that the room goes on for both sides, and that the server has neither ended nor panicked.
@@ -80,7 +96,7 @@ func (c *scene) works() {
 	c.f.MustSend(c.s, e)
 	c.sees("a later event", e)
 	id := c.alice.Send(c.room.ID, "m.room.message", rig.Text("me too"))
-	c.f.WaitPDU(patience, func(pdu gjson.Result) bool { return c.f.CoSign(c.room.Version, pdu.Raw).ID == id })
+	c.f.WaitPDU(patience, func(pdu gjson.Result) bool { return rig.ReadEvent(c.room.Version, pdu.Raw).ID == id })
 	noPanic(c, c.s)
 }
 

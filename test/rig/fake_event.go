@@ -40,8 +40,8 @@ func (e FakeEvent) key() [2]string { return [2]string{e.Get("type").Str, e.Get("
 
 func (e FakeEvent) isState() bool { return e.Get("state_key").Exists() }
 
-// readEvent is an event that another server has made.
-func readEvent(version string, raw string) FakeEvent {
+// ReadEvent is an event that another server has made.
+func ReadEvent(version string, raw string) FakeEvent {
 	return FakeEvent{ID: eventID(version, []byte(raw)), Raw: json.RawMessage(raw)}
 }
 

@@ -98,6 +98,13 @@ func (r *FakeRoom) Append(e FakeEvent) {
 	r.Learn(e)
 }
 
+// Receive makes an event of another server the end of the branch.
+func (r *FakeRoom) Receive(raw string) FakeEvent {
+	e := ReadEvent(r.Version, raw)
+	r.Append(e)
+	return e
+}
+
 // Learn lets the fake serve an event of the room to those who ask for it.
 func (r *FakeRoom) Learn(events ...FakeEvent) {
 	r.fake.mu.Lock()
@@ -211,10 +218,10 @@ func (f *Fake) Join(s *Server, room, user, version string) *FakeRoom {
 	}
 	joined := &FakeRoom{ID: room, Version: version, State: map[[2]string]FakeEvent{}, fake: f, all: new([]FakeEvent)}
 	for _, raw := range r.JSON.Get("auth_chain").Array() {
-		joined.Learn(readEvent(version, raw.Raw))
+		joined.Learn(ReadEvent(version, raw.Raw))
 	}
 	for _, raw := range r.JSON.Get("state").Array() {
-		e := readEvent(version, raw.Raw)
+		e := ReadEvent(version, raw.Raw)
 		joined.State[e.key()] = e
 		joined.Learn(e)
 	}
@@ -225,8 +232,8 @@ func (f *Fake) Join(s *Server, room, user, version string) *FakeRoom {
 	return joined
 }
 
-// standard is what the fake answers if the test has said nothing: its key, and the events of its rooms.
-func (f *Fake) standard(r FakeRequest) (int, any) {
+// Standard is what the fake answers if the test has said nothing: its key, and the events of its rooms.
+func (f *Fake) Standard(r FakeRequest) (int, any) {
 	parts := strings.Split(strings.TrimPrefix(r.Path, "/_matrix/"), "/")
 	switch {
 	case r.Path == "/_matrix/key/v2/server":
@@ -273,7 +280,7 @@ func (r *FakeRoom) answer(what string, req FakeRequest) (int, any) {
 		}
 	case "send_join":
 		answer := r.SendJoin(state, r.AuthChain(state...), req)
-		r.Append(readEvent(r.Version, req.Body.Raw))
+		r.Append(ReadEvent(r.Version, req.Body.Raw))
 		return http.StatusOK, answer
 	case "state_ids":
 		return http.StatusOK, map[string]any{"pdu_ids": IDs(state), "auth_chain_ids": IDs(r.AuthChain(state...))}
