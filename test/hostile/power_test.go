@@ -20,7 +20,9 @@ func TestPowerLevelsThatNameACreator(t *testing.T) {
 	})
 	before := c.alice.GetState(c.room.ID, "m.room.power_levels", "").Raw
 	branch := c.room.Fork()
-	bad := branch.SetState(bob, "m.room.power_levels", "", map[string]any{"users": map[string]any{bob: 100, c.alice.ID: 0}})
+	levels, _ := c.room.Event("m.room.power_levels", "").Get("content").Value().(map[string]any)
+	levels["users"] = map[string]any{bob: 100, c.alice.ID: 0}
+	bad := branch.SetState(bob, "m.room.power_levels", "", levels)
 	good := c.room.Message(bob, "with the old levels")
 	c.f.MustSend(c.s, bad, good)
 	c.sees("with the old levels", good)
@@ -28,7 +30,8 @@ func TestPowerLevelsThatNameACreator(t *testing.T) {
 	if after := c.alice.GetState(c.room.ID, "m.room.power_levels", "").Raw; after != before {
 		t.Errorf("the power levels are %s, were %s", after, before)
 	}
-	next := c.room.SetState(bob, "m.room.power_levels", "", map[string]any{"users": map[string]any{bob: 100, c.f.User("x"): 7}})
+	levels["users"] = map[string]any{bob: 100, c.f.User("x"): 7}
+	next := c.room.SetState(bob, "m.room.power_levels", "", levels)
 	c.f.MustSend(c.s, next)
 	c.sees("good power levels", next)
 	c.works()

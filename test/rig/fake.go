@@ -36,6 +36,7 @@ type Fake struct {
 	answers  []answer // newest last
 	rooms    map[string]*FakeRoom
 	requests []FakeRequest
+	latest   int64 // timestamp
 }
 
 // FakeRequest is a request that has reached a Fake.

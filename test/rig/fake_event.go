@@ -51,7 +51,7 @@ func (f *Fake) Sign(version string, d Draft) FakeEvent {
 	f.t.Helper()
 	d = maps.Clone(d)
 	if _, ok := d["origin_server_ts"]; !ok {
-		d["origin_server_ts"] = time.Now().UnixMilli()
+		d["origin_server_ts"] = f.timestamp()
 	}
 	raw, err := json.Marshal(d)
 	if err != nil {
@@ -61,6 +61,15 @@ func (f *Fake) Sign(version string, d Draft) FakeEvent {
 	hash := sha256.Sum256(raw) // of an event without signatures and unsigned
 	raw = f.set(raw, "hashes", map[string]string{"sha256": base64.RawStdEncoding.EncodeToString(hash[:])})
 	return f.resign(version, raw)
+}
+
+// timestamp is the time in milliseconds, but later than all before: two rooms of one user with the same creation time
+// would be one room.
+func (f *Fake) timestamp() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.latest = max(f.latest+1, time.Now().UnixMilli())
+	return f.latest
 }
 
 // resign signs the redacted form of an event and puts the signatures into the event.
