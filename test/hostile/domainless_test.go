@@ -142,6 +142,38 @@ func TestMalformedRoomIDs(t *testing.T) {
 	c.works()
 }
 
+// TestPeek: a room of version 12 can be peeked into, here and on a server that the request names. Malformed IDs are
+// refused.
+func TestPeek(t *testing.T) {
+	s, f := rig.New(t, rig.Config{Federation: true, Set: map[string]any{"mscs.mscs": []any{"msc2753"}}}), rig.NewFake(t)
+	alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
+	room := alice.CreateRoom(map[string]any{"room_version": "12", "initial_state": []any{map[string]any{
+		"type": "m.room.history_visibility", "state_key": "", "content": map[string]any{"history_visibility": "world_readable"},
+	}}})
+	peek := func(room string, via ...string) rig.Response {
+		return bob.Do(http.MethodPost, rig.Path("peek", room), url.Values{"server_name": via}, map[string]any{})
+	}
+	if r := peek(room); r.Status != http.StatusOK {
+		t.Errorf("a room of ours: %d %s", r.Status, r.Body)
+	}
+	remote := f.NewRoom("12", f.User("carol"), nil)
+	if r := peek(remote.ID, f.Name); r.Status >= 500 && len(f.Requests("/v1/peek/")) == 0 {
+		t.Errorf("a room of the fake server: it was not asked: %d %s", r.Status, r.Body)
+	}
+	for _, id := range malformed {
+		if strings.Contains(id, ":") {
+			continue // it names a server, which would be asked
+		}
+		if r := peek(id); r.Status < 400 || r.Status >= 500 {
+			t.Errorf("peek into %q: %d %s", id, r.Status, r.Body)
+		}
+		if r := bob.Do(http.MethodPost, rig.Path("rooms", id, "unpeek"), nil, map[string]any{}); r.Status >= 500 {
+			t.Errorf("unpeek from %q: %d %s", id, r.Status, r.Body)
+		}
+	}
+	noPanic(t, s)
+}
+
 // TestFirstEventOnTheWire: the create event goes to other servers without a room_id (MSC4291).
 func TestFirstEventOnTheWire(t *testing.T) {
 	c := newScene(t, "12", nil)
