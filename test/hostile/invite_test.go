@@ -1,18 +1,11 @@
-// Package hostile shows what the server does with another homeserver that does not keep to the rules, or does
-// what is rare.
 package hostile_test
 
 import (
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
-
-func TestMain(m *testing.M) { rig.Main(m) }
-
-const patience = 20 * time.Second
 
 // TestInvitesHaveWholeEvents: what an invite of ours says of the room is whole events, in rooms of all versions, so that
 // the other server can check them (MSC4311). In version 12 the room's ID is the create event's.

@@ -36,6 +36,7 @@ type Fake struct {
 	answers  []answer // newest last
 	rooms    map[string]*FakeRoom
 	requests []FakeRequest
+	latest   int64 // timestamp
 }
 
 // FakeRequest is a request that has reached a Fake.
@@ -140,7 +141,7 @@ func (f *Fake) serve(w http.ResponseWriter, req *http.Request) {
 	r := FakeRequest{Method: req.Method, Path: req.URL.Path, Query: req.URL.Query(), Body: gjson.ParseBytes(body)}
 	f.mu.Lock()
 	f.requests = append(f.requests, r)
-	give := f.standard
+	give := f.Standard
 	for _, a := range f.answers {
 		if strings.Contains(r.Path, a.part) {
 			give = a.give

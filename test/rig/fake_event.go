@@ -40,8 +40,8 @@ func (e FakeEvent) key() [2]string { return [2]string{e.Get("type").Str, e.Get("
 
 func (e FakeEvent) isState() bool { return e.Get("state_key").Exists() }
 
-// readEvent is an event that another server has made.
-func readEvent(version string, raw string) FakeEvent {
+// ReadEvent is an event that another server has made.
+func ReadEvent(version string, raw string) FakeEvent {
 	return FakeEvent{ID: eventID(version, []byte(raw)), Raw: json.RawMessage(raw)}
 }
 
@@ -51,16 +51,25 @@ func (f *Fake) Sign(version string, d Draft) FakeEvent {
 	f.t.Helper()
 	d = maps.Clone(d)
 	if _, ok := d["origin_server_ts"]; !ok {
-		d["origin_server_ts"] = time.Now().UnixMilli()
+		d["origin_server_ts"] = f.timestamp()
 	}
 	raw, err := json.Marshal(d)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	raw = gomatrixserverlib.CanonicalJSONAssumeValid(raw)
-	hash := sha256.Sum256(raw)
+	hash := sha256.Sum256(raw) // of an event without signatures and unsigned
 	raw = f.set(raw, "hashes", map[string]string{"sha256": base64.RawStdEncoding.EncodeToString(hash[:])})
 	return f.resign(version, raw)
+}
+
+// timestamp is the time in milliseconds, but later than all before: two rooms of one user with the same creation time
+// would be one room.
+func (f *Fake) timestamp() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.latest = max(f.latest+1, time.Now().UnixMilli())
+	return f.latest
 }
 
 // resign signs the redacted form of an event and puts the signatures into the event.
@@ -69,6 +78,11 @@ func (f *Fake) resign(version string, raw []byte) FakeEvent {
 	redacted, err := gomatrixserverlib.MustGetRoomVersion(gomatrixserverlib.RoomVersion(version)).RedactEventJSON(raw)
 	if err != nil {
 		redacted = raw
+	}
+	if !gjson.GetBytes(redacted, "signatures").IsObject() {
+		if redacted, err = sjson.DeleteBytes(redacted, "signatures"); err != nil {
+			f.t.Fatal(err)
+		}
 	}
 	signed := f.sign(redacted)
 	raw = f.set(raw, "signatures", json.RawMessage(gjson.GetBytes(signed, "signatures").Raw))

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/matrix-org/gomatrixserverlib"
 )
@@ -20,6 +21,7 @@ type FakeRoom struct {
 	Depth   int64                   // of these
 
 	fake *Fake
+	mu   *sync.Mutex  // of the branch: requests are answered while the test goes on
 	all  *[]FakeEvent // every event of the room that the fake knows, shared by all branches
 }
 
@@ -30,12 +32,17 @@ func (r *FakeRoom) Domainless() bool {
 
 // Event returns a piece of the branch's state, an empty event if there is none.
 func (r *FakeRoom) Event(eventType, stateKey string) FakeEvent {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	return r.State[[2]string{eventType, stateKey}]
 }
 
 // Fork returns a branch that begins where this one is now.
 func (r *FakeRoom) Fork() *FakeRoom {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	branch := *r
+	branch.mu = new(sync.Mutex)
 	branch.State, branch.Last = maps.Clone(r.State), slices.Clone(r.Last)
 	return &branch
 }
@@ -43,6 +50,8 @@ func (r *FakeRoom) Fork() *FakeRoom {
 // Draft is the next event of the branch, with the auth events and prev events that it should have. It is a state
 // event if there is a state key.
 func (r *FakeRoom) Draft(sender, eventType string, content map[string]any, stateKey ...string) Draft {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	d := Draft{
 		"type": eventType, "sender": sender, "room_id": r.ID, "content": content, "depth": r.Depth + 1,
 		"prev_events": slices.Clone(r.Last), "auth_events": r.authEvents(sender, eventType, content, stateKey...),
@@ -91,11 +100,20 @@ func (r *FakeRoom) Add(d Draft) FakeEvent {
 
 // Append makes an event the end of the branch.
 func (r *FakeRoom) Append(e FakeEvent) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.Last, r.Depth = []string{e.ID}, e.Get("depth").Int()
 	if e.isState() {
 		r.State[e.key()] = e
 	}
 	r.Learn(e)
+}
+
+// Receive makes an event of another server the end of the branch.
+func (r *FakeRoom) Receive(raw string) FakeEvent {
+	e := ReadEvent(r.Version, raw)
+	r.Append(e)
+	return e
 }
 
 // Learn lets the fake serve an event of the room to those who ask for it.
@@ -118,7 +136,11 @@ func (r *FakeRoom) SetState(sender, eventType, stateKey string, content map[stri
 }
 
 // StateEvents returns the branch's state.
-func (r *FakeRoom) StateEvents() []FakeEvent { return slices.Collect(maps.Values(r.State)) }
+func (r *FakeRoom) StateEvents() []FakeEvent {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Values(r.State))
+}
 
 // AuthChain returns all events that the events' auth events lead to, and the create event.
 func (r *FakeRoom) AuthChain(events ...FakeEvent) []FakeEvent {
@@ -145,7 +167,7 @@ func (r *FakeRoom) AuthChain(events ...FakeEvent) []FakeEvent {
 			walk(auth.Str)
 		}
 	}
-	if create, ok := r.State[[2]string{"m.room.create", ""}]; ok {
+	if create := r.Event("m.room.create", ""); create.ID != "" {
 		chain[create.ID] = create
 	}
 	return slices.Collect(maps.Values(chain))
@@ -163,7 +185,7 @@ func IDs(events []FakeEvent) []string {
 // NewRoom makes a public room on the fake server, with one member, and serves it.
 func (f *Fake) NewRoom(version, creator string, createContent map[string]any) *FakeRoom {
 	f.t.Helper()
-	r := &FakeRoom{Version: version, State: map[[2]string]FakeEvent{}, Last: []string{}, fake: f, all: new([]FakeEvent)}
+	r := &FakeRoom{Version: version, State: map[[2]string]FakeEvent{}, Last: []string{}, fake: f, mu: new(sync.Mutex), all: new([]FakeEvent)}
 	content := map[string]any{"room_version": version}
 	if version < "11" && len(version) > 1 || len(version) == 1 {
 		content["creator"] = creator
@@ -209,12 +231,12 @@ func (f *Fake) Join(s *Server, room, user, version string) *FakeRoom {
 	if r.Status != http.StatusOK {
 		f.t.Fatalf("send_join: %d %s", r.Status, r.Body)
 	}
-	joined := &FakeRoom{ID: room, Version: version, State: map[[2]string]FakeEvent{}, fake: f, all: new([]FakeEvent)}
+	joined := &FakeRoom{ID: room, Version: version, State: map[[2]string]FakeEvent{}, fake: f, mu: new(sync.Mutex), all: new([]FakeEvent)}
 	for _, raw := range r.JSON.Get("auth_chain").Array() {
-		joined.Learn(readEvent(version, raw.Raw))
+		joined.Learn(ReadEvent(version, raw.Raw))
 	}
 	for _, raw := range r.JSON.Get("state").Array() {
-		e := readEvent(version, raw.Raw)
+		e := ReadEvent(version, raw.Raw)
 		joined.State[e.key()] = e
 		joined.Learn(e)
 	}
@@ -225,8 +247,8 @@ func (f *Fake) Join(s *Server, room, user, version string) *FakeRoom {
 	return joined
 }
 
-// standard is what the fake answers if the test has said nothing: its key, and the events of its rooms.
-func (f *Fake) standard(r FakeRequest) (int, any) {
+// Standard is what the fake answers if the test has said nothing: its key, and the events of its rooms.
+func (f *Fake) Standard(r FakeRequest) (int, any) {
 	parts := strings.Split(strings.TrimPrefix(r.Path, "/_matrix/"), "/")
 	switch {
 	case r.Path == "/_matrix/key/v2/server":
@@ -261,7 +283,7 @@ func (f *Fake) event(id string) (int, any) {
 	return http.StatusNotFound, map[string]any{"errcode": "M_NOT_FOUND", "error": "the fake has no such event"}
 }
 
-// answer is what the fake says of one of its rooms. It must not be asked while the test adds to the room.
+// answer is what the fake says of one of its rooms.
 func (r *FakeRoom) answer(what string, req FakeRequest) (int, any) {
 	state := r.StateEvents()
 	switch what {
@@ -273,7 +295,7 @@ func (r *FakeRoom) answer(what string, req FakeRequest) (int, any) {
 		}
 	case "send_join":
 		answer := r.SendJoin(state, r.AuthChain(state...), req)
-		r.Append(readEvent(r.Version, req.Body.Raw))
+		r.Append(ReadEvent(r.Version, req.Body.Raw))
 		return http.StatusOK, answer
 	case "state_ids":
 		return http.StatusOK, map[string]any{"pdu_ids": IDs(state), "auth_chain_ids": IDs(r.AuthChain(state...))}
@@ -288,9 +310,45 @@ func (r *FakeRoom) answer(what string, req FakeRequest) (int, any) {
 		slices.Reverse(events)
 		return http.StatusOK, map[string]any{"origin": r.fake.Name, "origin_server_ts": 1, "pdus": events}
 	case "get_missing_events":
-		return http.StatusOK, map[string]any{"events": []any{}}
+		return http.StatusOK, map[string]any{"events": r.between(req)}
 	}
 	return http.StatusNotFound, map[string]any{"errcode": "M_NOT_FOUND", "error": "the fake does not do that"}
+}
+
+// between are the events before the latest ones of a request to get_missing_events, up to the earliest ones.
+func (r *FakeRoom) between(req FakeRequest) []FakeEvent {
+	stop := map[string]bool{}
+	for _, id := range req.Body.Get("earliest_events").Array() {
+		stop[id.Str] = true
+	}
+	latest := map[string]bool{}
+	for _, id := range req.Body.Get("latest_events").Array() {
+		latest[id.Str] = true
+	}
+	r.fake.mu.Lock()
+	defer r.fake.mu.Unlock()
+	events := []FakeEvent{}
+	for found := true; found; {
+		found = false
+		for _, e := range *r.all {
+			if !latest[e.ID] {
+				continue
+			}
+			for _, prev := range e.Get("prev_events").Array() {
+				if id := prev.Str; !stop[id] && !latest[id] {
+					latest[id], found = true, true
+					if i := slices.IndexFunc(*r.all, func(e FakeEvent) bool { return e.ID == id }); i >= 0 {
+						events = append(events, (*r.all)[i])
+					}
+				}
+			}
+		}
+	}
+	if limit := int(req.Body.Get("limit").Int()); limit > 0 && len(events) > limit {
+		events = events[:limit]
+	}
+	slices.Reverse(events)
+	return events
 }
 
 // SendJoin is an answer to send_join with the given state.

@@ -1,0 +1,19 @@
+package routing
+
+import (
+	"net/http"
+	"slices"
+)
+
+// serversToJoinThrough returns the servers that a request names, by today's name of the parameter (MSC4156) or by the
+// old one. Many clients send both.
+func serversToJoinThrough(req *http.Request) []string {
+	query := req.URL.Query()
+	servers := query["via"]
+	for _, server := range query["server_name"] {
+		if !slices.Contains(servers, server) {
+			servers = append(servers, server)
+		}
+	}
+	return servers
+}
