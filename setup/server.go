@@ -130,7 +130,7 @@ func verify(cfg *config.Dendrite, futures *fconfig.FutureServer) error {
 // state change goes unseen from before the first future on.
 func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
 	c := s.components
-	room := roomserver.NewRoom(o.Dendrite, c.RoomserverAPI, c.roomDB)
+	room := roomserver.NewRoom(o.Dendrite, c.RoomserverAPI, c.roomDB, c.gates)
 	if s.consumer, err = roomserver.NewConsumer(s.process, c.js, room); err != nil {
 		return err
 	}
@@ -162,7 +162,12 @@ func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
 func (s *Server) serve(o Options) error {
 	routers := newRouters(s.process, o.Dendrite)
 	tokens, management := clientapi.AddPublicRoutes(routers, o.Dendrite, o.Futures, s.futures, s.components.UserAPI)
+	ours := routesOf(routers)
 	if err := s.components.addRoutes(routers); err != nil {
+		return err
+	}
+	gates := &gating{s.components.gates, s.components.RoomserverAPI, s.components.UserAPI}
+	if err := gates.guard(routers, ours); err != nil {
 		return err
 	}
 	syncDB, _, err := s.components.cm.Connection(&o.Dendrite.SyncAPI.Database)

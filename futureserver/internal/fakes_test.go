@@ -67,6 +67,8 @@ func newFakeRooms() *fakeRooms {
 	return &fakeRooms{state: map[[2]string]api.StateEvent{}, submitted: map[string]int{}, arrived: map[string]bool{}, refused: map[string]bool{}, inFlight: map[string]int{}}
 }
 
+func (r *fakeRooms) Enter(context.Context, string) (leave func()) { return func() {} }
+
 func (r *fakeRooms) setMode(m roomMode) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -35,7 +35,9 @@ func (s *Server) fire(jobs []job) (later []job) {
 		}
 	}
 	if !jobs[0].claimed {
-		jobs, later = s.prepare(jobs)
+		var leave func()
+		jobs, later, leave = s.prepare(jobs)
+		defer leave()
 	}
 	if len(jobs) == 0 {
 		return later
@@ -43,18 +45,18 @@ func (s *Server) fire(jobs []job) (later []job) {
 	return append(later, s.deliver(jobs)...)
 }
 
-// prepare builds the events of jobs and claims them.
-func (s *Server) prepare(jobs []job) (claimed, later []job) {
-	ready, later := s.build(jobs)
+// prepare builds the events of jobs and claims them. What it has seen of the room stays true until leave is called.
+func (s *Server) prepare(jobs []job) (claimed, later []job, leave func()) {
+	ready, later, leave := s.build(jobs)
 	if len(ready) == 0 {
-		return nil, later
+		return nil, later, leave
 	}
 	s.hooks.Step("built")
 	claimed, rest := s.claim(ready)
 	if len(claimed) > 0 {
 		s.hooks.Step("claimed")
 	}
-	return claimed, append(later, rest...)
+	return claimed, append(later, rest...), leave
 }
 
 // wanted returns the record if the job may still fire it. A future that was refreshed after it became due
@@ -77,15 +79,17 @@ func (s *Server) wanted(j *job) *record {
 
 // build makes the events, without deciding anything. Those that could be made are ready, in the order in which
 // they build on each other.
-func (s *Server) build(jobs []job) (ready, later []job) {
+func (s *Server) build(jobs []job) (ready, later []job, leave func()) {
+	leave = func() {}
 	ctx, cancel := context.WithTimeout(s.ctx, submitMost)
 	defer cancel()
 	jobs, later = s.stillWanted(jobs)
 	jobs, unread := s.load(ctx, jobs, s.refused)
 	later = append(later, unread...)
 	if len(jobs) == 0 {
-		return nil, later
+		return nil, later, leave
 	}
+	leave = s.room.Enter(ctx, jobs[0].future.RoomID)
 	for i, built := range s.room.Build(ctx, futures(jobs)) {
 		j := &jobs[i]
 		switch {
@@ -100,7 +104,7 @@ func (s *Server) build(jobs []job) (ready, later []job) {
 			ready = append(ready, *j)
 		}
 	}
-	return ready, later
+	return ready, later, leave
 }
 
 // stillWanted returns those jobs that may still fire. What several want at once is fired by the first; the others see
