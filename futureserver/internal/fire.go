@@ -28,21 +28,30 @@ const (
 
 // fire takes the jobs of one room as far as they go now, and returns those that have to go on later.
 func (s *Server) fire(jobs []job) (later []job) {
+	leave := func() {}
 	for i := range jobs {
+		if kept := jobs[i].leave; kept != nil {
+			leave, jobs[i].leave = kept, nil
+		}
 		jobs[i].pause = 0
 		if jobs[i].since == 0 {
 			jobs[i].since = s.clock.now()
 		}
 	}
 	if !jobs[0].claimed {
-		var leave func()
 		jobs, later, leave = s.prepare(jobs)
-		defer leave()
 	}
 	if len(jobs) == 0 {
+		leave()
 		return later
 	}
-	return append(later, s.deliver(jobs)...)
+	unclear := s.deliver(jobs)
+	if len(unclear) > 0 { // the room may be about to take them in: whoever builds now would build beside them
+		unclear[0].leave = leave
+	} else {
+		leave()
+	}
+	return append(later, unclear...)
 }
 
 // prepare builds the events of jobs and claims them. What it has seen of the room stays true until leave is called.
