@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
@@ -22,6 +23,22 @@ func refuse(kind api.RefusalKind, format string, args ...any) error {
 func unknownRoom() error { return refuse(api.RoomNotFound, "this server does not know the room") }
 
 func notInRoom() error { return refuse(api.Forbidden, "the sender is not in the room") }
+
+// harmless reports whether the event can be built in any room that its sender is in, provided that its content is
+// canonical JSON. So it need not be built to know that, and most of its room's state need not be read. It is true for
+// most of what is scheduled: messages, and the state of calls. What has rules of its own, or comes near a limit, is built.
+func (d *draft) harmless() bool {
+	const short, small = 128, 32 << 10 // the limits are 255 bytes and 64 KiB
+	switch d.proto.Type {
+	case "m.room.message", "m.room.encrypted":
+	default:
+		if strings.HasPrefix(d.proto.Type, "m.room.") {
+			return false
+		}
+	}
+	return len(d.proto.Type) <= short && (d.proto.StateKey == nil || len(*d.proto.StateKey) <= short) &&
+		len(d.proto.SenderID) <= short && len(d.proto.RoomID) <= short && len(d.proto.Content) <= small
+}
 
 // sendable refuses what a single PDU, built here and put into the room, cannot bring about, and what
 // /state refuses whatever the state of the room.

@@ -171,7 +171,12 @@ func (d *draft) membership() gomatrixserverlib.StateKeyTuple {
 
 // tuples are the pieces of state that the event depends on.
 func (d *draft) tuples() []gomatrixserverlib.StateKeyTuple {
-	tuples := append(d.needed.Tuples(), d.membership())
+	return append(d.needed.Tuples(), d.ownTuples()...)
+}
+
+// ownTuples are the sender's membership and the piece of state that the event sets.
+func (d *draft) ownTuples() []gomatrixserverlib.StateKeyTuple {
+	tuples := []gomatrixserverlib.StateKeyTuple{d.membership()}
 	if d.isState() {
 		tuples = append(tuples, d.key)
 	}
@@ -219,14 +224,22 @@ func (s *snapshot) current(d *draft) api.StateEvent {
 	return stateEvent(e)
 }
 
-// build makes and signs the event. It checks what Dendrite's /send and /state check beside the auth rules.
-func (r *Room) build(ctx context.Context, d *draft, room *snapshot) (*types.HeaderedEvent, error) {
-	member := room.state(d.membership())
+// hasSender refuses senders who are not in the room.
+func (s *snapshot) hasSender(d *draft) error {
+	member := s.state(d.membership())
 	if member == nil {
-		return nil, notInRoom()
+		return notInRoom()
 	}
 	if m, err := member.Membership(); err != nil || m != spec.Join {
-		return nil, notInRoom()
+		return notInRoom()
+	}
+	return nil
+}
+
+// build makes and signs the event. It checks what Dendrite's /send and /state check beside the auth rules.
+func (r *Room) build(ctx context.Context, d *draft, room *snapshot) (*types.HeaderedEvent, error) {
+	if err := room.hasSender(d); err != nil {
+		return nil, err
 	}
 	if err := r.aliasesExist(ctx, d); err != nil {
 		return nil, err

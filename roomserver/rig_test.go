@@ -71,7 +71,7 @@ func newRig(t *testing.T, dbType test.DBType) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &rig{t, cfg, proc, rsAPI, db, js, conn, NewRoom(cfg, rsAPI, db), output}
+	return &rig{t, cfg, proc, rsAPI, db, js, conn, NewRoom(cfg, rsAPI, db, new(Gates)), output}
 }
 
 // nobody is a federation without other servers.

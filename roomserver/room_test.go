@@ -92,7 +92,7 @@ func TestAdmit(t *testing.T) {
 			wantRefusal(r.T, c.what, err, c.want)
 		}
 
-		_, err := NewRoom(r.cfg, pseudoIDs{r.rsAPI}, r.db).Admit(r.Context(), text(alice, roomID))
+		_, err := NewRoom(r.cfg, pseudoIDs{r.rsAPI}, r.db, new(Gates)).Admit(r.Context(), text(alice, roomID))
 		wantRefusal(r.T, "pseudo-ID room", err, api.BadEvent)
 	})
 }

@@ -41,6 +41,7 @@ type components struct {
 	js      nats.JetStreamContext
 	roomDB  *sql.DB
 	caches  *caching.Caches
+	gates   *south.Gates
 	metrics bool
 }
 
@@ -67,6 +68,7 @@ func newComponents(
 		cm:      sqlutil.NewConnectionManager(processCtx, cfg.Global.DatabaseOptions),
 		nats:    new(jetstream.NATSInstance),
 		caches:  caching.NewRistrettoCache(cfg.Global.Cache.EstimatedMaxSize, cfg.Global.Cache.MaxAge, metrics),
+		gates:   new(south.Gates),
 		metrics: metrics,
 	}
 	c.Config = cfg
@@ -78,7 +80,7 @@ func newComponents(
 	early := earlyCalls{rooms, complete}
 	federation := federationapi.NewInternalAPI(processCtx, cfg, c.cm, c.nats, c.FedClient, early, c.caches, nil, false)
 	c.KeyRing = federation.KeyRing()
-	rooms.SetFederationAPI(federation, c.KeyRing)
+	rooms.SetFederationAPI(yieldingFederation{federation, c.gates}, c.KeyRing)
 	close(complete)
 	users := wrap(userapi.NewInternalAPI(processCtx, cfg, c.cm, c.nats, rooms, c.FedClient, metrics, federation.IsBlacklistedOrBackingOff))
 	services := appservice.NewInternalAPI(processCtx, cfg, c.nats, users, rooms)

@@ -51,6 +51,7 @@ var _ roomserver.RoomWatcher = futureserver.Server(nil)
 type Server struct {
 	process    *process.ProcessContext
 	components *components
+	sessions   *clientapi.Sessions
 	consumer   *roomserver.Consumer
 	futures    futureserver.Server // nil if switched off
 	front      *front
@@ -96,7 +97,8 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
-		return clientapi.NoteCallers(roomserver.WrapUserAPI(users, s.dropFutures))
+		s.sessions = clientapi.NewSessions(roomserver.WrapUserAPI(users, s.dropFutures))
+		return clientapi.NoteCallers(s.sessions)
 	})
 	if err != nil {
 		return nil, err
@@ -130,7 +132,7 @@ func verify(cfg *config.Dendrite, futures *fconfig.FutureServer) error {
 // state change goes unseen from before the first future on.
 func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
 	c := s.components
-	room := roomserver.NewRoom(o.Dendrite, c.RoomserverAPI, c.roomDB)
+	room := roomserver.NewRoom(o.Dendrite, c.RoomserverAPI, c.roomDB, c.gates)
 	if s.consumer, err = roomserver.NewConsumer(s.process, c.js, room); err != nil {
 		return err
 	}
@@ -161,8 +163,13 @@ func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
 // serve registers all routes, ours first because the first that matches wins, and opens the door.
 func (s *Server) serve(o Options) error {
 	routers := newRouters(s.process, o.Dendrite)
-	tokens, management := clientapi.AddPublicRoutes(routers, o.Dendrite, o.Futures, s.futures, s.components.UserAPI)
+	tokens, management := clientapi.AddPublicRoutes(routers, o.Dendrite, o.Futures, s.futures, s.sessions.Remembered())
+	ours := routesOf(routers)
 	if err := s.components.addRoutes(routers); err != nil {
+		return err
+	}
+	gates := &gating{s.components.gates, s.components.RoomserverAPI, s.sessions.Remembered()}
+	if err := gates.guard(routers, ours); err != nil {
 		return err
 	}
 	syncDB, _, err := s.components.cm.Connection(&o.Dendrite.SyncAPI.Database)

@@ -269,6 +269,11 @@ type Room interface {
 	// Current returns, for each piece of state, the event that sets it now. For none it asks nobody.
 	Current(ctx context.Context, roomID string, keys []StateKeyTuple) ([]StateEvent, error)
 
+	// Enter returns when nobody else on this server is making an event in the room, and what to call when the
+	// caller's are made and in the room. It waits for a few seconds at the most, then returns all the same; who stays
+	// longer than that is no longer waited for.
+	Enter(ctx context.Context, roomID string) (leave func())
+
 	// Build makes the events that these futures of one room stand for, as if their users had sent them now,
 	// each after the one before it, and checks each against the room's current state. There is one Built for
 	// each future.

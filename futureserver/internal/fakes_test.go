@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/matrix-org/dendrite/setup/config"
@@ -48,6 +49,8 @@ type fakeRooms struct {
 
 	submissions int
 
+	inside           atomic.Int64   // turns, of all rooms
+	submittedInside  atomic.Int64   // while a turn was inside
 	unclear          api.NID        // its events vanish without a trace
 	inFlight         map[string]int // submissions by room
 	most, mostInRoom int
@@ -65,6 +68,11 @@ var errDown = errors.New("the room is down")
 
 func newFakeRooms() *fakeRooms {
 	return &fakeRooms{state: map[[2]string]api.StateEvent{}, submitted: map[string]int{}, arrived: map[string]bool{}, refused: map[string]bool{}, inFlight: map[string]int{}}
+}
+
+func (r *fakeRooms) Enter(context.Context, string) (leave func()) {
+	r.inside.Add(1)
+	return sync.OnceFunc(func() { r.inside.Add(-1) })
 }
 
 func (r *fakeRooms) setMode(m roomMode) {
@@ -227,6 +235,9 @@ func (r *fakeRooms) fly(room string, n int) {
 }
 
 func (r *fakeRooms) Submit(ctx context.Context, fs []*api.Future) error {
+	if r.inside.Load() == 1 {
+		r.submittedInside.Add(1)
+	}
 	r.fly(fs[0].RoomID, 1)
 	defer r.fly(fs[0].RoomID, -1)
 	if err := r.enter(ctx); err != nil {

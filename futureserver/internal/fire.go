@@ -28,33 +28,44 @@ const (
 
 // fire takes the jobs of one room as far as they go now, and returns those that have to go on later.
 func (s *Server) fire(jobs []job) (later []job) {
+	leave := func() {}
 	for i := range jobs {
+		if kept := jobs[i].leave; kept != nil {
+			leave, jobs[i].leave = kept, nil
+		}
 		jobs[i].pause = 0
 		if jobs[i].since == 0 {
 			jobs[i].since = s.clock.now()
 		}
 	}
 	if !jobs[0].claimed {
-		jobs, later = s.prepare(jobs)
+		jobs, later, leave = s.prepare(jobs)
 	}
 	if len(jobs) == 0 {
+		leave()
 		return later
 	}
-	return append(later, s.deliver(jobs)...)
+	unclear := s.deliver(jobs)
+	if len(unclear) > 0 { // the room may be about to take them in: whoever builds now would build beside them
+		unclear[0].leave = leave
+	} else {
+		leave()
+	}
+	return append(later, unclear...)
 }
 
-// prepare builds the events of jobs and claims them.
-func (s *Server) prepare(jobs []job) (claimed, later []job) {
-	ready, later := s.build(jobs)
+// prepare builds the events of jobs and claims them. What it has seen of the room stays true until leave is called.
+func (s *Server) prepare(jobs []job) (claimed, later []job, leave func()) {
+	ready, later, leave := s.build(jobs)
 	if len(ready) == 0 {
-		return nil, later
+		return nil, later, leave
 	}
 	s.hooks.Step("built")
 	claimed, rest := s.claim(ready)
 	if len(claimed) > 0 {
 		s.hooks.Step("claimed")
 	}
-	return claimed, append(later, rest...)
+	return claimed, append(later, rest...), leave
 }
 
 // wanted returns the record if the job may still fire it. A future that was refreshed after it became due
@@ -77,15 +88,17 @@ func (s *Server) wanted(j *job) *record {
 
 // build makes the events, without deciding anything. Those that could be made are ready, in the order in which
 // they build on each other.
-func (s *Server) build(jobs []job) (ready, later []job) {
+func (s *Server) build(jobs []job) (ready, later []job, leave func()) {
+	leave = func() {}
 	ctx, cancel := context.WithTimeout(s.ctx, submitMost)
 	defer cancel()
 	jobs, later = s.stillWanted(jobs)
 	jobs, unread := s.load(ctx, jobs, s.refused)
 	later = append(later, unread...)
 	if len(jobs) == 0 {
-		return nil, later
+		return nil, later, leave
 	}
+	leave = s.room.Enter(ctx, jobs[0].future.RoomID)
 	for i, built := range s.room.Build(ctx, futures(jobs)) {
 		j := &jobs[i]
 		switch {
@@ -100,7 +113,7 @@ func (s *Server) build(jobs []job) (ready, later []job) {
 			ready = append(ready, *j)
 		}
 	}
-	return ready, later
+	return ready, later, leave
 }
 
 // stillWanted returns those jobs that may still fire. What several want at once is fired by the first; the others see

@@ -32,6 +32,7 @@ type job struct {
 	at      int64         // what it is ordered by: the deadline, or the time a send token came; 0 if claimed already
 	send    *sendRequest  // nil if its timer ran out
 	claimed bool          // its claim is durable
+	leave   func()        // the room's gate, which this job keeps until its next attempt; nil if it does not
 	future  *api.Future   // whole; nil if it waits for its turn, or was claimed before a restart
 	attempt int           // failures in a row
 	since   int64         // when the first attempt began

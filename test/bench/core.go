@@ -108,6 +108,9 @@ func (easyRoom) Current(_ context.Context, _ string, keys []api.StateKeyTuple) (
 	return make([]api.StateEvent, len(keys)), nil
 }
 
+// Enter implements api.Room.
+func (easyRoom) Enter(context.Context, string) func() { return func() {} }
+
 // Build implements api.Room.
 func (r easyRoom) Build(_ context.Context, fs []*api.Future) []api.Built {
 	built := make([]api.Built, len(fs))

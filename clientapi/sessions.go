@@ -1,0 +1,160 @@
+package clientapi
+
+import (
+	"context"
+	"crypto/sha256"
+	"strings"
+	"sync"
+	"time"
+
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+)
+
+const (
+	sessionLife  = 30 * time.Second
+	mostSessions = 16384 // about 5 MB
+)
+
+// Sessions is Dendrite's user API, with a memory of whose access token is whose, for endpoints that are called every few
+// seconds with the same token: Dendrite asks its database twice for each call. All who end sessions have to do it through
+// Sessions.
+//
+// What it remembers of a user ends when any of the user's sessions ends, before the request for that is answered.
+// Dendrite ends sessions in these ways:
+//
+//   - POST /logout, POST /logout/all, DELETE /devices/{deviceID}, POST /delete_devices, and POST /account/password with
+//     logout_devices (which is the default): PerformDeviceDeletion
+//   - POST /_dendrite/admin/resetPassword/{userID}, with logout_devices: PerformPasswordUpdate
+//   - POST /account/deactivate: PerformAccountDeactivation
+//   - a login with the ID of a device that there is already, which ends that device's session: PerformDeviceCreation
+//
+// An application service's token is never remembered: Dendrite finds it in its configuration. What comes another way,
+// such as a change of the database by hand, is noticed after sessionLife.
+type Sessions struct {
+	userapi.UserInternalAPI
+
+	mu    sync.Mutex
+	known map[[sha256.Size]byte]session // by the token's hash, so that no token is kept
+	ended int                           // how often anything was forgotten
+	swept time.Time
+}
+
+type session struct {
+	device userapi.Device // without its token
+	until  time.Time
+}
+
+// NewSessions returns users with an empty memory.
+func NewSessions(users userapi.UserInternalAPI) *Sessions {
+	return &Sessions{UserInternalAPI: users, known: make(map[[sha256.Size]byte]session)}
+}
+
+// Remembered returns what answers from the memory where it can. The embedded API never does.
+func (s *Sessions) Remembered() userapi.QueryAcccessTokenAPI { return rememberedSessions{s} }
+
+type rememberedSessions struct{ *Sessions }
+
+// QueryAccessToken implements userapi.QueryAcccessTokenAPI.
+func (r rememberedSessions) QueryAccessToken(ctx context.Context, req *userapi.QueryAccessTokenRequest, res *userapi.QueryAccessTokenResponse) error {
+	if req.AppServiceUserID != "" {
+		return r.UserInternalAPI.QueryAccessToken(ctx, req, res)
+	}
+	key := sha256.Sum256([]byte(req.AccessToken))
+	device, ended := r.recall(key)
+	if device != nil {
+		device.AccessToken = req.AccessToken
+		res.Device = device
+		return nil
+	}
+	err := r.UserInternalAPI.QueryAccessToken(ctx, req, res)
+	if err == nil && res.Err == "" && res.Device != nil && res.Device.AppserviceID == "" {
+		r.remember(key, *res.Device, ended)
+	}
+	return err
+}
+
+// recall returns a copy of the device that is remembered, or nil, and how often anything has been forgotten.
+func (s *Sessions) recall(key [sha256.Size]byte) (*userapi.Device, int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known, ok := s.known[key]; ok && time.Now().Before(known.until) {
+		return &known.device, s.ended
+	}
+	return nil, s.ended
+}
+
+// remember does nothing if anything has been forgotten since the question began: the answer may be older than that.
+func (s *Sessions) remember(key [sha256.Size]byte, device userapi.Device, ended int) {
+	device.AccessToken = ""
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != ended {
+		return
+	}
+	now := time.Now()
+	if now.Sub(s.swept) > sessionLife {
+		s.swept = now
+		for key, known := range s.known {
+			if !now.Before(known.until) {
+				delete(s.known, key)
+			}
+		}
+	}
+	for any := range s.known {
+		if len(s.known) < mostSessions {
+			break
+		}
+		delete(s.known, any)
+	}
+	s.known[key] = session{device, now.Add(sessionLife)}
+}
+
+// forget ends what is remembered of a user. Localparts are in lower case in some requests only.
+func (s *Sessions) forget(userID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended++
+	for key, known := range s.known {
+		if strings.EqualFold(known.device.UserID, userID) {
+			delete(s.known, key)
+		}
+	}
+}
+
+// forgetAccount is forget for those who name the parts of a user ID. Without a server it is about all of them.
+func (s *Sessions) forgetAccount(localpart, server string) {
+	if server != "" {
+		s.forget("@" + localpart + ":" + server)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended++
+	clear(s.known)
+}
+
+// PerformDeviceDeletion implements userapi.ClientUserAPI.
+func (s *Sessions) PerformDeviceDeletion(ctx context.Context, req *userapi.PerformDeviceDeletionRequest, res *userapi.PerformDeviceDeletionResponse) error {
+	defer s.forget(req.UserID) // after an error too: some of it may be done
+	return s.UserInternalAPI.PerformDeviceDeletion(ctx, req, res)
+}
+
+// PerformPasswordUpdate implements userapi.ClientUserAPI.
+func (s *Sessions) PerformPasswordUpdate(ctx context.Context, req *userapi.PerformPasswordUpdateRequest, res *userapi.PerformPasswordUpdateResponse) error {
+	defer s.forgetAccount(req.Localpart, string(req.ServerName))
+	return s.UserInternalAPI.PerformPasswordUpdate(ctx, req, res)
+}
+
+// PerformAccountDeactivation implements userapi.ClientUserAPI.
+func (s *Sessions) PerformAccountDeactivation(ctx context.Context, req *userapi.PerformAccountDeactivationRequest, res *userapi.PerformAccountDeactivationResponse) error {
+	defer s.forgetAccount(req.Localpart, string(req.ServerName))
+	return s.UserInternalAPI.PerformAccountDeactivation(ctx, req, res)
+}
+
+// PerformDeviceCreation implements userapi.ClientUserAPI.
+func (s *Sessions) PerformDeviceCreation(ctx context.Context, req *userapi.PerformDeviceCreationRequest, res *userapi.PerformDeviceCreationResponse) error {
+	if req.DeviceID != nil {
+		defer s.forgetAccount(req.Localpart, string(req.ServerName))
+	}
+	return s.UserInternalAPI.PerformDeviceCreation(ctx, req, res)
+}
