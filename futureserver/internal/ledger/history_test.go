@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -34,7 +35,7 @@ func TestHistories(t *testing.T) {
 			for n := next.Add(1) - 1; n < int64(*histories) && !t.Failed(); n = next.Add(1) - 1 {
 				h := newHistory(uint64(*firstHistory) + uint64(n))
 				if err := h.run(); err != nil {
-					t.Errorf("history %d: %v\n%s", int64(*firstHistory)+n, err, h.log)
+					t.Errorf("history %d: %v\n%s", int64(*firstHistory)+n, err, h.log[:min(len(h.log), 4000)])
 				}
 			}
 		})
@@ -454,31 +455,15 @@ func (h *history) fire() error {
 	return nil
 }
 
-// submit sends what is claimed on disk.
+// submit sends what is claimed on disk, once more if it was sent before a crash.
 func (h *history) submit() error {
 	for _, nid := range slices.Sorted(maps.Keys(h.disk.rows)) {
 		r := h.disk.rows[nid]
-		if r.state != api.Sending || h.inRoom[nid] == r.event {
+		if r.state != api.Sending {
 			continue
 		}
-		if h.inRoom[nid] != "" {
-			return fmt.Errorf("future %d is sent as two events", nid)
-		}
-		h.inRoom[nid] = r.event
-		h.note("event of %d", nid)
-		g := groupName(r.f)
-		if h.events[g]++; h.events[g] > 1 {
-			return fmt.Errorf("%d events of group %s", h.events[g], g)
-		}
-		h.names[g] = true
-		var built int64
-		fmt.Sscan(r.event, &built) //nolint:errcheck // it was printed so
-		if k := h.known[nid]; k != nil {
-			if err := h.world.Happened(k.seen, h.at(built), h.at(h.now)); err != nil {
-				return err
-			}
-		} else {
-			h.world.Unanswered(g)
+		if err := h.arrive(nid, r); err != nil {
+			return err
 		}
 		for _, v := range h.l.OfUser(r.f.UserID) {
 			if v.NID == nid {
@@ -487,4 +472,32 @@ func (h *history) submit() error {
 		}
 	}
 	return nil
+}
+
+// arrive is the event in its room; the same event again changes nothing.
+func (h *history) arrive(nid api.NID, r *row) error {
+	switch h.inRoom[nid] {
+	case r.event:
+		return nil
+	case "":
+	default:
+		return fmt.Errorf("future %d is sent as two events", nid)
+	}
+	h.inRoom[nid] = r.event
+	h.note("event of %d", nid)
+	g := groupName(r.f)
+	if h.events[g]++; h.events[g] > 1 {
+		return fmt.Errorf("%d events of group %s", h.events[g], g)
+	}
+	h.names[g] = true
+	k := h.known[nid]
+	if k == nil {
+		h.world.Unanswered(g)
+		return nil
+	}
+	built, err := strconv.ParseInt(r.event, 10, 64)
+	if err != nil {
+		return err
+	}
+	return h.world.Happened(k.seen, h.at(built), h.at(h.now))
 }
