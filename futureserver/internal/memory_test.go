@@ -73,7 +73,10 @@ func pendingTokens(n int, kind api.TokenKind) []api.Token {
 func BenchmarkRefresh(b *testing.B) {
 	const n = 1_000_000
 	s := pendingServer(n)
-	tokens := pendingTokens(n, api.RefreshToken)
+	tokens := make([]api.Token, 0, n/10)
+	for i := 0; i < n; i += 10 {
+		tokens = append(tokens, pendingSecret(i).Token(api.RefreshToken))
+	}
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
