@@ -3,6 +3,7 @@ package internal
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -16,6 +17,8 @@ import (
 )
 
 // The faults of a review, each as the test that found it. All failed before the ledger.
+
+var joins = flag.Duration("joins", 3*time.Second, "how long TestNoGroupTakesAMemberWhenItEnds tries")
 
 // setRooms replaces the rooms.
 func (b *bench) setRooms(r api.Room) {
@@ -297,7 +300,7 @@ func TestNoGroupTakesAMemberWhenItEnds(t *testing.T) {
 	b := &bench{T: t, rooms: newFakeRooms(), path: filepath.Join(t.TempDir(), "futures.db")}
 	b.start(testConfig())
 	defer b.Stop(context.Background())
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(*joins)
 	tries, calls, violations := 0, atomic.Int64{}, 0
 	for ; time.Now().Before(deadline) && violations == 0; tries++ {
 		group := fmt.Sprint("g", tries)

@@ -47,7 +47,7 @@ const testSlack = 30_000
 
 func testConfig() Config {
 	limits := Limits{MaxTimeout: time.Hour, MaxPerUser: 12}
-	return Config{Futures: limits, Delayed: limits, Slack: testSlack * time.Millisecond, MaxBytes: 5000}
+	return Config{Futures: limits, Delayed: limits, Slack: testSlack * time.Millisecond, Grace: 10 * time.Second, MaxBytes: 5000}
 }
 
 // history is one under way.
