@@ -127,8 +127,9 @@ func (c clock) now() int64 { return c.nanos(time.Now()) / int64(time.Millisecond
 // time reads all clocks at once: two readings would differ by chance.
 func (c clock) time() ledger.Time {
 	now := time.Now()
-	nanos, since := c.nanos(now), now.Sub(c.start)
-	step := now.Round(0).Sub(c.start.Round(0)) - since
+	since := now.Sub(c.start) // by the monotonic clock
+	nanos := c.start.UnixNano() + int64(since)
+	step := time.Duration(now.UnixNano() - nanos)
 	if c.skew != nil {
 		step += c.skew()
 	}
