@@ -25,7 +25,7 @@ func (s *Server) isSure(now ledger.Time) bool {
 }
 
 // watch confirms the lock, and notices when the wall clock is set.
-func (s *Server) watch() {
+func (s *Server) watch(confirm func(context.Context) error, clock clock) {
 	defer s.loops.Done()
 	tick := time.NewTicker(confirmEvery)
 	defer tick.Stop()
@@ -35,9 +35,9 @@ func (s *Server) watch() {
 		case <-s.ctx.Done():
 			return
 		}
-		asked := s.clock.now()
+		asked := clock.now()
 		ctx, cancel := context.WithTimeout(s.ctx, confirmEvery)
-		err := s.db.Confirm(ctx)
+		err := confirm(ctx)
 		cancel()
 		if errors.Is(err, storage.ErrLockLost) {
 			s.fail(err)

@@ -214,12 +214,13 @@ func (d *countingDatabase) Commit(ctx context.Context, b *storage.Batch) (storag
 // When the wall clock is set, what is on disk is counted anew, and no timer moves.
 func TestWallClockIsSet(t *testing.T) {
 	inBubble(t, func(b *bench) {
+		if err := b.Stop(b.Context()); err != nil {
+			b.Fatal(err)
+		}
 		var skew atomic.Int64
-		b.mu.Lock()
-		b.clock.skew = func() time.Duration { return time.Duration(skew.Load()) }
+		b.startSkewed(testConfig(), &skew)
 		counted := &countingDatabase{Database: b.db}
 		b.db = counted
-		b.mu.Unlock()
 		b.create(message(time.Hour))
 		b.create(message(time.Hour))
 		b.after(2*sweepEvery, 0)

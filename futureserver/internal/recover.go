@@ -55,7 +55,7 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 	s.loops.Add(4)
 	go s.run()
 	go s.write()
-	go s.watch()
+	go s.watch(db.Confirm, s.clock)
 	go s.tellStorms()
 	s.work.Go(func() { s.reconcile(watched) })
 	return s, nil
