@@ -433,3 +433,18 @@ func FuzzRepeatsKey(f *testing.F) {
 		repeatsKey([]byte(s)) // must not panic
 	})
 }
+
+// An event type that ends with a slash keeps it: only the slash that ends the path is the path's.
+func TestEventTypeWithASlash(t *testing.T) {
+	for _, path := range []string{
+		"/v3/rooms/!r:test/send_future/com.example.a%2F/t1?future_timeout=10",
+		"/v3/rooms/!r:test/state_future/com.example.a%2F/key?future_timeout=10",
+		"/v3/rooms/!r:test/send/com.example.a%2F/t2?org.matrix.msc4140.delay=10",
+	} {
+		h := newHarness()
+		h.put(client + path).wantOK(t)
+		if f := h.created[0]; f.Type != "com.example.a/" {
+			t.Errorf("%s: type %q, want %q", path, f.Type, "com.example.a/")
+		}
+	}
+}

@@ -87,12 +87,15 @@ func identify(req *http.Request, device *userapi.Device, d *dialect) (*api.Futur
 		DeviceID:  device.ID,
 		SessionID: device.SessionID,
 		RoomID:    vars["roomID"],
-		Type:      strings.TrimSuffix(vars["eventType"], "/"),
+		Type:      vars["eventType"],
 		Policy:    d.policy,
 	}
 	txnID, transaction := vars["txnID"]
 	if !transaction {
-		stateKey := vars["stateKey"] // empty where the path has none
+		stateKey, keyed := vars["stateKey"] // empty where the path has none
+		if !keyed && strings.HasSuffix(req.URL.EscapedPath(), "/") {
+			f.Type = strings.TrimSuffix(f.Type, "/") // the path's slash; one of the type's is written %2F
+		}
 		f.StateKey = &stateKey
 		return f, nil
 	}

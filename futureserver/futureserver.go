@@ -18,6 +18,9 @@ type Server interface {
 	// HasStateFutures reports whether newer state in that room could concern any future. It costs no I/O.
 	HasStateFutures(roomID string) bool
 
+	// QueryStateRooms returns the rooms with futures that newer state could end.
+	QueryStateRooms(ctx context.Context) ([]string, error)
+
 	// Stop accepts nothing more, lets what is in flight finish (until ctx is done), writes what a clean restart
 	// needs and closes the database. It may be called more than once.
 	Stop(ctx context.Context) error
@@ -39,7 +42,8 @@ type Options struct {
 }
 
 // NewInternalAPI opens the database, recovers the futures in it and starts. Timers run when it returns; what
-// became due while the server was down is sent at once, in order of the deadlines.
+// became due while the server was down is sent at once, in order of the deadlines, unless it had a heartbeat: then that is
+// waited for until cfg.RestartGrace is over.
 // It fails if another server uses the same database.
 func NewInternalAPI(ctx context.Context, cfg *config.FutureServer, room api.Room, o Options) (Server, error) {
 	db, err := openDatabase(ctx, &cfg.Database)
@@ -50,6 +54,7 @@ func NewInternalAPI(ctx context.Context, cfg *config.FutureServer, room api.Room
 		Futures:       internal.Limits{MaxTimeout: cfg.MaxTimeout, MaxPerUser: cfg.MaxFuturesPerUser},
 		Delayed:       internal.Limits{MaxTimeout: cfg.DelayedEvents.MaxDelay, MaxPerUser: cfg.DelayedEvents.MaxScheduled},
 		Slack:         cfg.HighWaterSlack,
+		RestartGrace:  cfg.RestartGrace,
 		RoomsInFlight: max(1, cfg.RoomsInFlight),
 		Retention:     cfg.Retention,
 		KeepPerUser:   cfg.DelayedEvents.KeepPerUser,

@@ -63,6 +63,8 @@ func (r *Room) sendableMembership(f *api.Future, content map[string]any) error {
 		return refuse(api.BadEvent, "a membership needs a state key")
 	}
 	switch membership := content["membership"]; membership {
+	case nil:
+		return refuse(api.BadEvent, "the content has no membership")
 	case spec.Leave, spec.Ban:
 		return nil
 	case spec.Join:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
@@ -178,23 +179,33 @@ func (c *Consumer) resume(ctx context.Context) error {
 	if err := c.subscribe(ctx); err != nil || !c.missed {
 		return err
 	}
-	futures, err := c.futures.QueryFutures(ctx, api.Filter{})
+	rooms, err := c.stateRooms(ctx)
 	if err != nil {
 		return err
 	}
-	rooms := make(map[string]struct{})
-	for _, f := range futures {
-		if f.StateKey != nil {
-			rooms[f.RoomID] = struct{}{}
-		}
-	}
-	for roomID := range rooms {
+	for _, roomID := range rooms {
 		if err := c.futures.PerformStateChange(ctx, roomID, nil); err != nil {
 			return err
 		}
 	}
 	c.missed = false
 	return nil
+}
+
+// stateRooms returns the rooms with state futures.
+func (c *Consumer) stateRooms(ctx context.Context) (rooms []string, err error) {
+	if w, ok := c.futures.(interface {
+		QueryStateRooms(ctx context.Context) ([]string, error)
+	}); ok {
+		return w.QueryStateRooms(ctx)
+	}
+	futures, err := c.futures.QueryFutures(ctx, api.Filter{})
+	for _, f := range futures {
+		if f.StateKey != nil && !slices.Contains(rooms, f.RoomID) {
+			rooms = append(rooms, f.RoomID)
+		}
+	}
+	return rooms, err
 }
 
 // pull waits until there is a message, and deals with all that have come a moment later.

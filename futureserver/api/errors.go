@@ -24,11 +24,15 @@ var (
 // none has a timer.
 type LimitError struct {
 	Max        int
+	Managed    bool // they are delayed events
 	RetryAfter time.Duration
 }
 
 // Error implements error.
 func (e *LimitError) Error() string {
+	if e.Managed {
+		return fmt.Sprintf("at most %d delayed events may be scheduled at a time", e.Max)
+	}
 	return fmt.Sprintf("at most %d futures may be scheduled at a time", e.Max)
 }
 

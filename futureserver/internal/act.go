@@ -2,134 +2,115 @@ package internal
 
 import (
 	"context"
-	"math"
 	"slices"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/internal/ledger"
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// What is done to a scheduled future from outside: tokens, newer state, and the end of its account or room.
+// What is done to a scheduled future from outside: tokens, actions on delayed events, newer state, and the end of its
+// account or room.
+
+// pending is what an answer waits for; nothing if it is the zero value.
+type pending struct {
+	batch *batch
+	send  *sendRequest
+}
+
+func (p pending) wait(ctx context.Context) error {
+	if p.batch == nil && p.send == nil {
+		return nil
+	}
+	ctx, cancel := patiently(ctx)
+	defer cancel()
+	if p.send != nil {
+		return p.send.wait(ctx)
+	}
+	return p.batch.wait(ctx)
+}
 
 // PerformTokenAction implements api.FutureInternalAPI.
 func (s *Server) PerformTokenAction(ctx context.Context, token api.Token) error {
-	s.mu.Lock()
-	if s.stopping {
-		s.mu.Unlock()
-		return api.ErrStopping
-	}
-	slot, kind, ok := s.table.findToken(token)
-	if !ok || kind == api.GroupToken { // a delayed event's ID is no token
-		s.mu.Unlock()
-		return api.ErrGone
-	}
-	r := s.table.at(slot)
-	switch kind {
-	case api.RefreshToken:
-		return s.refresh(ctx, slot, r)
-	case api.CancelToken:
-		return s.cancelOne(ctx, slot, r)
-	}
-	return s.send(ctx, slot, r)
-}
-
-// cancelOne is called with the lock and gives it back.
-func (s *Server) cancelOne(ctx context.Context, slot uint32, r *record) error {
-	b := s.batch()
-	s.end(b, slot, r, api.Cancelled, nil)
-	s.mu.Unlock()
-	return b.wait(ctx)
-}
-
-// send asks for a future to be sent now, and waits; it is called with the lock and gives it back.
-func (s *Server) send(ctx context.Context, slot uint32, r *record) error {
-	request := &sendRequest{ctx: ctx, done: make(chan error, 1)}
-	s.enqueue(s.table.roomOf(r), job{slot: slot, nid: r.nid, at: s.clock.now(), send: request})
-	s.dispatch()
-	s.mu.Unlock()
-	return request.wait(ctx)
-}
-
-// refresh restarts a timer; it is called with the lock and gives it back. Each future has its true deadline
-// in memory and a stored bound that no acknowledged deadline ever exceeds ("the stored high-water
-// deadline" of docs/durability.md). Below the bound a refresh is durable as it stands and costs no I/O; if the
-// next one, after as long a pause as this one, would pass it, the next batch raises it and nobody waits; beyond
-// it the answer waits for the commit that raises it.
-func (s *Server) refresh(ctx context.Context, slot uint32, r *record) error {
-	deadline := s.clock.ceil() + int64(r.timeout)
-	slack := s.cfg.Slack.Milliseconds()
-	if deadline <= r.high() {
-		pause := deadline - r.deadline
-		r.move(deadline)
-		if r.high()-deadline < pause+slack/16 && r.flags&dirty == 0 {
-			r.flags |= dirty
-			s.dirty = append(s.dirty, slot)
-			if len(s.dirty) == 1 {
-				s.kickLater()
-			}
-		}
-		s.mu.Unlock()
-		s.metrics.refreshed.Inc()
-		return nil
-	}
-
-	b, nid := s.batch(), r.nid
-	s.extend(b, slot, r, deadline+slack)
-	s.mu.Unlock()
-	if err := b.wait(ctx); err != nil {
+	p, err := s.useToken(ctx, token)
+	if err != nil {
 		return err
 	}
+	return p.wait(ctx)
+}
+
+func (s *Server) useToken(ctx context.Context, token api.Token) (pending, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r = s.table.live(slot, nid); r == nil || r.state() != api.Scheduled {
-		return api.ErrGone // it fired while the commit was under way
+	if s.stopping {
+		return pending{}, api.ErrStopping
 	}
-	r.move(max(r.deadline, deadline))
+	ref, kind, ok := s.ledger.ByToken(token)
+	if !ok {
+		return pending{}, api.ErrGone
+	}
+	switch kind {
+	case api.RefreshToken:
+		return s.act(ctx, ref, api.Restart), nil
+	case api.CancelToken:
+		return s.act(ctx, ref, api.Cancel), nil
+	case api.SendToken:
+		return s.act(ctx, ref, api.Send), nil
+	}
+	return pending{}, api.ErrGone // a delayed event's ID is no token
+}
+
+// PerformDelayedEventAction implements api.FutureInternalAPI.
+func (s *Server) PerformDelayedEventAction(ctx context.Context, id, owner string, a api.Action) error {
+	p, err := s.useID(ctx, id, owner, a)
+	if err == nil {
+		err = p.wait(ctx)
+	}
+	if err == api.ErrGone { // it has ended
+		return s.finished(ctx, id, owner)
+	}
+	return err
+}
+
+func (s *Server) useID(ctx context.Context, id, owner string, a api.Action) (pending, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return pending{}, api.ErrStopping
+	}
+	v, ok := s.ledger.Delayed(id)
+	if !ok || v.State != api.Scheduled || owner != "" && !s.ledger.IsUser(v, owner) {
+		return pending{}, api.ErrGone
+	}
+	return s.act(ctx, v.Ref, a), nil
+}
+
+// act does what is asked to a scheduled future. Under the lock.
+func (s *Server) act(ctx context.Context, ref ledger.Ref, a api.Action) pending {
+	switch a {
+	case api.Restart:
+		return s.refresh(ref)
+	case api.Cancel:
+		s.ledger.End(ref, api.Cancelled, s.clock.time(), &s.next.Changes)
+		return pending{batch: s.batch()}
+	}
+	request := &sendRequest{ctx: ctx, done: make(chan error, 1)}
+	s.enqueue(s.ledger.RoomOf(ref), job{Ref: ref, at: s.clock.now(), send: request})
+	s.dispatch()
+	return pending{send: request}
+}
+
+// refresh restarts a timer. Under the lock.
+func (s *Server) refresh(ref ledger.Ref) pending {
+	now := s.clock.time()
 	s.metrics.refreshed.Inc()
-	return nil
-}
-
-// end closes a scheduled future, and with it its group if that has no timeout future left; b makes it
-// durable. Under the lock.
-func (s *Server) end(b *batch, slot uint32, r *record, state api.State, failure *api.Refusal) {
-	if r.flags&creating != 0 {
-		r.flags |= doomed // its insert is on the way; it is ended when it arrives
-		return
+	switch s.ledger.Refresh(ref, s.isSure(now), now, &s.next.Changes) {
+	case ledger.Waits:
+		return pending{batch: s.batch()}
+	case ledger.Dirty:
+		s.kickLater()
 	}
-	g, rest := s.table.groupOf(slot, r), s.table.siblings(slot, r)
-	s.close(b, slot, r, state, failure)
-	if len(rest) == 0 || s.hasTimeout(g, false) {
-		return
-	}
-	for _, slot := range rest {
-		s.close(b, slot, s.table.at(slot), api.Discarded, nil)
-	}
-}
-
-// close gives one future its final state. Under the lock.
-func (s *Server) close(b *batch, slot uint32, r *record, state api.State, failure *api.Refusal) {
-	if r.flags&creating != 0 {
-		r.flags |= doomed
-		return
-	}
-	e := storage.End{NID: r.nid, State: state, At: s.clock.wall(s.clock.now()), Failure: failure}
-	if r.deadline != 0 {
-		e.Deadline = s.clock.wall(r.deadline)
-	}
-	b.Ends = append(b.Ends, e)
-	s.unwritten++
-	s.passUntil(b, r)
-	s.metrics.ended(state, failure)
-	s.leave(slot, r)
-}
-
-// leave takes a future out of memory: its tokens stop working, its timer stops. Under the lock.
-func (s *Server) leave(slot uint32, r *record) {
-	if r.flags&creating == 0 && (r.flags&sending == 0 || r.flags&managed != 0) {
-		s.table.removeTokens(slot, r)
-		s.wheel.Remove(slot)
-	}
-	s.table.drop(slot)
+	return pending{}
 }
 
 // PerformStateChange implements api.FutureInternalAPI.
@@ -146,7 +127,7 @@ func (s *Server) PerformStateChange(ctx context.Context, roomID string, changed 
 		if err != nil {
 			return err
 		}
-		// Whoever has the same filter by chance is told apart here, before the room is asked.
+		// Futures whose 8-bit filter collides are dropped here, before the room is asked.
 		if ok && (changed == nil || slices.Contains(changed, base.StateKeyTuple)) {
 			nids, keys, bases = append(nids, nid), append(keys, base.StateKeyTuple), append(bases, base)
 		}
@@ -161,57 +142,22 @@ func (s *Server) PerformStateChange(ctx context.Context, roomID string, changed 
 			stale = append(stale, nid)
 		}
 	}
-	return s.endAll(ctx, stale, api.Invalidated, func(nid api.NID) (uint32, *record) { return s.watcher(roomID, nid) })
-}
-
-// watchers returns the stored futures that those pieces of state could close, and by chance a few others. One
-// whose insert is under way is marked instead: its creator looks again when it is stored.
-func (s *Server) watchers(roomID string, changed []api.StateKeyTuple) (nids []api.NID) {
-	var keys [math.MaxUint8 + 1]bool
-	for _, t := range changed {
-		keys[keyFilter(storage.KeyHash(t.Type, t.StateKey))] = true
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, r := range s.table.watchedIn(s.table.hash(roomID)) {
-		switch {
-		case changed != nil && !keys[r.key], r.flags&sending != 0:
-		case r.flags&creating != 0:
-			r.flags |= lookAgain
-		default:
-			nids = append(nids, r.nid)
-		}
-	}
-	return nids
-}
-
-func (s *Server) watcher(roomID string, nid api.NID) (uint32, *record) {
-	for slot, r := range s.table.watchedIn(s.table.hash(roomID)) {
-		if r.nid == nid {
-			return slot, r
-		}
-	}
-	return 0, nil
-}
-
-// endAll closes the futures that are still scheduled and returns when that is durable.
-func (s *Server) endAll(ctx context.Context, nids []api.NID, state api.State, find func(api.NID) (uint32, *record)) error {
-	if len(nids) == 0 {
+	if len(stale) == 0 {
 		return nil
 	}
-	s.mu.Lock()
-	if s.stopping {
-		s.mu.Unlock()
-		return api.ErrStopping
-	}
-	b := s.batch()
-	for _, nid := range nids {
-		if slot, r := find(nid); r != nil && r.state() == api.Scheduled {
-			s.end(b, slot, r, state, nil)
+	return s.decideAndWait(ctx, func(now ledger.Time, c *ledger.Changes) {
+		for _, nid := range stale {
+			if ref, ok := s.ledger.Watcher(roomID, nid); ok {
+				s.ledger.End(ref, api.Invalidated, now, c)
+			}
 		}
-	}
-	s.mu.Unlock()
-	return b.wait(ctx)
+	})
+}
+
+func (s *Server) watchers(roomID string, changed []api.StateKeyTuple) []api.NID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ledger.Watchers(roomID, changed)
 }
 
 // PerformAdminCancellation implements api.FutureInternalAPI.
@@ -223,40 +169,44 @@ func (s *Server) PerformAdminCancellation(ctx context.Context, filter api.Filter
 	if err != nil {
 		return 0, err
 	}
-	byNID := make(map[api.NID]*api.Future, len(fs))
-	var nids []api.NID
-	for _, f := range fs {
-		if f.State == api.Scheduled {
-			byNID[f.NID] = f
-			nids = append(nids, f.NID)
-		}
+	fs = slices.DeleteFunc(fs, func(f *api.Future) bool { return f.State != api.Scheduled })
+	if len(fs) == 0 {
+		return 0, nil
 	}
-	err = s.endAll(ctx, nids, api.Cancelled, func(nid api.NID) (uint32, *record) { return s.lookUp(byNID[nid]) })
-	return len(nids), err
-}
-
-// PerformRoomPurge implements api.FutureInternalAPI.
-func (s *Server) PerformRoomPurge(ctx context.Context, roomID string) error {
-	_, err := s.PerformAdminCancellation(ctx, api.Filter{RoomID: roomID})
-	return err
+	err = s.decideAndWait(ctx, func(now ledger.Time, c *ledger.Changes) {
+		for _, f := range fs {
+			if v, ok := s.ledger.Lookup(f.UserID, f.NID); ok {
+				s.ledger.End(v.Ref, api.Cancelled, now, c)
+			}
+		}
+	})
+	return len(fs), err
 }
 
 // PerformUserRemoval implements api.FutureInternalAPI.
 func (s *Server) PerformUserRemoval(ctx context.Context, userID string) error {
-	s.mu.Lock()
-	if s.stopping {
-		s.mu.Unlock()
-		return api.ErrStopping
-	}
-	b := s.batch()
-	for _, slot := range slices.Clone(s.table.slotsOf(s.table.hash(userID))) {
-		// Closing one may close others of its group, and their slots are empty then.
-		if r := s.table.at(slot); r.state() == api.Scheduled {
-			s.end(b, slot, r, api.Cancelled, nil)
+	return s.decideAndWait(ctx, func(now ledger.Time, c *ledger.Changes) { s.ledger.RemoveUser(userID, now, c) })
+}
+
+// slotsAtOnce is how much of memory is searched while the lock is held.
+const slotsAtOnce = 1 << 14
+
+// PerformRoomPurge implements api.FutureInternalAPI.
+func (s *Server) PerformRoomPurge(ctx context.Context, roomID string) error {
+	ctx, cancel := patiently(ctx)
+	defer cancel()
+	for slot := uint32(1); ; {
+		b, err := s.decide(func(now ledger.Time, c *ledger.Changes) {
+			slot = s.ledger.PurgeRoom(roomID, slot, slotsAtOnce, now, c)
+		})
+		if err != nil {
+			return err
 		}
+		if slot == 0 { // batches are written in their order: the last stands for all
+			return b.wait(ctx)
+		}
+		yield()
 	}
-	s.mu.Unlock()
-	return b.wait(ctx)
 }
 
 func fnv(s string) uint32 { return storage.KeyHash(s, "") }

@@ -180,10 +180,7 @@ func TestBatchesGatherBitByBit(t *testing.T) {
 			b.create(message(time.Hour))
 		}
 		b.mu.Lock()
-		for slot := uint32(1); slot <= b.table.records.last; slot++ {
-			b.table.at(slot).flags |= dirty
-			b.dirty = append(b.dirty, slot)
-		}
+		b.ledger.Rewrite()
 		b.mu.Unlock()
 		if more := b.gather(); !more || len(b.next.Extends) != atOnce {
 			b.Errorf("%d of %d gathered at once, more: %v", len(b.next.Extends), n, more)
@@ -217,6 +214,11 @@ func (d *countingDatabase) Commit(ctx context.Context, b *storage.Batch) (storag
 // When the wall clock is set, what is on disk is counted anew, and no timer moves.
 func TestWallClockIsSet(t *testing.T) {
 	inBubble(t, func(b *bench) {
+		if err := b.Stop(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		var skew atomic.Int64
+		b.startSkewed(testConfig(), &skew)
 		counted := &countingDatabase{Database: b.db}
 		b.db = counted
 		b.create(message(time.Hour))
@@ -225,9 +227,7 @@ func TestWallClockIsSet(t *testing.T) {
 		if n := counted.extends.Load(); n != 0 {
 			b.Fatalf("%d deadlines were written, and nothing had happened", n)
 		}
-		b.mu.Lock()
-		b.offset -= time.Hour.Milliseconds() // as if the clock had been an hour behind until now
-		b.mu.Unlock()
+		skew.Store(int64(time.Hour))
 		b.after(2*sweepEvery, 0)
 		if n := counted.extends.Load(); n != 2 {
 			b.Errorf("%d deadlines were written, want 2", n)

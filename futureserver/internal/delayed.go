@@ -5,49 +5,10 @@ import (
 	"slices"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/internal/ledger"
 )
 
-// Delayed events: futures with one ID for all that can be done to them, and an outcome that can be looked up.
-
-// PerformDelayedEventAction implements api.FutureInternalAPI.
-func (s *Server) PerformDelayedEventAction(ctx context.Context, id, owner string, a api.Action) error {
-	s.mu.Lock()
-	if s.stopping {
-		s.mu.Unlock()
-		return api.ErrStopping
-	}
-	slot, r := s.delayed(id)
-	if r == nil || r.state() != api.Scheduled || owner != "" && r.user != s.table.hash(owner) {
-		s.mu.Unlock()
-		return s.finished(ctx, id, owner)
-	}
-	var err error
-	switch a {
-	case api.Restart:
-		err = s.refresh(ctx, slot, r)
-	case api.Cancel:
-		err = s.cancelOne(ctx, slot, r)
-	default:
-		err = s.send(ctx, slot, r)
-	}
-	if err == api.ErrGone { // it has ended meanwhile
-		return s.finished(ctx, id, owner)
-	}
-	return err
-}
-
-// delayed finds a managed future in memory: one that is scheduled or being sent. Under the lock.
-func (s *Server) delayed(id string) (uint32, *record) {
-	token, ok := api.ParseToken(id)
-	if !ok {
-		return 0, nil
-	}
-	slot, kind, ok := s.table.findToken(token)
-	if !ok || kind != api.GroupToken {
-		return 0, nil
-	}
-	return slot, s.table.at(slot)
-}
+// What can be asked about delayed events, whose outcome can be looked up.
 
 // finished says what has become of a managed future that is no longer scheduled.
 func (s *Server) finished(ctx context.Context, id, owner string) error {
@@ -70,37 +31,35 @@ func (s *Server) QueryDelayedEvent(ctx context.Context, id, owner string) (*api.
 	return f, nil
 }
 
-// loadDelayed reads a managed future, nil if nobody knows it.
+// loadDelayed reads a managed future, nil if nobody knows it. What has left memory may still be on its way to the disk.
 func (s *Server) loadDelayed(ctx context.Context, id string) (*api.Future, error) {
 	if _, ok := api.ParseToken(id); !ok {
 		return nil, nil
 	}
-	s.mu.Lock()
-	_, r := s.delayed(id)
-	if r == nil {
-		return s.loadFinished(ctx, id)
-	}
-	nid := r.nid
-	s.mu.Unlock()
-	f, err := s.db.Load(ctx, nid)
-	if err == nil && f != nil && f.State.Live() {
-		s.mu.Lock()
-		live := s.refine(f)
-		if !live { // it has ended between the two looks
-			return s.loadFinished(ctx, id)
+	if v, ok := s.delayed(id); ok {
+		f, err := s.db.Load(ctx, v.NID)
+		if err != nil || f != nil && (!f.State.Live() || s.refined(f)) {
+			return f, err
 		}
-		s.mu.Unlock()
 	}
-	return f, err
-}
-
-// loadFinished reads one that has ended; it is called with the lock and gives it back. What has left memory may
-// still be on its way to the disk.
-func (s *Server) loadFinished(ctx context.Context, id string) (*api.Future, error) {
+	ctx, cancel := patiently(ctx)
+	defer cancel()
 	if err := s.ended(ctx); err != nil {
 		return nil, err
 	}
 	return s.db.LoadFinished(ctx, id)
+}
+
+func (s *Server) delayed(id string) (ledger.View, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ledger.Delayed(id)
+}
+
+func (s *Server) refined(f *api.Future) (live bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refine(f)
 }
 
 // QueryDelayedEvents implements api.FutureInternalAPI.
@@ -108,7 +67,7 @@ func (s *Server) QueryDelayedEvents(ctx context.Context, filter api.DelayedFilte
 	if len(filter.States) == 0 {
 		filter.States = []api.State{api.Scheduled}
 	}
-	fs, err := s.liveDelayed(ctx, filter)
+	fs, err := s.delayedInMemory(ctx, filter)
 	if err != nil {
 		return nil, err
 	}
@@ -124,22 +83,44 @@ func (s *Server) QueryDelayedEvents(ctx context.Context, filter api.DelayedFilte
 	return atMost(filter.Limit, fs), nil
 }
 
-// liveDelayed returns the live ones: memory says which they are.
-func (s *Server) liveDelayed(ctx context.Context, filter api.DelayedFilter) ([]*api.Future, error) {
-	room := s.table.hash(filter.RoomID)
-	nids := s.nidsOf(filter.UserID, func(r *record) bool {
-		return r.flags&managed != 0 && r.flags&creating == 0 && slices.Contains(filter.States, r.state()) &&
-			(filter.RoomID == "" || s.table.rooms.places.at(r.room).hash == room) &&
-			(filter.After == 0 || filter.Compare(r.nid, filter.After) > 0)
-	})
-	slices.SortFunc(nids, filter.Compare)
-	fs, err := s.db.LoadAll(ctx, atMost(filter.Limit, nids))
+// delayedInMemory returns the live ones, and those that have ended and of which the disk does not know that yet.
+func (s *Server) delayedInMemory(ctx context.Context, filter api.DelayedFilter) ([]*api.Future, error) {
+	nids, ending := s.delayedOf(filter)
+	fs, err := s.db.LoadAll(ctx, nids)
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.DeleteFunc(fs, func(f *api.Future) bool {
+		if e, over := ending[f.NID]; over {
+			f.State, f.Finished, f.Failure, f.Deadline = e.State, e.At, e.Failure, e.Deadline
+			return filter.RoomID != "" && f.RoomID != filter.RoomID
+		}
 		return !s.refine(f) || !slices.Contains(filter.States, f.State)
 	}), nil
+}
+
+// delayedOf returns the numbers of those futures: at most as many live ones as are wanted, and all that are ending.
+func (s *Server) delayedOf(filter api.DelayedFilter) (nids []api.NID, ending map[api.NID]ledger.Ended) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wanted := func(isManaged bool, nid api.NID, state api.State) bool {
+		return isManaged && slices.Contains(filter.States, state) && (filter.After == 0 || filter.Compare(nid, filter.After) > 0)
+	}
+	for _, v := range s.ledger.OfUser(filter.UserID) {
+		if !v.Arriving && wanted(v.Managed, v.NID, v.State) && (filter.RoomID == "" || s.ledger.IsRoom(v, filter.RoomID)) {
+			nids = append(nids, v.NID)
+		}
+	}
+	slices.SortFunc(nids, filter.Compare)
+	nids = atMost(filter.Limit, nids)
+	ending = make(map[api.NID]ledger.Ended)
+	for _, e := range s.ledger.Ending(filter.UserID) {
+		if wanted(e.Managed, e.NID, e.State) {
+			ending[e.NID] = e
+			nids = append(nids, e.NID)
+		}
+	}
+	return nids, ending
 }

@@ -128,14 +128,8 @@ func (s *Server) readDelayIDs(ctx context.Context, userID string) (map[string]st
 }
 
 // underWay lists those of a user's futures that are claimed, or were until a moment ago.
-func (s *Server) underWay(userID string) (nids []api.NID) {
-	user := s.table.hash(userID)
+func (s *Server) underWay(userID string) []api.NID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, p := range s.passing {
-		if p.user == user && p.made == nil {
-			nids = append(nids, p.nid)
-		}
-	}
-	return nids
+	return s.ledger.UnderWay(userID)
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
-	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+	"github.com/matrix-org/dendrite/futures/futureserver/internal/ledger"
 )
 
 // A future's way into its room. The claim is the write-ahead log: first the event is built, which fixes its
@@ -68,22 +68,17 @@ func (s *Server) prepare(jobs []job) (claimed, later []job, leave func()) {
 	return claimed, append(later, rest...), leave
 }
 
-// wanted returns the record if the job may still fire it. A future that was refreshed after it became due
-// goes back to the wheel: until it is claimed, it is alive. So it does if it is due again by now, for an event that was
-// built before would be dated before its deadline. Under the lock.
-func (s *Server) wanted(j *job) *record {
-	r := s.table.live(j.slot, j.nid)
-	if r == nil || r.state() != api.Scheduled {
+// wanted reports whether the job may still fire its future. Under the lock.
+func (s *Server) wanted(j *job) bool {
+	switch s.ledger.Ready(j.Ref, j.at, j.send != nil) {
+	case ledger.Ready:
+		return true
+	case ledger.Early:
+		s.rewind()
+	default:
 		j.answer(api.ErrGone)
-		return nil
 	}
-	if j.send == nil && r.deadline != j.at {
-		s.wheel.Add(j.slot)
-		s.wakeAt = min(s.wakeAt, r.deadline)
-		notify(s.wake)
-		return nil
-	}
-	return r
+	return false
 }
 
 // build makes the events, without deciding anything. Those that could be made are ready, in the order in which
@@ -125,9 +120,9 @@ func (s *Server) stillWanted(jobs []job) (wanted, later []job) {
 		j := &jobs[i]
 		switch {
 		case j.send != nil && j.send.ctx.Err() != nil: // nobody waits for it any more, and nothing has happened
-		case slices.ContainsFunc(wanted, func(first job) bool { return first.nid == j.nid }):
+		case slices.ContainsFunc(wanted, func(first job) bool { return first.NID == j.NID }):
 			later = append(later, *j)
-		case s.wanted(j) != nil:
+		case s.wanted(j):
 			wanted = append(wanted, *j)
 		}
 	}
@@ -140,14 +135,14 @@ func (s *Server) load(ctx context.Context, jobs []job, failed func(*job, error) 
 	var nids []api.NID
 	for i := range jobs {
 		if jobs[i].future == nil {
-			nids = append(nids, jobs[i].nid)
+			nids = append(nids, jobs[i].NID)
 		}
 	}
 	fs, err := s.db.LoadAll(ctx, nids)
 	for i := range jobs {
 		j, err := &jobs[i], err
 		if j.future == nil && err == nil {
-			j.future, err = whole(fs, j.nid)
+			j.future, err = whole(fs, j.NID)
 		}
 		if j.future != nil {
 			loaded = append(loaded, *j)
@@ -210,36 +205,30 @@ func (s *Server) tryAgain(j *job, err error) (over bool) {
 	j.pause = min(backoff(j.attempt), time.Second+time.Duration(tried/8)*time.Millisecond)
 	j.attempt++
 	if j.attempt == 3 && s.ctx.Err() == nil {
-		logrus.WithError(err).WithField("future", int64(j.nid)).Warn("futureserver: a due event is stuck; it will be tried on")
+		logrus.WithError(err).WithField("future", int64(j.NID)).Warn("futureserver: a due event is stuck; it will be tried on")
 	}
 	s.metrics.retried.Inc()
 	return false
 }
 
-// claim decides: it closes the groups and makes these events the ones, as many from the first on as still may be,
-// for each builds on the one before it. It returns those whose claim is durable, and those that have to be
-// built anew.
+// claim decides: it claims the longest prefix that may still be sent, for each event builds on its predecessor. It
+// returns those whose claim is durable, and those that have to be built anew.
 func (s *Server) claim(jobs []job) (claimed, later []job) {
-	s.mu.Lock()
-	b, now := s.batch(), s.clock.now()
-	first, n := len(b.Claims), 0
-	for ; n < len(jobs) && s.decide(b, &jobs[n], now); n++ {
-	}
-	s.mu.Unlock()
+	b, first, n := s.decideClaims(jobs)
 	jobs, later = jobs[:n], jobs[min(n+1, len(jobs)):] // the one in between is not wanted any more
 	if n == 0 {
 		return nil, later
 	}
-
 	<-b.done
+	now := s.clock.now()
 	for i := range jobs {
 		j := &jobs[i]
 		switch {
 		case b.err != nil: // the server stops, and the next one will find it scheduled
 			j.answer(b.err)
 		case b.result.Lost[first+i]:
-			logrus.WithField("future", int64(j.nid)).Error("futureserver: another process has taken a future")
-			s.forget(j)
+			logrus.WithField("future", int64(j.NID)).Error("futureserver: another process has taken a future")
+			s.forgetClaim(j)
 			j.answer(api.ErrGone)
 		default:
 			j.future.State = api.Sending
@@ -250,35 +239,19 @@ func (s *Server) claim(jobs []job) (claimed, later []job) {
 	return claimed, later
 }
 
-// decide claims one future in memory, if it may still fire. Under the lock.
-func (s *Server) decide(b *batch, j *job, now int64) bool {
-	r := s.wanted(j)
-	if r == nil {
-		return false
-	}
-	if j.send == nil {
-		s.metrics.late(now - r.deadline)
-	}
-	c := storage.Claim{NID: j.nid, Event: j.future.Event, At: s.clock.wall(now)}
-	for _, slot := range s.table.siblings(j.slot, r) {
-		sibling := s.table.at(slot)
-		if sibling.flags&creating != 0 {
-			sibling.flags |= doomed
-			continue
+// decideClaims claims the first n futures in memory; their claims begin at first in the batch.
+func (s *Server) decideClaims(jobs []job) (b *batch, first, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b = s.batch()
+	now := s.clock.time()
+	for first = len(b.Claims); n < len(jobs) && s.wanted(&jobs[n]); n++ {
+		late := s.ledger.Claim(jobs[n].Ref, jobs[n].future.Event, now, &b.Changes)
+		if jobs[n].send == nil {
+			s.metrics.late(late)
 		}
-		c.Discards = append(c.Discards, sibling.nid)
-		s.passUntil(b, sibling)
-		s.metrics.ended(api.Discarded, nil)
-		s.leave(slot, sibling)
 	}
-	if r.flags&managed == 0 { // the ID of a delayed event says until its end what becomes of it
-		s.table.removeTokens(j.slot, r)
-	}
-	s.pass(r)
-	s.wheel.Remove(j.slot)
-	s.table.claim(r)
-	b.Claims = append(b.Claims, c)
-	return true
+	return b, first, n
 }
 
 // deliver submits the claimed events and asks the room what became of them.
@@ -327,29 +300,15 @@ func (s *Server) deliver(jobs []job) (later []job) {
 // is submitted again after the restart, and the room knows it.
 func (s *Server) conclude(j *job, state api.State, refusal *api.Refusal) {
 	s.mu.Lock()
-	r := s.table.live(j.slot, j.nid)
-	if r == nil {
-		s.mu.Unlock()
-		return
-	}
-	b := s.batch()
-	if state == api.Failed && r.state() == api.Scheduled { // the whole group is consumed (generation 0, 5.2)
-		for _, slot := range s.table.siblings(j.slot, r) {
-			s.close(b, slot, s.table.at(slot), api.Discarded, nil)
-		}
-	}
-	s.end(b, j.slot, r, state, refusal)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	s.ledger.Conclude(j.Ref, state, refusal, s.clock.time(), &s.batch().Changes)
 }
 
-// forget drops a future from memory alone.
-func (s *Server) forget(j *job) {
+// forgetClaim drops a future from memory alone.
+func (s *Server) forgetClaim(j *job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r := s.table.live(j.slot, j.nid); r != nil {
-		delete(s.passing, r.secret)
-		s.leave(j.slot, r)
-	}
+	s.ledger.Forget(j.Ref)
 }
 
 // logFailure is the operator's line for each future that fails.

@@ -196,7 +196,7 @@ func TestTokensAreSpentByTheClaim(t *testing.T) {
 		}
 		b.rooms.setUnclear(0)
 		b.after(time.Minute, 1)
-		if n := b.table.tokens.len(); n != 0 {
+		if n := b.ledger.Tokens(); n != 0 {
 			b.Errorf("%d tokens are left", n)
 		}
 	})

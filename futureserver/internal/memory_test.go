@@ -1,13 +1,15 @@
 package internal
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"runtime"
 	"testing"
 	"time"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
-	"github.com/matrix-org/dendrite/futures/futureserver/internal/wheel"
+	"github.com/matrix-org/dendrite/futures/futureserver/internal/ledger"
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
@@ -30,22 +32,41 @@ func liveHeap() uint64 {
 	return m.HeapAlloc
 }
 
-// pendingServer is a core with n futures of a call each: a hundred to a user, twenty to a room.
+// pendingServer is a core with n futures of a call each: a hundred to a user, twenty to a room. Their stored deadlines are
+// far away.
 func pendingServer(n int) *Server {
-	s := &Server{clock: clock{time.Now()}, table: newTable(), cfg: testConfig(), metrics: NewMetrics(nil)}
-	now := s.clock.now()
-	s.wheel = wheel.New(now, s.table.deadlineOf)
-	reader := newReader(s)
+	c := clock{start: time.Now()}
+	s := &Server{clock: c, ledger: ledger.New(ledgerConfig(), c.time()), cfg: testConfig(), metrics: NewMetrics(nil), next: newBatch(1)}
+	now := c.time()
+	s.confirmed = now.Now + time.Hour.Milliseconds()
 	for i := range n {
-		f := reader.find(&storage.Timer{
-			NID: api.NID(i + 1), State: api.Scheduled, Policy: api.CancelOnNewerState, Secret: api.NewSecret(),
-			Deadline: now + 8000 + int64(i%8000), Timeout: 8 * time.Second, KeyHash: uint32(i) | 1,
+		f := s.ledger.Find(&storage.Timer{
+			NID: api.NID(i + 1), State: api.Scheduled, Policy: api.CancelOnNewerState, Secret: pendingSecret(i),
+			Deadline: now.Now + time.Hour.Milliseconds(), Timeout: 8*time.Second + time.Duration(i%8000)*time.Millisecond, KeyHash: uint32(i) | 1,
 			UserID: fmt.Appendf(nil, "@user%d:example.org", i/100), RoomID: fmt.Appendf(nil, "!room%d:example.org", i/20),
-		})
-		s.restore(&f)
+		}, now)
+		s.ledger.Restore(&f)
 	}
-	s.table.tokens.fit()
+	s.ledger.Restored(api.NID(n), now, &s.next.Changes)
 	return s
+}
+
+func ledgerConfig() ledger.Config {
+	return ledger.Config{Futures: testConfig().Futures, Delayed: testConfig().Delayed, Slack: slack, MaxBytes: maxBytes}
+}
+
+func pendingSecret(i int) (secret api.Secret) {
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64(nil, uint64(i)))
+	return api.Secret(sum[:len(secret)])
+}
+
+// pendingTokens are those of some of n futures.
+func pendingTokens(n int, kind api.TokenKind) []api.Token {
+	tokens := make([]api.Token, 1<<16)
+	for i := range tokens {
+		tokens[i] = pendingSecret(i * 7919 % n).Token(kind)
+	}
+	return tokens
 }
 
 // BenchmarkRefresh is a heartbeat in the core, below its stored bound: no I/O, no allocation.
@@ -53,10 +74,8 @@ func BenchmarkRefresh(b *testing.B) {
 	const n = 1_000_000
 	s := pendingServer(n)
 	tokens := make([]api.Token, 0, n/10)
-	for slot := uint32(1); slot < n; slot += 10 {
-		r := s.table.at(slot)
-		r.raise(r.deadline + time.Hour.Milliseconds())
-		tokens = append(tokens, r.secret.Token(api.RefreshToken))
+	for i := 0; i < n; i += 10 {
+		tokens = append(tokens, pendingSecret(i).Token(api.RefreshToken))
 	}
 	b.ReportAllocs()
 	i := 0
@@ -65,5 +84,37 @@ func BenchmarkRefresh(b *testing.B) {
 			b.Fatal(err)
 		}
 		i++
+	}
+}
+
+// A heartbeat below its stored bound allocates nothing.
+func TestRefreshDoesNotAllocate(t *testing.T) {
+	s := pendingServer(1000)
+	token := pendingSecret(7).Token(api.RefreshToken)
+	if n := testing.AllocsPerRun(1000, func() {
+		if err := s.PerformTokenAction(t.Context(), token); err != nil {
+			t.Fatal(err)
+		}
+	}); n != 0 {
+		t.Errorf("a refresh allocates %v times", n)
+	}
+}
+
+// BenchmarkFind looks for tokens that are there, and for others.
+func BenchmarkFind(b *testing.B) {
+	const n = 1_000_000
+	s := pendingServer(n)
+	for name, kind := range map[string]api.TokenKind{"known": api.RefreshToken, "unknown": api.GroupToken} {
+		tokens := pendingTokens(n, kind)
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				if _, _, ok := s.ledger.ByToken(tokens[i&(1<<16-1)]); ok != (kind == api.RefreshToken) {
+					b.Fatal("lost")
+				}
+				i++
+			}
+		})
 	}
 }

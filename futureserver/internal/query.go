@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/internal/ledger"
 )
 
 // What can be asked about futures.
@@ -37,7 +38,7 @@ func (s *Server) QueryFutures(ctx context.Context, filter api.Filter) ([]*api.Fu
 	var err error
 	switch {
 	case filter.UserID != "":
-		fs, err = s.db.LoadAll(ctx, s.nidsOf(filter.UserID, func(*record) bool { return true }))
+		fs, err = s.db.LoadAll(ctx, s.nidsOf(filter.UserID, func(ledger.View) bool { return true }))
 	case filter.NID != 0:
 		fs, err = s.db.LoadAll(ctx, []api.NID{filter.NID})
 	default:
@@ -55,12 +56,12 @@ func (s *Server) QueryFutures(ctx context.Context, filter api.Filter) ([]*api.Fu
 }
 
 // nidsOf lists those of a user's futures that are wanted, in order.
-func (s *Server) nidsOf(userID string, wanted func(*record) bool) (nids []api.NID) {
+func (s *Server) nidsOf(userID string, wanted func(ledger.View) bool) (nids []api.NID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, slot := range s.table.slotsOf(s.table.hash(userID)) {
-		if r := s.table.at(slot); wanted(r) {
-			nids = append(nids, r.nid)
+	for _, v := range s.ledger.OfUser(userID) {
+		if wanted(v) {
+			nids = append(nids, v.NID)
 		}
 	}
 	slices.Sort(nids)
@@ -77,45 +78,32 @@ func atMost[T any](limit int, list []T) []T {
 
 // refine tells a future read from disk what memory knows better, and reports whether it is live. Under the lock.
 func (s *Server) refine(f *api.Future) bool {
-	_, r := s.lookUp(f)
-	if r == nil {
+	v, ok := s.ledger.Lookup(f.UserID, f.NID)
+	if !ok {
 		return false
 	}
-	f.State = r.state()
+	f.State = v.State
 	if f.Timeout != 0 {
-		f.Deadline = s.clock.wall(r.deadline)
+		f.Deadline = v.Deadline + s.clock.time().Offset
 	}
 	return true
-}
-
-// lookUp finds the live record of a future read from disk, nil if it has ended meanwhile.
-func (s *Server) lookUp(f *api.Future) (uint32, *record) {
-	for _, slot := range s.table.slotsOf(s.table.hash(f.UserID)) {
-		if r := s.table.at(slot); r.nid == f.NID && r.flags&creating == 0 {
-			return slot, r
-		}
-	}
-	return 0, nil
 }
 
 // QueryFutureCounts implements api.FutureInternalAPI.
 func (s *Server) QueryFutureCounts(context.Context) api.Counts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return api.Counts{
-		Scheduled: s.table.scheduled,
-		Sending:   s.table.sending,
-		Users:     s.table.users.len,
-		Rooms:     s.table.rooms.places.len(),
-	}
+	return s.ledger.Counts()
 }
 
 // HasStateFutures reports whether newer state in that room could concern any future, cheaply.
 func (s *Server) HasStateFutures(roomID string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for range s.table.watchedIn(s.table.hash(roomID)) {
-		return true
-	}
-	return false
+	return s.ledger.IsWatched(roomID)
+}
+
+// QueryStateRooms returns the rooms with futures that newer state could end.
+func (s *Server) QueryStateRooms(ctx context.Context) ([]string, error) {
+	return s.db.SelectWatchedRooms(ctx)
 }

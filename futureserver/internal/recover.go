@@ -3,7 +3,6 @@ package internal
 import (
 	"context"
 	"fmt"
-	"hash/maphash"
 	"maps"
 	"math"
 	"slices"
@@ -12,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
-	"github.com/matrix-org/dendrite/futures/futureserver/internal/wheel"
+	"github.com/matrix-org/dendrite/futures/futureserver/internal/ledger"
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
@@ -29,19 +28,23 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 	}
 	s := &Server{
 		cfg: cfg, db: db, room: rooms, metrics: m, hooks: hooks,
-		clock:    clock{start: time.Now()},
-		table:    newTable(),
-		passing:  make(map[api.Secret]passing),
+		clock:    clock{start: time.Now(), age: db.Age(), skew: hooks.Skew},
+		working:  make(map[uint64]*room),
 		delayIDs: newDelayIDs(),
 		wake:     make(chan struct{}, 1),
-		next:     newBatch(),
+		stormed:  make(chan struct{}, 1),
+		next:     newBatch(1),
 		kick:     make(chan struct{}, 1),
 		stopRun:  make(chan struct{}),
 		stopped:  make(chan struct{}),
+		closed:   make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.offset = s.clock.wall(0)
-	s.wheel = wheel.New(s.clock.now(), s.table.deadlineOf)
+	now := s.clock.time()
+	s.ledger = ledger.New(ledger.Config{
+		Futures: cfg.Futures, Delayed: cfg.Delayed, Slack: cfg.Slack, Grace: cfg.RestartGrace, MaxBytes: maxBytes,
+	}, now)
+	s.confirmed = now.Now
 	watched, err := s.recover(ctx)
 	if err != nil {
 		s.cancel()
@@ -49,18 +52,13 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 		return nil, fmt.Errorf("futureserver: reading the futures: %w", err)
 	}
 	m.observe(s)
-	s.loops.Add(2)
+	s.loops.Add(4)
 	go s.run()
 	go s.write()
+	go s.watch(db.Confirm, s.clock)
+	go s.tellStorms()
 	s.work.Go(func() { s.reconcile(watched) })
 	return s, nil
-}
-
-// found is a live future on its way from the disk into memory.
-type found struct {
-	record
-	room          uint64 // table.hash of the room ID
-	userID, group string // only of a future in a group that is not its own
 }
 
 const (
@@ -69,30 +67,32 @@ const (
 )
 
 // recover rebuilds memory from disk and returns the rooms with futures that newer state can end. One goroutine
-// reads, which takes longest, while this one derives tokens and fills the table.
+// reads, which takes longest, while this one derives tokens and fills the ledger.
 func (s *Server) recover(ctx context.Context) (watchedRooms []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	reader := newReader(s)
 	go reader.read(ctx)
-	overdue, now := 0, reader.now
+	overdue := 0
 	for batch := range reader.full {
 		for i := range batch {
-			if r := &batch[i].record; r.state() == api.Scheduled && r.timeout != 0 && r.deadline <= now {
+			if batch[i].Overdue(reader.now) {
 				overdue++
 			}
-			s.restore(&batch[i])
+			if ref, room, claimed := s.ledger.Restore(&batch[i]); claimed {
+				s.enqueue(room, job{Ref: ref, claimed: true})
+			}
 		}
 		reader.empty <- batch
 	}
-	s.table.tokens.fit()
 	if reader.err != nil {
 		return nil, reader.err
 	}
-	s.lastNID = reader.last
-	s.wakeAt = s.wheel.Next()
+	s.ledger.Restored(reader.last, s.clock.time(), &s.batch().Changes)
+	s.wakeAt = s.ledger.Next()
+	counts := s.ledger.Counts()
 	logrus.WithFields(logrus.Fields{
-		"scheduled": s.table.scheduled, "sending": s.table.sending, "overdue": overdue,
+		"scheduled": counts.Scheduled, "sending": counts.Sending, "overdue": overdue,
 	}).Info("futureserver: recovered")
 	return slices.Collect(maps.Keys(reader.watched)), nil
 }
@@ -100,9 +100,9 @@ func (s *Server) recover(ctx context.Context) (watchedRooms []string, err error)
 // reader reads live futures.
 type reader struct {
 	s           *Server
-	now         int64
-	full, empty chan []found
-	batch       []found
+	now         ledger.Time
+	full, empty chan []ledger.Found
+	batch       []ledger.Found
 	watched     map[string]bool // rooms with futures that newer state can end
 	last        api.NID
 	err         error // when full is closed
@@ -110,11 +110,11 @@ type reader struct {
 
 func newReader(s *Server) *reader {
 	r := &reader{
-		s: s, now: s.clock.ceil(), watched: make(map[string]bool),
-		full: make(chan []found, foundBatches), empty: make(chan []found, foundBatches),
+		s: s, now: s.clock.time(), watched: make(map[string]bool),
+		full: make(chan []ledger.Found, foundBatches), empty: make(chan []ledger.Found, foundBatches),
 	}
 	for range foundBatches {
-		r.empty <- make([]found, 0, foundAtOnce)
+		r.empty <- make([]ledger.Found, 0, foundAtOnce)
 	}
 	return r
 }
@@ -129,67 +129,17 @@ func (r *reader) read(ctx context.Context) {
 }
 
 func (r *reader) each(t *storage.Timer) error {
-	if r.batch = append(r.batch, r.find(t)); len(r.batch) == cap(r.batch) {
+	if t.KeyHash != 0 && t.Policy.Watched() && !r.watched[string(t.RoomID)] {
+		r.watched[string(t.RoomID)] = true
+	}
+	if t.State == api.Sending && t.Policy.Has(api.Managed) {
+		r.s.delayIDs.addSender(string(t.UserID))
+	}
+	if r.batch = append(r.batch, r.s.ledger.Find(t, r.now)); len(r.batch) == cap(r.batch) {
 		r.full <- r.batch
 		r.batch = (<-r.empty)[:0]
 	}
 	return nil
-}
-
-// find makes out the future of a row. The true deadlines of a crashed server are lost, but the stored one and
-// now + timeout are both upper bounds of it, so their minimum is never early; and since the stored one does not
-// grow by restarting, a crash loop cannot keep a future alive.
-func (r *reader) find(t *storage.Timer) found {
-	f := found{
-		record: record{
-			nid: t.NID, user: maphash.Bytes(r.s.table.seed, t.UserID), secret: t.Secret,
-			timeout: uint32(t.Timeout.Milliseconds()),
-		},
-		room: maphash.Bytes(r.s.table.seed, t.RoomID),
-	}
-	if t.KeyHash != 0 && t.Policy.Watched() {
-		f.flags |= watched
-		f.key = keyFilter(t.KeyHash)
-		if !r.watched[string(t.RoomID)] {
-			r.watched[string(t.RoomID)] = true
-		}
-	}
-	if t.Policy.Has(api.Managed) {
-		f.flags |= managed
-	}
-	if f.timeout != 0 {
-		f.deadline = min(t.Deadline, r.now+int64(f.timeout))
-		f.raise(t.Deadline)
-	}
-	if t.State == api.Sending {
-		f.flags |= sending
-		if f.flags&managed != 0 {
-			r.s.delayIDs.addSender(string(t.UserID))
-		}
-	}
-	if len(t.GroupID) > 0 {
-		f.userID, f.group = string(t.UserID), string(t.GroupID)
-	}
-	return f
-}
-
-// restore puts a future into memory as it is on disk. Its tokens work when all are there. Under the lock.
-func (s *Server) restore(f *found) {
-	slot, r := s.table.put(f.record, f.room)
-	if f.group != "" {
-		s.table.openGroup(f.userID, f.group) // takes in its founder, which is on disk as if it were alone
-		s.table.joinGroup(slot, r, f.userID, f.group)
-	}
-	if r.flags&sending == 0 || r.flags&managed != 0 {
-		s.table.addTokens(slot, r, s.table.tokens.gather)
-	}
-	switch {
-	case r.flags&sending != 0:
-		s.pass(r)
-		s.enqueue(s.table.roomOf(r), job{slot: slot, nid: r.nid, claimed: true})
-	case r.timeout != 0:
-		s.wheel.Add(slot)
-	}
 }
 
 // reconcile looks once at every room with pending state futures: state may have changed while nobody looked.
@@ -210,23 +160,14 @@ func (s *Server) reconcile(rooms []string) {
 	}
 }
 
-func (s *Server) isStopping() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.stopping
-}
-
 // Stop drains: it accepts nothing more, lets what is in flight finish, writes the true deadlines, and closes
 // the database. After ctx it does not wait any longer for the rooms; nothing is lost by that.
 func (s *Server) Stop(ctx context.Context) error {
-	s.mu.Lock()
-	if s.stopCalled {
-		s.mu.Unlock()
-		<-s.stopped
+	if !s.beginStop() {
+		<-s.closed
 		return nil
 	}
-	s.stopCalled, s.stopping = true, true
-	s.mu.Unlock()
+	defer close(s.closed)
 	close(s.stopRun)
 
 	drained := make(chan struct{})
@@ -252,36 +193,36 @@ func (s *Server) Stop(ctx context.Context) error {
 	return err
 }
 
+// beginStop reports whether this is the first Stop.
+func (s *Server) beginStop() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopCalled {
+		return false
+	}
+	s.stopCalled, s.stopping = true, true
+	return true
+}
+
 // storeDeadlines writes the exact deadline of every refreshed future, so that a clean restart is exact.
 func (s *Server) storeDeadlines(ctx context.Context) error {
-	for slot := uint32(1); ; {
-		s.mu.Lock()
-		b := s.batch()
-		for ; slot <= s.table.records.last && len(b.Extends) < maxBatch; slot++ {
-			if r := s.table.at(slot); r.state() == api.Scheduled && r.spare != 0 && r.flags&creating == 0 {
-				b.Extends = append(b.Extends, storage.Extend{NID: r.nid, Deadline: s.clock.wall(r.deadline), Exact: true})
-				b.raises = append(b.raises, raise{slot, r.deadline})
-			}
-		}
-		more := slot <= s.table.records.last
-		s.mu.Unlock()
+	ctx, cancel := patiently(ctx)
+	defer cancel()
+	for slot := uint32(1); slot != 0; {
+		var b *batch
+		b, slot = s.storeSome(slot)
 		if err := b.wait(ctx); err != nil {
 			return err
 		}
-		if !more {
-			return nil
-		}
 	}
+	return nil
 }
 
-// dismiss answers everybody who still waits for a send token.
-func (s *Server) dismiss() {
+func (s *Server) storeSome(from uint32) (b *batch, next uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, rm := range s.table.rooms.working {
-		for i := range rm.queue {
-			rm.queue[i].answer(api.ErrStopping)
-		}
-		rm.queue = nil
-	}
+	b = s.batch()
+	now := s.clock.time()
+	b.Age = now.Age
+	return b, s.ledger.StoreExact(from, maxBatch, now, &b.Changes)
 }

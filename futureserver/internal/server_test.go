@@ -179,7 +179,7 @@ func TestEndOfAccountsAndRooms(t *testing.T) {
 		if n := b.QueryFutureCounts(b.Context()); n != (api.Counts{}) {
 			b.Errorf("%+v", n)
 		}
-		if n := b.table.tokens.len(); n != 0 {
+		if n := b.ledger.Tokens(); n != 0 {
 			b.Errorf("%d tokens are left", n)
 		}
 		b.after(time.Hour, 0)

@@ -265,7 +265,7 @@ func (s *simulation) create(o op, timeout time.Duration) error {
 		}
 	} else if o.group != 0 {
 		f.GroupID = fmt.Sprintf("group%d", o.group)
-		group = groupKey(f.UserID, f.GroupID)
+		group = f.UserID + " " + f.GroupID
 		if last := len(s.futures) - 1; o.group == 4 && last >= 0 && !s.futures[last].Policy.Has(api.Managed) { // a group the server has named
 			f.UserID, f.GroupID, group = s.futures[last].UserID, s.futures[last].GroupID, s.futures[last].seen.Group.Name
 		}

@@ -26,6 +26,8 @@ var (
 	// ErrLockLost: this server has lost its lock, and another one has it or had it since. What memory holds
 	// may be stale; nothing can be written any more. Only a restart helps, once the other one is gone.
 	ErrLockLost = errors.New("another server has taken over this futures database")
+	// ErrLockUnsure: the session that held the lock is over. The next commit takes it again, or finds it lost.
+	ErrLockUnsure = errors.New("the session that locks the futures database has ended")
 )
 
 // Database is the promise both databases keep; test/storagetest holds them to it.
@@ -33,8 +35,8 @@ var (
 // Commit is the only way to change anything; it is called by one goroutine at a time. The reads may run
 // beside it.
 type Database interface {
-	// Commit applies the batch in one durable transaction: first inserts, then extensions, claims and ends,
-	// which is the order of a future's life. The caller sees to it that no two live futures share a secret. On an error nothing is applied, unless the error came from the
+	// Commit applies the batch in one durable transaction: first inserts, then extensions, claims, ends and
+	// undos, which is the order of a future's life. On an error nothing is applied, unless the error came from the
 	// commit itself, when nobody can know.
 	//
 	// Committing a batch a second time changes nothing more and gives the same result, if it does not both
@@ -49,6 +51,13 @@ type Database interface {
 
 	// Key returns 32 random bytes that were made with the database and remain.
 	Key() []byte
+
+	// Age returns how long servers had run on this database, in ms, when it was opened: Batch.Age of the last that was stored.
+	Age() int64
+
+	// Confirm returns nil if the database was this server's at some time since the call. ErrLockUnsure: a commit will
+	// find out. It may be called at any time.
+	Confirm(ctx context.Context) error
 
 	// Load returns one future whole, nil if it is not on disk.
 	Load(ctx context.Context, nid api.NID) (*api.Future, error)
@@ -70,6 +79,9 @@ type Database interface {
 
 	// SelectSenders calls each for every user who has a managed future that was sent.
 	SelectSenders(ctx context.Context, each func(userID string)) error
+
+	// SelectWatchedRooms returns the rooms with live futures that newer state can end.
+	SelectWatchedRooms(ctx context.Context) ([]string, error)
 
 	// LoadBase returns what a state future would set and the event it was made against; ok is false if the
 	// future is not on disk or is a message.
@@ -94,15 +106,20 @@ type Batch struct {
 	Extends []Extend
 	Claims  []Claim
 	Ends    []End
-	// ForgetBefore, if not 0, deletes up to 1,000 futures that finished before that Unix ms.
+	Undos   []api.NID // futures whose creation was taken back: they leave no row
+	// Age, if not 0, is how long servers have run on this database, in ms. It is stored.
+	Age int64
+	// ForgetBefore, if not 0, deletes up to 1,000 futures that finished before that age.
 	ForgetBefore int64
-	// KeepPerUser, if not 0, deletes up to 1,000 finished futures of whose user there are that many newer ones.
+	// KeepPerUser, if not 0, deletes finished managed futures of whose user there are that many newer ones: of the users of
+	// Trims, and of some others, a few with each batch, in turn. It deletes up to 1,000 of a user.
 	KeepPerUser int
+	Trims       []api.NID // each stands for its user
 }
 
 // Rows returns how many futures the batch touches.
 func (b *Batch) Rows() int {
-	n := len(b.Inserts) + len(b.Extends) + len(b.Claims) + len(b.Ends)
+	n := len(b.Inserts) + len(b.Extends) + len(b.Claims) + len(b.Ends) + len(b.Undos)
 	for i := range b.Claims {
 		n += len(b.Claims[i].Discards)
 	}
@@ -122,6 +139,8 @@ type Extend struct {
 	Deadline int64 // Unix ms
 	// Exact sets the deadline even if it is lower: a clean stop stores the true deadline.
 	Exact bool
+	// Grace says that this deadline is the grace of a restart, which is given once. With Exact only.
+	Grace bool
 }
 
 // Claim makes a scheduled future the one of its group: it stores the PDU and closes the others, or, if the
@@ -138,6 +157,7 @@ type End struct {
 	NID     api.NID
 	State   api.State
 	At      int64 // Unix ms
+	Age     int64 // of the database, ms; 0: as At
 	Failure *api.Refusal
 	// Deadline is when its timer would have run out, Unix ms; 0 for an action future.
 	Deadline int64
@@ -150,11 +170,14 @@ type Timer struct {
 	Policy   api.Policy
 	Secret   api.Secret
 	Deadline int64         // Unix ms, the stored high-water mark
+	Graced   int64         // the deadline that was the grace of a restart, Unix ms; 0 if none was
 	Timeout  time.Duration // 0: an action future
 	KeyHash  uint32        // KeyHash(type, state key); 0 for a message
-	UserID   []byte        // valid until each returns
-	RoomID   []byte        // likewise
-	GroupID  []byte        // likewise; empty if the group ID is the secret's group token
+	// Refreshed says that somebody has refreshed it.
+	Refreshed bool
+	UserID    []byte // valid until each returns
+	RoomID    []byte // likewise
+	GroupID   []byte // likewise; empty if the group ID is the secret's group token
 }
 
 // Base is the piece of state a future would set, and the event that set it when the future was made.

@@ -18,6 +18,7 @@ const (
 	longestRetention  = 3650 * Day
 	shortestSlack     = time.Second
 	longestSlack      = 10 * time.Minute
+	longestGrace      = 30 * time.Second
 	shortestRetention = time.Minute
 )
 
@@ -35,6 +36,9 @@ type FutureServer struct {
 	// HighWaterSlack is how far beyond the true deadline the stored one may lie: how late, at the most, a
 	// refreshed future fires after a crash, and how rarely refreshes are written. 1s to 10m.
 	HighWaterSlack time.Duration `yaml:"high_water_slack"`
+	// RestartGrace is how long after a start a future with a heartbeat that became due while the server was down waits for
+	// one more. 0 to 30s; 0: it is sent at once.
+	RestartGrace time.Duration `yaml:"restart_grace"`
 	// RoomsInFlight is how many rooms are sent to at the same time; in one room events go one after the other.
 	// 0 to 64; 0: 2 if Dendrite's rooms are on SQLite; on PostgreSQL one for each processor, 2 to 8.
 	RoomsInFlight int `yaml:"rooms_in_flight"`
@@ -88,6 +92,7 @@ func (c *FutureServer) Defaults() {
 	c.MaxTimeout = 7 * Day
 	c.MaxFuturesPerUser = 100
 	c.HighWaterSlack = 30 * time.Second
+	c.RestartGrace = 10 * time.Second
 	c.Retention = 7 * Day
 	c.DelayedEvents = DelayedEvents{
 		MaxDelay: 7 * 24 * time.Hour, MaxScheduled: 100, OpenManagement: true, KeepPerUser: 1000,

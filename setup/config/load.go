@@ -55,6 +55,7 @@ func (c *FutureServer) fields(r *reader) fields {
 		"max_timeout":          r.duration(&c.MaxTimeout, shortestTimeout, longestTimeout),
 		"max_futures_per_user": r.integer(&c.MaxFuturesPerUser, 1, 1_000_000),
 		"high_water_slack":     r.duration(&c.HighWaterSlack, shortestSlack, longestSlack),
+		"restart_grace":        r.duration(&c.RestartGrace, 0, longestGrace),
 		"rooms_in_flight":      r.integer(&c.RoomsInFlight, 0, 64),
 		"retention":            r.duration(&c.Retention, shortestRetention, longestRetention),
 		"delayed_events": r.nested(fields{

@@ -27,6 +27,9 @@ func (m model) commit(b *storage.Batch) storage.Result {
 	for _, e := range b.Ends {
 		m.end(e)
 	}
+	for _, nid := range b.Undos {
+		delete(m, nid)
+	}
 	for nid, f := range m {
 		if !f.State.Live() && f.Finished < b.ForgetBefore {
 			delete(m, nid)

@@ -97,6 +97,10 @@ func (d *drawer) batch() *storage.Batch {
 		}
 		b.Ends = append(b.Ends, e)
 	}
+	if n := d.int(0, 3*len(b.Inserts), "undo"); n > 0 && n <= len(b.Inserts) {
+		nid := b.Inserts[n-1].NID
+		b.Undos = append(b.Undos, nid)
+	}
 	if rapid.Bool().Draw(d.T, "forget") {
 		b.ForgetBefore = d.time()
 	}
@@ -231,6 +235,9 @@ func compareTimers(t tb, db storage.Database, m model) {
 			w.GroupID = []byte{}
 		}
 		want = append(want, w)
+	}
+	for i := range got {
+		got[i].Refreshed = false // another test's
 	}
 	check(t, "Scan", got, err, want)
 	check(t, "Scan: the highest NID", highest, nil, slices.Max(append(slices.Collect(maps.Keys(m)), 0)))

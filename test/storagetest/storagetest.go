@@ -27,6 +27,8 @@ func Run(t *testing.T, create Source) {
 		"Group":      group,
 		"Poison":     poison,
 		"Forget":     forget,
+		"Restart":    restart,
+		"Undo":       undo,
 		"Large":      large,
 		"Cancel":     cancelled,
 		"Exclusive":  exclusive,

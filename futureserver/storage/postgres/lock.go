@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// The lock belongs to the session that writes: if a transaction commits, its session lived, and so the lock
-// was held. Nobody has to watch it.
+// The lock belongs to the session that writes: if a transaction commits, its session lived, and so the lock was held.
+// Heartbeats that need no transaction are answered as long as Confirm has seen the lock a moment ago.
 //
 // A session ends without our doing when PostgreSQL restarts or the network breaks. Then the lock is taken
 // again in a new one. Another server may have come and gone in between, and what we remember may be wrong
@@ -36,6 +36,12 @@ INSERT INTO futureserver_owner (one, epoch) VALUES (1, 1)
 ON CONFLICT (one) DO UPDATE SET epoch = futureserver_owner.epoch + 1 RETURNING epoch`
 
 	thisEpoch = `SELECT epoch FROM futureserver_owner`
+
+	thisPID = `SELECT pg_backend_pid()`
+
+	// The session takes no other advisory lock.
+	isLocked = `
+SELECT epoch, EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = $1 AND granted) FROM futureserver_owner`
 )
 
 // start takes the lock for the first time, and makes the tables under it.
@@ -123,11 +129,33 @@ func (w *writer) try(ctx context.Context) (locked bool, err error) {
 		w.release()
 		return false, err
 	}
+	var pid int64
+	if err = conn.QueryRowContext(ctx, thisPID).Scan(&pid); err != nil {
+		w.release()
+		return false, err
+	}
+	w.pid.Store(pid)
 	return true, nil
+}
+
+// Confirm implements shared.Writer. It asks in another session, for the writer's may be busy for long.
+func (w *writer) Confirm(ctx context.Context, readers *sql.DB) error {
+	var epoch int64
+	var locked bool
+	switch err := readers.QueryRowContext(ctx, isLocked, w.pid.Load()).Scan(&epoch, &locked); {
+	case err != nil:
+		return err
+	case epoch != w.epoch:
+		return fmt.Errorf("%w: it has held the lock since", storage.ErrLockLost)
+	case !locked:
+		return storage.ErrLockUnsure
+	}
+	return nil
 }
 
 // release ends the session, and the lock with it. Merely closed, the connection would go back to the pool.
 func (w *writer) release() {
+	w.pid.Store(0)
 	if w.conn != nil {
 		_ = w.conn.Raw(func(any) error { return driver.ErrBadConn })
 		w.conn.Close()

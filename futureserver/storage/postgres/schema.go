@@ -2,11 +2,10 @@ package postgres
 
 import "github.com/matrix-org/dendrite/futures/futureserver/storage/shared"
 
-// schema is version 1. A change of it comes as a sqlutil.Migration with a version that begins with
-// "futureserver: ", applied in Open after these statements, which then create the newest form.
+// schema makes the newest form of the tables, also of older ones.
 //
 // A live future has a row in futureserver_timers and in futureserver_events, a finished one in futureserver_events only.
-const schema = tables + shared.Indexes
+const schema = tables + added + shared.Indexes
 
 const tables = `
 CREATE TABLE IF NOT EXISTS futureserver_timers (
@@ -26,7 +25,9 @@ CREATE TABLE IF NOT EXISTS futureserver_timers (
 	user_id BYTEA NOT NULL,
 	room_id BYTEA NOT NULL,
 	-- empty if it is derived from the secret
-	group_id BYTEA NOT NULL
+	group_id BYTEA NOT NULL,
+	-- -1: it has no heartbeat, as far as this row knows; else the deadline that was the grace of a restart, 0 for none
+	grace_ts BIGINT NOT NULL DEFAULT -1
 );
 
 -- Of scheduled futures whose heartbeats have raised the deadline: the stored one, Unix ms, never below the true one. It
@@ -63,6 +64,8 @@ CREATE TABLE IF NOT EXISTS futureserver_events (
 	-- the final state and its time; 0 while the future is live
 	state SMALLINT NOT NULL DEFAULT 0,
 	finished_ts BIGINT NOT NULL DEFAULT 0,
+	-- how long servers had run on this database by then, ms: what retention is counted by
+	finished_age BIGINT NOT NULL DEFAULT 0,
 	-- of a finished future: when its timer would have run out
 	deadline_ts BIGINT NOT NULL DEFAULT 0,
 	-- api.RefusalKind, 0 for none
@@ -73,7 +76,9 @@ CREATE TABLE IF NOT EXISTS futureserver_events (
 -- One row: how often the lock has been taken by a server that started.
 CREATE TABLE IF NOT EXISTS futureserver_owner (
 	one SMALLINT PRIMARY KEY CHECK (one = 1),
-	epoch BIGINT NOT NULL
+	epoch BIGINT NOT NULL,
+	-- how long servers have run on this database, ms
+	age_ms BIGINT NOT NULL DEFAULT 0
 );
 
 -- One row: 32 random bytes, from which the secrets of transactions are derived.
@@ -81,4 +86,11 @@ CREATE TABLE IF NOT EXISTS futureserver_key (
 	one SMALLINT PRIMARY KEY CHECK (one = 1),
 	key BYTEA NOT NULL
 );
+`
+
+// added are columns that tables of version 1 do not have.
+const added = `
+ALTER TABLE futureserver_timers ADD COLUMN IF NOT EXISTS grace_ts BIGINT NOT NULL DEFAULT -1;
+ALTER TABLE futureserver_events ADD COLUMN IF NOT EXISTS finished_age BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE futureserver_owner ADD COLUMN IF NOT EXISTS age_ms BIGINT NOT NULL DEFAULT 0;
 `

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"database/sql"
+	"sync/atomic"
 
 	"github.com/lib/pq"
 
@@ -55,9 +56,23 @@ WHERE t.state = 1 AND t.deadline_ts < new.deadline_ts`
 WITH given AS (
 	SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS g (nid, deadline_ts)
 ), lowered AS (
+	DELETE FROM futureserver_raised WHERE nid = ANY($1::bigint[]) RETURNING nid
+)
+UPDATE futureserver_timers t SET deadline_ts = g.deadline_ts,
+	grace_ts = CASE WHEN t.grace_ts < 0 AND l.nid IS NOT NULL THEN 0 ELSE t.grace_ts END
+FROM given g LEFT JOIN lowered l USING (nid) WHERE t.nid = g.nid AND t.state = 1`
+
+	setGrace = `
+UPDATE futureserver_timers t SET grace_ts = g.deadline_ts
+FROM unnest($1::bigint[], $2::bigint[]) AS g (nid, deadline_ts) WHERE t.nid = g.nid AND t.state = 1`
+
+	undoFutures = `
+WITH disarmed AS (
+	DELETE FROM futureserver_timers WHERE nid = ANY($1::bigint[])
+), lowered AS (
 	DELETE FROM futureserver_raised WHERE nid = ANY($1::bigint[])
 )
-UPDATE futureserver_timers t SET deadline_ts = g.deadline_ts FROM given g WHERE t.nid = g.nid AND t.state = 1`
+DELETE FROM futureserver_events WHERE nid = ANY($1::bigint[])`
 
 	claimTimers = `
 WITH given AS (
@@ -82,19 +97,20 @@ WITH disarmed AS (
 	DELETE FROM futureserver_raised WHERE nid = ANY($1::bigint[])
 )
 UPDATE futureserver_events e SET state = g.state, finished_ts = g.finished_ts,
-	failure_kind = g.failure_kind, failure_message = g.failure_message, deadline_ts = g.deadline_ts
-FROM disarmed d JOIN unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bigint[])
-	AS g (nid, state, finished_ts, failure_kind, failure_message, deadline_ts) ON g.nid = d.nid
+	failure_kind = g.failure_kind, failure_message = g.failure_message, deadline_ts = g.deadline_ts, finished_age = g.finished_age
+FROM disarmed d JOIN unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bigint[], $7::bigint[])
+	AS g (nid, state, finished_ts, failure_kind, failure_message, deadline_ts, finished_age) ON g.nid = d.nid
 WHERE e.nid = d.nid`
 )
 
 // writer is the connection that writes and holds the lock, and the pool it came from.
 type writer struct {
 	db    *sql.DB
-	conn  *sql.Conn // nil if the session is over
+	conn  *sql.Conn    // nil if the session is over
+	pid   atomic.Int64 // of the session's process; 0 if it is over
 	epoch int64
 
-	insert, raiseAgain, raiseFirst, set, claim, end *sql.Stmt
+	insert, raiseAgain, raiseFirst, set, setGrace, claim, end, undo *sql.Stmt
 }
 
 var _ shared.Writer = (*writer)(nil)
@@ -106,7 +122,7 @@ func (w *writer) prepare(ctx context.Context) (err error) {
 		text string
 	}{
 		{&w.insert, insertFutures}, {&w.raiseAgain, raiseAgain}, {&w.raiseFirst, raiseFirst}, {&w.set, setDeadlines},
-		{&w.claim, claimTimers}, {&w.end, endFutures},
+		{&w.setGrace, setGrace}, {&w.claim, claimTimers}, {&w.end, endFutures}, {&w.undo, undoFutures},
 	} {
 		if err == nil {
 			*s.stmt, err = w.db.PrepareContext(ctx, s.text)
@@ -166,6 +182,16 @@ func (w *writer) Raise(ctx context.Context, tx *sql.Tx, raises []storage.Extend)
 func (w *writer) Set(ctx context.Context, tx *sql.Tx, exact []storage.Extend) error {
 	nids, deadlines := columns(exact)
 	_, err := tx.StmtContext(ctx, w.set).ExecContext(ctx, nids, deadlines)
+	if graced := shared.Graced(exact); err == nil && len(graced) > 0 {
+		nids, deadlines = columns(graced)
+		_, err = tx.StmtContext(ctx, w.setGrace).ExecContext(ctx, nids, deadlines)
+	}
+	return err
+}
+
+// Undo implements shared.Writer.
+func (w *writer) Undo(ctx context.Context, tx *sql.Tx, nids []api.NID) error {
+	_, err := tx.StmtContext(ctx, w.undo).ExecContext(ctx, ints(nids, func(nid api.NID) int64 { return int64(nid) }))
 	return err
 }
 
@@ -192,7 +218,8 @@ func (w *writer) End(ctx context.Context, tx *sql.Tx, ends []storage.End) error 
 		ints(ends, func(e storage.End) int64 { return e.At }),
 		ints(ends, func(e storage.End) int64 { kind, _ := shared.Failure(e.Failure); return int64(kind) }),
 		bytes(ends, func(e storage.End) string { _, message := shared.Failure(e.Failure); return message }),
-		ints(ends, func(e storage.End) int64 { return e.Deadline }))
+		ints(ends, func(e storage.End) int64 { return e.Deadline }),
+		ints(ends, func(e storage.End) int64 { return e.Age }))
 	return err
 }
 

@@ -32,6 +32,16 @@ func Failure(r *api.Refusal) (kind api.RefusalKind, message string) {
 	return r.Kind, r.Message
 }
 
+// Graced returns those deadlines that are the grace of a restart.
+func Graced(exact []storage.Extend) (graced []storage.Extend) {
+	for _, e := range exact {
+		if e.Grace {
+			graced = append(graced, e)
+		}
+	}
+	return graced
+}
+
 // text reads a column of bytes. Some drivers return nil for no bytes, which a plain string would refuse.
 type text string
 

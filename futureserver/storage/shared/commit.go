@@ -17,17 +17,28 @@ const forgetAtOnce = 1000
 
 const forget = `
 DELETE FROM futureserver_events WHERE nid IN (
-	SELECT nid FROM futureserver_events WHERE finished_ts > 0 AND finished_ts < $1
-	ORDER BY finished_ts LIMIT $2
+	SELECT nid FROM futureserver_events WHERE finished_ts > 0 AND finished_age < $1
+	ORDER BY finished_age LIMIT $2
 )`
 
-const forgetBeyond = `
+// trim reads the finished delayed events of one user, of which there are few more than are kept.
+const trim = `
 DELETE FROM futureserver_events WHERE nid IN (
-	SELECT nid FROM (
-		SELECT nid, ROW_NUMBER() OVER (PARTITION BY user_id ORDER BY finished_ts DESC, nid DESC) AS place
-		FROM futureserver_events WHERE finished_ts > 0
-	) AS placed WHERE place > $1 LIMIT $2
+	SELECT e.nid FROM futureserver_events e
+	WHERE e.user_id = $1 AND ` + isDelayed + `
+	ORDER BY e.finished_age DESC, e.nid DESC LIMIT $2 OFFSET $3
 )`
+
+const (
+	selectUser = `SELECT user_id FROM futureserver_events WHERE nid = $1`
+	nextUser   = `
+SELECT e.user_id FROM futureserver_events e WHERE e.user_id > $1 AND ` + isDelayed + ` ORDER BY e.user_id LIMIT 1`
+)
+
+// trimAtOnce is how many users' turn it is in one batch.
+const trimAtOnce = 30
+
+const storeAge = `UPDATE futureserver_owner SET age_ms = $1 WHERE age_ms < $1`
 
 // Commit implements storage.Database.
 func (d *Database) Commit(ctx context.Context, b *storage.Batch) (storage.Result, error) {
@@ -67,19 +78,70 @@ func (d *Database) apply(ctx context.Context, tx *sql.Tx, b *storage.Batch) (r s
 	if err = d.end(ctx, tx, b.Ends); err != nil {
 		return r, fmt.Errorf("end futures: %w", err)
 	}
+	if len(b.Undos) > 0 {
+		if err = d.writer.Undo(ctx, tx, b.Undos); err != nil {
+			return r, fmt.Errorf("take back futures: %w", err)
+		}
+	}
+	if r.Forgotten, err = d.forgetOld(ctx, tx, b); err != nil {
+		return r, fmt.Errorf("forget futures: %w", err)
+	}
+	return r, nil
+}
+
+// forgetOld deletes what has been finished for long, and what is too much of one user.
+func (d *Database) forgetOld(ctx context.Context, tx *sql.Tx, b *storage.Batch) (forgotten int, err error) {
+	if b.Age != 0 {
+		if _, err = tx.ExecContext(ctx, storeAge, b.Age); err != nil {
+			return 0, err
+		}
+	}
 	if b.ForgetBefore != 0 {
-		if r.Forgotten, err = Affected(tx.ExecContext(ctx, forget, b.ForgetBefore, forgetAtOnce)); err != nil {
-			return r, fmt.Errorf("forget futures: %w", err)
+		if forgotten, err = Affected(tx.ExecContext(ctx, forget, b.ForgetBefore, forgetAtOnce)); err != nil {
+			return 0, err
 		}
 	}
 	if b.KeepPerUser != 0 {
-		n, err := Affected(tx.ExecContext(ctx, forgetBeyond, b.KeepPerUser, forgetAtOnce))
-		if err != nil {
-			return r, fmt.Errorf("forget futures: %w", err)
-		}
-		r.Forgotten += n
+		n, err := d.keep(ctx, tx, b)
+		return forgotten + n, err
 	}
-	return r, nil
+	return forgotten, nil
+}
+
+// keep deletes what is too much of some users. It looks at the futures of those alone.
+func (d *Database) keep(ctx context.Context, tx *sql.Tx, b *storage.Batch) (forgotten int, err error) {
+	trimUser := func(user []byte) error {
+		n, err := Affected(tx.ExecContext(ctx, trim, user, forgetAtOnce, b.KeepPerUser))
+		forgotten += n
+		return err
+	}
+	for _, nid := range b.Trims {
+		var user []byte
+		if err = tx.QueryRowContext(ctx, selectUser, int64(nid)).Scan(&user); err == nil {
+			err = trimUser(user)
+		}
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return 0, err
+		}
+	}
+	after := d.trimmed
+	for range trimAtOnce {
+		var user []byte
+		err = tx.QueryRowContext(ctx, nextUser, after).Scan(&user)
+		if errors.Is(err, sql.ErrNoRows) {
+			after = []byte{}
+			break
+		}
+		if err == nil {
+			after = user
+			err = trimUser(user)
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+	d.trimmed = after
+	return forgotten, nil
 }
 
 // Affected returns how many rows a statement has changed.
@@ -199,6 +261,11 @@ func (d *Database) end(ctx context.Context, tx *sql.Tx, ends []storage.End) erro
 		if !seen[e.NID] {
 			seen[e.NID] = true
 			first = append(first, e)
+		}
+	}
+	for i := range first {
+		if first[i].Age == 0 {
+			first[i].Age = first[i].At
 		}
 	}
 	return d.writer.End(ctx, tx, first)

@@ -14,7 +14,8 @@ import (
 )
 
 const selectTimers = `
-SELECT t.nid, state, policy, secret, COALESCE(r.deadline_ts, t.deadline_ts), timeout_ms, key_hash, user_id, room_id, group_id
+SELECT t.nid, state, policy, secret, COALESCE(r.deadline_ts, t.deadline_ts), timeout_ms, key_hash, user_id, room_id, group_id,
+	CASE WHEN r.nid IS NULL THEN t.grace_ts WHEN t.grace_ts < 0 THEN 0 ELSE t.grace_ts END
 FROM futureserver_timers t LEFT JOIN futureserver_raised r ON r.nid = t.nid ORDER BY t.nid`
 
 // A live future's state and deadline are its timer's, a finished future has no timer.
@@ -57,16 +58,17 @@ func (d *Database) Scan(ctx context.Context, each func(*storage.Timer) error) (h
 	}
 	defer rows.Close()
 	var t storage.Timer
-	var nid, state, policy, timeout, keyHash int64 // plain, because converting costs more than reading
+	var nid, state, policy, timeout, keyHash, grace int64 // plain, because converting costs more than reading
 	var secret, user, room, group sql.RawBytes
 	for rows.Next() {
-		if err = rows.Scan(&nid, &state, &policy, &secret, &t.Deadline, &timeout, &keyHash, &user, &room, &group); err != nil {
+		if err = rows.Scan(&nid, &state, &policy, &secret, &t.Deadline, &timeout, &keyHash, &user, &room, &group, &grace); err != nil {
 			return 0, fmt.Errorf("scan timers: %w", err)
 		}
 		t.NID, t.State, t.Policy, t.KeyHash = api.NID(nid), api.State(state), api.Policy(policy), uint32(keyHash)
 		t.Timeout = time.Duration(timeout) * time.Millisecond
 		copy(t.Secret[:], secret)
 		t.UserID, t.RoomID, t.GroupID = user, room, group
+		t.Refreshed, t.Graced = grace >= 0, max(grace, 0)
 		if err = each(&t); err != nil {
 			return 0, err
 		}
@@ -202,6 +204,23 @@ func (d *Database) SelectSent(ctx context.Context, userID string, limit int, eac
 		each(string(event), string(group))
 	}
 	return rows.Err()
+}
+
+// SelectWatchedRooms implements storage.Database. api.CancelOnNewerState is 1, api.CancelOnOthersState 2.
+func (d *Database) SelectWatchedRooms(ctx context.Context) (rooms []string, err error) {
+	rows, err := d.readers.QueryContext(ctx, "SELECT DISTINCT room_id FROM futureserver_timers WHERE key_hash <> 0 AND policy & 3 <> 0")
+	if err != nil {
+		return nil, fmt.Errorf("select watched rooms: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var room text
+		if err = rows.Scan(&room); err != nil {
+			return nil, fmt.Errorf("select watched rooms: %w", err)
+		}
+		rooms = append(rooms, string(room))
+	}
+	return rooms, rows.Err()
 }
 
 // SelectSenders implements storage.Database.

@@ -29,7 +29,8 @@ type Writer interface {
 	// Raise raises the deadlines of scheduled futures and lowers none. It is given no future twice.
 	Raise(ctx context.Context, tx *sql.Tx, raises []storage.Extend) error
 
-	// Set sets the deadlines of scheduled futures. It is given no future twice.
+	// Set sets the deadlines of scheduled futures, and remembers which of them are the grace of a restart. It is given no
+	// future twice.
 	Set(ctx context.Context, tx *sql.Tx, exact []storage.Extend) error
 
 	// Claim turns scheduled futures into sending ones and stores their events. It reports for which that is
@@ -38,6 +39,12 @@ type Writer interface {
 
 	// End disarms the futures that are live and notes what became of them. It is given no future twice.
 	End(ctx context.Context, tx *sql.Tx, ends []storage.End) error
+
+	// Undo deletes all rows of futures whose creation was taken back.
+	Undo(ctx context.Context, tx *sql.Tx, nids []api.NID) error
+
+	// Confirm is storage.Database's.
+	Confirm(ctx context.Context, readers *sql.DB) error
 
 	// Close releases the lock.
 	Close() error
@@ -48,6 +55,8 @@ type Database struct {
 	writer  Writer
 	readers *sql.DB
 	key     []byte
+	age     int64
+	trimmed []byte // the user whose turn it was last; of Commit
 
 	scan, load, loadAll, loadEnded, loadFinished, loadBase, groupUsed, selectSent *sql.Stmt
 }
@@ -56,7 +65,7 @@ var _ storage.Database = (*Database)(nil)
 
 // New returns the database. It owns the writer and the readers from now on, even if it fails.
 func New(ctx context.Context, writer Writer, readers *sql.DB) (*Database, error) {
-	d := &Database{writer: writer, readers: readers}
+	d := &Database{writer: writer, readers: readers, trimmed: []byte{}}
 	err := d.loadKey(ctx)
 	prepare := func(query string) (stmt *sql.Stmt) {
 		if err == nil {
@@ -87,7 +96,7 @@ func parameters(n int) string {
 	return list
 }
 
-// loadKey reads the database's key, and makes it if there is none yet.
+// loadKey reads the database's key, which it makes if there is none yet, and its age.
 func (d *Database) loadKey(ctx context.Context) error {
 	tx, err := d.writer.Begin(ctx)
 	if err != nil {
@@ -103,11 +112,20 @@ func (d *Database) loadKey(ctx context.Context) error {
 	if err = tx.QueryRowContext(ctx, "SELECT key FROM futureserver_key").Scan(&d.key); err != nil {
 		return err
 	}
+	if err = tx.QueryRowContext(ctx, "SELECT age_ms FROM futureserver_owner").Scan(&d.age); err != nil {
+		return err
+	}
 	return tx.Commit()
 }
 
 // Key implements storage.Database.
 func (d *Database) Key() []byte { return d.key }
+
+// Age implements storage.Database.
+func (d *Database) Age() int64 { return d.age }
+
+// Confirm implements storage.Database.
+func (d *Database) Confirm(ctx context.Context) error { return d.writer.Confirm(ctx, d.readers) }
 
 // Close closes the readers first, so that the writer leaves a tidy database behind, and gives up the lock last.
 func (d *Database) Close() error {

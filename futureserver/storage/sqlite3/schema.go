@@ -1,13 +1,38 @@
 package sqlite3
 
-import "github.com/matrix-org/dendrite/futures/futureserver/storage/shared"
+import (
+	"context"
+	"database/sql"
+	"fmt"
 
-// schema is version 1. A change of it comes as a sqlutil.Migration with a version that begins with
-// "futureserver: ", applied in Open after these statements, which then create the newest form.
-//
+	"github.com/matrix-org/dendrite/futures/futureserver/storage/shared"
+)
+
+// migrate makes the newest form of the tables, also of older ones.
+func migrate(ctx context.Context, db *sql.DB) error {
+	if _, err := db.ExecContext(ctx, tables); err != nil {
+		return err
+	}
+	for _, c := range []struct {
+		table, column string
+		value         int
+	}{ // that were added to tables of version 1
+		{"futureserver_timers", "grace_ts", -1}, {"futureserver_events", "finished_age", 0},
+	} {
+		var n int
+		err := db.QueryRowContext(ctx, "SELECT COUNT(*) FROM pragma_table_info(?1) WHERE name = ?2", c.table, c.column).Scan(&n)
+		if err == nil && n == 0 {
+			_, err = db.ExecContext(ctx, fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s INTEGER NOT NULL DEFAULT %d", c.table, c.column, c.value))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	_, err := db.ExecContext(ctx, shared.Indexes)
+	return err
+}
+
 // A live future has a row in futureserver_timers and in futureserver_events, a finished one in futureserver_events only.
-const schema = tables + shared.Indexes
-
 const tables = `
 CREATE TABLE IF NOT EXISTS futureserver_timers (
 	nid INTEGER PRIMARY KEY,
@@ -26,7 +51,9 @@ CREATE TABLE IF NOT EXISTS futureserver_timers (
 	user_id BLOB NOT NULL,
 	room_id BLOB NOT NULL,
 	-- empty if it is derived from the secret
-	group_id BLOB NOT NULL
+	group_id BLOB NOT NULL,
+	-- -1: it has no heartbeat, as far as this row knows; else the deadline that was the grace of a restart, 0 for none
+	grace_ts INTEGER NOT NULL DEFAULT -1
 ) STRICT;
 
 -- Of scheduled futures whose heartbeats have raised the deadline: the stored one, Unix ms, never below the true one. It
@@ -63,11 +90,20 @@ CREATE TABLE IF NOT EXISTS futureserver_events (
 	-- the final state and its time; 0 while the future is live
 	state INTEGER NOT NULL DEFAULT 0,
 	finished_ts INTEGER NOT NULL DEFAULT 0,
+	-- how long servers had run on this database by then, ms: what retention is counted by
+	finished_age INTEGER NOT NULL DEFAULT 0,
 	-- of a finished future: when its timer would have run out
 	deadline_ts INTEGER NOT NULL DEFAULT 0,
 	-- api.RefusalKind, 0 for none
 	failure_kind INTEGER NOT NULL DEFAULT 0,
 	failure_message BLOB NOT NULL DEFAULT x''
+) STRICT;
+
+-- One row: how often a server has opened this file, and how long they have run on it, ms.
+CREATE TABLE IF NOT EXISTS futureserver_owner (
+	one INTEGER PRIMARY KEY CHECK (one = 1),
+	epoch INTEGER NOT NULL,
+	age_ms INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- One row: 32 random bytes, from which the secrets of transactions are derived.

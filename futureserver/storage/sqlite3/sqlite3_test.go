@@ -167,3 +167,68 @@ func TestNotADatabase(t *testing.T) {
 	}
 	lock.Unlock()
 }
+
+// A second server that was let in because the lock file was removed takes the file over: the first one cannot write any
+// more, and finds out without writing.
+func TestLockFileIsRemoved(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "futures.db")
+	first, err := Open(t.Context(), optionsFor(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	if err = os.Remove(path + ".lock"); err != nil {
+		t.Fatal(err)
+	}
+	if err = first.Confirm(t.Context()); err != nil {
+		t.Errorf("nobody else is there: %v", err)
+	}
+	second, err := Open(t.Context(), optionsFor(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	if err = first.Confirm(t.Context()); !errors.Is(err, storage.ErrLockLost) {
+		t.Errorf("the first server is told %v", err)
+	}
+	if _, err = first.Commit(t.Context(), &storage.Batch{ForgetBefore: 1}); !errors.Is(err, storage.ErrLockLost) {
+		t.Errorf("the first server writes: %v", err)
+	}
+	if _, err = second.Commit(t.Context(), &storage.Batch{ForgetBefore: 1}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A file of the previous version is brought up to date, futures and all.
+func TestOlderTables(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "futures.db")
+	db, err := Open(t.Context(), optionsFor(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &api.Future{NID: 1, UserID: "@a:test", RoomID: "!a:test", Type: "m.test", Content: []byte(`{}`), GroupID: "g", Timeout: time.Second, Deadline: 7}
+	if _, err = db.Commit(t.Context(), &storage.Batch{Inserts: []*api.Future{f}}); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	raw, err := sql.Open("sqlite3", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = raw.Exec(`
+DROP INDEX futureserver_events_finished_age_idx;
+ALTER TABLE futureserver_events DROP COLUMN finished_age;
+ALTER TABLE futureserver_timers DROP COLUMN grace_ts;
+DROP TABLE futureserver_owner;`)
+	if err = errors.Join(err, raw.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if db, err = Open(t.Context(), optionsFor(path)); err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	n := 0
+	if _, err = db.Scan(t.Context(), func(timer *storage.Timer) error { n += int(timer.Deadline); return nil }); err != nil || n != 7 {
+		t.Errorf("%d, %v", n, err)
+	}
+}

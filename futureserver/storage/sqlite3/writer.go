@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"strconv"
 
 	"github.com/gofrs/flock"
@@ -41,10 +42,20 @@ WHERE NOT EXISTS (SELECT 1 FROM futureserver_raised AS r WHERE r.nid = CAST(e.ke
 	AND t.state = 1 AND t.deadline_ts < e.value`
 
 	setDeadlines = `
-UPDATE futureserver_timers SET deadline_ts = e.value FROM json_each(?1) AS e
+UPDATE futureserver_timers SET deadline_ts = e.value,
+	grace_ts = iif(grace_ts < 0 AND EXISTS (SELECT 1 FROM futureserver_raised AS r WHERE r.nid = futureserver_timers.nid), 0, grace_ts)
+FROM json_each(?1) AS e WHERE nid = CAST(e.key AS INTEGER) AND state = 1`
+
+	setGrace = `
+UPDATE futureserver_timers SET deadline_ts = e.value, grace_ts = e.value FROM json_each(?1) AS e
 WHERE nid = CAST(e.key AS INTEGER) AND state = 1`
 
 	lowerAll = `DELETE FROM futureserver_raised WHERE nid IN (SELECT CAST(key AS INTEGER) FROM json_each(?1))`
+
+	nextEpoch = `
+INSERT INTO futureserver_owner (one, epoch) VALUES (1, 1) ON CONFLICT (one) DO UPDATE SET epoch = epoch + 1 RETURNING epoch`
+
+	thisEpoch = `SELECT epoch FROM futureserver_owner`
 
 	claimTimer = `
 UPDATE futureserver_timers SET state = 2,
@@ -59,7 +70,8 @@ WHERE nid = ?1 AND (state = 1
 	deleteTimer = `DELETE FROM futureserver_timers WHERE nid = ?1`
 
 	endEvent = `
-UPDATE futureserver_events SET state = ?2, finished_ts = ?3, failure_kind = ?4, failure_message = ?5, deadline_ts = ?6 WHERE nid = ?1`
+UPDATE futureserver_events SET state = ?2, finished_ts = ?3, failure_kind = ?4, failure_message = ?5, deadline_ts = ?6,
+	finished_age = ?7 WHERE nid = ?1`
 )
 
 // A checkpoint writes a page once, however often the log has it, so a log of 40 MB makes less work than one of
@@ -73,10 +85,11 @@ PRAGMA temp_store = MEMORY;
 // writer is the one connection that writes. Its statements run to their end whatever becomes of the
 // context: they take microseconds, and the driver would start a goroutine for each to watch it.
 type writer struct {
-	lock *flock.Flock
-	db   *sql.DB // of one connection
+	lock  *flock.Flock
+	db    *sql.DB // of one connection
+	epoch int64
 
-	insertEvent, insertTimer, raiseAgain, raiseFirst, set, lowerAll, claim, lower, store, disarm, end *sql.Stmt
+	insertEvent, insertTimer, raiseAgain, raiseFirst, set, setGrace, lowerAll, claim, lower, store, disarm, end, owner *sql.Stmt
 }
 
 var _ shared.Writer = (*writer)(nil)
@@ -90,14 +103,19 @@ func newWriter(ctx context.Context, path string, lock *flock.Flock) (*writer, er
 	}
 	db.SetMaxOpenConns(1)
 	w := &writer{lock: lock, db: db}
-	_, err = db.ExecContext(ctx, pragmas+schema)
+	if _, err = db.ExecContext(ctx, pragmas); err == nil {
+		err = migrate(ctx, db)
+	}
+	if err == nil {
+		err = db.QueryRowContext(ctx, nextEpoch).Scan(&w.epoch)
+	}
 	for _, s := range []struct {
 		stmt **sql.Stmt
 		text string
 	}{
 		{&w.insertEvent, insertEvent}, {&w.insertTimer, insertTimer}, {&w.raiseAgain, raiseAgain}, {&w.raiseFirst, raiseFirst},
-		{&w.set, setDeadlines}, {&w.lowerAll, lowerAll}, {&w.claim, claimTimer}, {&w.lower, lower}, {&w.store, storeEvent},
-		{&w.disarm, deleteTimer}, {&w.end, endEvent},
+		{&w.set, setDeadlines}, {&w.setGrace, setGrace}, {&w.lowerAll, lowerAll}, {&w.claim, claimTimer}, {&w.lower, lower}, {&w.store, storeEvent},
+		{&w.disarm, deleteTimer}, {&w.end, endEvent}, {&w.owner, thisEpoch},
 	} {
 		if err == nil {
 			*s.stmt, err = db.PrepareContext(ctx, s.text)
@@ -114,7 +132,41 @@ func (w *writer) Begin(ctx context.Context) (*sql.Tx, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return w.db.BeginTx(context.WithoutCancel(ctx), nil)
+	tx, err := w.db.BeginTx(context.WithoutCancel(ctx), nil)
+	if err != nil {
+		return nil, err
+	}
+	if err = w.check(tx.Stmt(w.owner).QueryRow()); err != nil {
+		return nil, errors.Join(err, tx.Rollback())
+	}
+	return tx, nil
+}
+
+// check reads the epoch: each server that opens the file counts it up, whatever has become of the lock file.
+func (w *writer) check(row *sql.Row) error {
+	var epoch int64
+	err := row.Scan(&epoch)
+	if err == nil && epoch != w.epoch {
+		err = fmt.Errorf("%w: it has opened the file since", storage.ErrLockLost)
+	}
+	return err
+}
+
+// Confirm implements shared.Writer.
+func (w *writer) Confirm(ctx context.Context, readers *sql.DB) error {
+	return w.check(readers.QueryRowContext(ctx, thisEpoch))
+}
+
+// Undo implements shared.Writer.
+func (w *writer) Undo(_ context.Context, tx *sql.Tx, nids []api.NID) error {
+	for _, nid := range nids {
+		for _, table := range []string{"futureserver_timers", "futureserver_raised", "futureserver_events"} {
+			if _, err := tx.Exec("DELETE FROM "+table+" WHERE nid = ?1", int64(nid)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Close implements shared.Writer.
@@ -161,6 +213,9 @@ func (w *writer) Raise(_ context.Context, tx *sql.Tx, raises []storage.Extend) e
 func (w *writer) Set(_ context.Context, tx *sql.Tx, exact []storage.Extend) error {
 	object := deadlines(exact)
 	_, err := tx.Stmt(w.set).Exec(object)
+	if graced := shared.Graced(exact); err == nil && len(graced) > 0 {
+		_, err = tx.Stmt(w.setGrace).Exec(deadlines(graced))
+	}
 	if err == nil {
 		_, err = tx.Stmt(w.lowerAll).Exec(object)
 	}
@@ -218,7 +273,7 @@ func (w *writer) End(_ context.Context, tx *sql.Tx, ends []storage.End) error {
 			return err
 		}
 		kind, message := shared.Failure(e.Failure)
-		if _, err = end.Exec(int64(e.NID), int64(e.State), e.At, int64(kind), []byte(message), e.Deadline); err != nil {
+		if _, err = end.Exec(int64(e.NID), int64(e.State), e.At, int64(kind), []byte(message), e.Deadline, e.Age); err != nil {
 			return err
 		}
 	}

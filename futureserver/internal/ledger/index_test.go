@@ -1,4 +1,4 @@
-package internal
+package ledger
 
 import (
 	"maps"
@@ -7,17 +7,7 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
-
-	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
-
-// len counts the tokens in the index.
-func (x *index) len() (n int) {
-	for i := range x.shards {
-		n += x.shards[i].used
-	}
-	return n
-}
 
 // The index against a slice, by what it promises. All entries are forced into one shard and few prints, or into
 // prints that no other has, so that runs, gaps and the end of the shard happen all the time.
@@ -111,27 +101,5 @@ func TestIndexIsFullAndQuick(t *testing.T) {
 	}
 	if steps > 20*searches {
 		t.Errorf("a search takes %d steps", steps/searches)
-	}
-}
-
-// BenchmarkFind looks for tokens that are there, and for others.
-func BenchmarkFind(b *testing.B) {
-	const n = 1_000_000
-	s := pendingServer(n)
-	for name, kind := range map[string]api.TokenKind{"known": api.RefreshToken, "unknown": api.GroupToken} {
-		tokens := make([]api.Token, 1<<16)
-		for i := range tokens {
-			tokens[i] = s.table.at(uint32(1 + i*7919%n)).secret.Token(kind)
-		}
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			i := 0
-			for b.Loop() {
-				if _, _, ok := s.table.findToken(tokens[i&(1<<16-1)]); ok != (kind == api.RefreshToken) {
-					b.Fatal("lost")
-				}
-				i++
-			}
-		})
 	}
 }

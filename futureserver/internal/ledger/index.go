@@ -1,4 +1,4 @@
-package internal
+package ledger
 
 import "slices"
 
@@ -178,4 +178,12 @@ func sortByPrint(from, to []entry) {
 		}
 		from, to = to, from
 	}
+}
+
+// len counts the entries.
+func (x *index) len() (n int) {
+	for i := range x.shards {
+		n += x.shards[i].used
+	}
+	return n
 }

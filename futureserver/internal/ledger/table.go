@@ -1,4 +1,4 @@
-package internal
+package ledger
 
 import (
 	"hash/maphash"
@@ -13,7 +13,7 @@ import (
 type record struct {
 	nid      api.NID // 0: the slot is free
 	deadline int64   // the true deadline in ms; 0 for an action future
-	user     uint64  // table.hash of the user ID
+	user     uint64  // hash of the user ID
 	secret   api.Secret
 	timeout  uint32 // ms; 0 for an action future
 	room     uint32 // number in table.rooms
@@ -27,10 +27,10 @@ type mark uint8
 
 const (
 	sending   mark = 1 << iota // claimed; scheduled otherwise
-	creating                   // its insert is not committed yet: no token works, no timer runs
-	doomed                     // ended while it was being created
-	lookAgain                  // its piece of state changed while it was being created
-	dirty                      // its stored deadline is to be raised with the next batch
+	creating                   // it is an arrival: its row is not on disk, no token works, no timer runs
+	dirty                      // its stored deadline is to be raised with the next changes
+	raising                    // its true deadline is beyond what is on disk, until changes are written
+	refreshed                  // somebody has refreshed it
 	managed                    // a delayed event: one ID instead of tokens
 	watched                    // newer state can end it
 	grouped                    // it is in a group of table.groups
@@ -53,24 +53,33 @@ func keyFilter(keyHash uint32) uint8 { return uint8(keyHash >> 24) }
 // spareUnit is in ms; 16 bits of it are 17 minutes, more than any slack.
 const spareUnit = 16
 
-// high returns the stored deadline, or up to spareUnit less: no deadline beyond it was ever acknowledged.
+// high returns the stored deadline, or up to spareUnit less: no deadline beyond it was ever acknowledged. While raising,
+// it returns the true deadline, which is not on disk yet.
 func (r *record) high() int64 { return r.deadline + int64(r.spare)*spareUnit }
 
 // move sets the true deadline and leaves the stored one.
 func (r *record) move(deadline int64) {
 	high := r.high()
 	r.deadline, r.spare = deadline, 0
-	r.raise(high)
+	r.setHigh(high)
 }
 
-// raise sets the stored deadline if that is higher.
-func (r *record) raise(high int64) {
+// setHigh sets the stored deadline if that is higher.
+func (r *record) setHigh(high int64) {
 	if high > r.high() {
 		r.spare = uint16(min((high-r.deadline)/spareUnit, math.MaxUint16))
 	}
 }
 
-// table holds the live futures. It is not safe for concurrent use: the server's lock guards it.
+// confirm says that the stored deadline is that high.
+func (r *record) confirm(high int64) {
+	if high >= r.deadline {
+		r.flags &^= raising
+		r.setHigh(high)
+	}
+}
+
+// table is where the live futures are.
 type table struct {
 	seed    maphash.Seed
 	records slab[record] // the number of a record is its slot
@@ -83,18 +92,12 @@ type table struct {
 	scheduled, sending int
 }
 
-func newTable() *table {
-	return &table{
+func newTable() table {
+	return table{
 		seed:   maphash.MakeSeed(),
-		rooms:  rooms{working: make(map[uint32]*room)},
-		groups: groups{byKey: make(map[string]*group), bySlot: make(map[uint32]*group)},
+		groups: groups{byName: make(map[name]*group), bySlot: make(map[uint32]*group)},
 	}
 }
-
-// hash stands for the name of a user or a room. Its seed is this process's own and nobody can see the outcome,
-// so that nobody can look for two names with the same; that a million happen to hold such a pair is less likely than
-// one in thirty million.
-func (t *table) hash(name string) uint64 { return maphash.String(t.seed, name) }
 
 // addressOf returns the address of a name's hash.
 func addressOf(hash uint64) address { return address{shard: uint8(hash >> 56), print: uint16(hash)} }
@@ -105,9 +108,12 @@ func (t *table) at(slot uint32) *record { return t.records.at(slot) }
 // deadlineOf is what the wheel asks.
 func (t *table) deadlineOf(slot uint32) int64 { return t.at(slot).deadline }
 
-// live returns the record in a slot if it still is that future.
-func (t *table) live(slot uint32, nid api.NID) *record {
-	if r := t.at(slot); r.nid == nid {
+// live returns the record in a place if it still is that future, else nil.
+func (t *table) live(ref Ref) *record {
+	if ref.Slot == 0 || ref.Slot > t.records.last {
+		return nil
+	}
+	if r := t.at(ref.Slot); r.nid == ref.NID {
 		return r
 	}
 	return nil

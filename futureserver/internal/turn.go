@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/internal/ledger"
 )
 
 // From the wheel to the rooms. What is due waits in its room's queue, ordered by deadline; rooms with work
@@ -18,17 +19,16 @@ import (
 
 // room is a room where something is to be done.
 type room struct {
-	number uint32 // in table.rooms
-	queue  jobHeap
-	busy   bool // it has its turn, or is backing off after a failure
-	aside  int  // jobs that have failed for long and wait for another try
-	place  int  // in the ready heap, from 1; 0 if it is not there
+	hash  uint64 // what the ledger calls it
+	queue jobHeap
+	busy  bool // it has its turn, or is backing off after a failure
+	aside int  // jobs that have failed for long and wait for another try
+	place int  // in the ready heap, from 1; 0 if it is not there
 }
 
 // job is a future on its way into the room.
 type job struct {
-	slot    uint32
-	nid     api.NID
+	ledger.Ref
 	at      int64         // what it is ordered by: the deadline, or the time a send token came; 0 if claimed already
 	send    *sendRequest  // nil if its timer ran out
 	claimed bool          // its claim is durable
@@ -45,18 +45,14 @@ type sendRequest struct {
 	done chan error // buffered: the answer never waits for the asker
 }
 
-// wait returns when the work is done, or after a while that nobody would want to wait longer. A future that
-// has been claimed by then is sent all the same.
+// wait returns when the work is done, or when ctx is done, with its cause. A future that has been claimed by then is
+// sent all the same.
 func (r *sendRequest) wait(ctx context.Context) error {
-	timeout := time.NewTimer(patience)
-	defer timeout.Stop()
 	select {
 	case err := <-r.done:
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
-	case <-timeout.C:
-		return api.ErrOverloaded
+		return context.Cause(ctx)
 	}
 }
 
@@ -71,7 +67,7 @@ type jobHeap []job
 
 func (h jobHeap) Len() int { return len(h) }
 func (h jobHeap) Less(i, k int) bool {
-	return cmp.Or(cmp.Compare(h[i].at, h[k].at), cmp.Compare(h[i].nid, h[k].nid)) < 0
+	return cmp.Or(cmp.Compare(h[i].at, h[k].at), cmp.Compare(h[i].NID, h[k].NID)) < 0
 }
 func (h jobHeap) Swap(i, k int) { h[i], h[k] = h[k], h[i] }
 func (h *jobHeap) Push(x any)   { *h = append(*h, x.(job)) }
@@ -122,12 +118,25 @@ func (s *Server) run() {
 		for !s.turn() {
 			yield()
 		}
-		s.mu.Lock()
-		s.dispatch() // not before all that is due is in its queue: it goes out in order
-		pause := s.clock.until(s.wakeAt)
-		s.mu.Unlock()
+		pause := s.dispatchDue()
 		timer.Reset(max(0, pause))
 		alarm.set(pause)
+	}
+}
+
+// dispatchDue starts what is due, when all of it is in its queue: it goes out in order. It returns when to look again.
+func (s *Server) dispatchDue() (pause time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dispatch()
+	return s.clock.until(s.wakeAt)
+}
+
+// rewind has the run loop look earlier if something is due before it would. Under the lock.
+func (s *Server) rewind() {
+	if next := s.ledger.Next(); next < s.wakeAt && !s.stopping {
+		s.wakeAt = next
+		notify(s.wake)
 	}
 }
 
@@ -147,17 +156,24 @@ func (s *Server) turn() (done bool) {
 		s.wakeAt = math.MaxInt64
 		return true
 	}
-	now := s.clock.now()
-	done = s.wheel.Advance(now, atOnce, func(slot uint32) {
-		r := s.table.at(slot)
-		s.enqueue(s.table.roomOf(r), job{slot: slot, nid: r.nid, at: r.deadline})
+	done = s.ledger.Due(s.clock.time(), atOnce, func(ref ledger.Ref, deadline int64, room uint64) {
+		s.enqueue(room, job{Ref: ref, at: deadline})
 	})
-	s.wakeAt = s.wheel.Next()
+	s.wakeAt = s.ledger.Next()
 	return done
 }
 
 // enqueue gives a room one more job; dispatch starts it. Under the lock.
-func (s *Server) enqueue(rm *room, j job) {
+func (s *Server) enqueue(hash uint64, j job) {
+	if s.over {
+		j.answer(api.ErrStopping)
+		return
+	}
+	rm := s.working[hash]
+	if rm == nil {
+		rm = &room{hash: hash}
+		s.working[hash] = rm
+	}
 	heap.Push(&rm.queue, j)
 	s.offer(rm)
 }
@@ -185,8 +201,35 @@ func (s *Server) dispatch() {
 	s.metrics.waiting(len(s.ready))
 	if storm := len(s.ready) > 0 && !s.stopping; storm != s.storm {
 		s.storm = storm
-		s.hooks.Storm(storm)
+		notify(s.stormed)
 	}
+}
+
+// tellStorms calls the hook, outside the lock, for it may take its time.
+func (s *Server) tellStorms() {
+	defer s.loops.Done()
+	told := false
+	tell := func(storm bool) {
+		if storm != told {
+			told = storm
+			s.hooks.Storm(storm)
+		}
+	}
+	for {
+		select {
+		case <-s.stormed:
+			tell(s.isStorm())
+		case <-s.ctx.Done():
+			tell(false)
+			return
+		}
+	}
+}
+
+func (s *Server) isStorm() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.storm
 }
 
 const (
@@ -252,6 +295,9 @@ func (s *Server) advance(rm *room, jobs []job, landed func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	landed()
+	if s.over {
+		return
+	}
 	var pause time.Duration
 	for _, j := range later {
 		if !j.claimed {
@@ -265,7 +311,7 @@ func (s *Server) advance(rm *room, jobs []job, landed func()) {
 		rm.aside++
 		time.AfterFunc(j.pause, s.locked(func() {
 			rm.aside--
-			s.enqueue(rm, j)
+			s.enqueue(rm.hash, j)
 			s.dispatch()
 		}))
 	}
@@ -289,7 +335,26 @@ func (s *Server) locked(f func()) func() {
 // release makes a room free for its next job. Under the lock.
 func (s *Server) release(rm *room) {
 	rm.busy = false
+	if s.over {
+		return
+	}
 	s.offer(rm)
-	s.table.tidyRoom(rm)
+	if len(rm.queue) == 0 && rm.aside == 0 {
+		delete(s.working, rm.hash)
+	}
 	s.dispatch()
+}
+
+// dismiss answers everybody who still waits for a send token; nothing is begun any more.
+func (s *Server) dismiss() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	for _, rm := range s.working {
+		for i := range rm.queue {
+			rm.queue[i].answer(api.ErrStopping)
+		}
+	}
+	clear(s.working)
+	s.ready = nil
 }

@@ -1,4 +1,4 @@
-package internal
+package ledger
 
 import (
 	"maps"
@@ -19,7 +19,7 @@ func TestTableAgainstMaps(t *testing.T) {
 		name := rapid.Custom(func(t *rapid.T) uint64 { return rapid.Uint64Range(1, 6).Draw(t, "name") << 16 })
 		want := map[uint32]future{}
 		t.Repeat(map[string]func(*rapid.T){
-			"": func(t *rapid.T) { compareTable(t, table, want) },
+			"": func(t *rapid.T) { compareTable(t, &table, want) },
 			"put": func(t *rapid.T) {
 				f := future{record{nid: api.NID(len(want) + 1), user: name.Draw(t, "user")}, name.Draw(t, "room")}
 				if rapid.Bool().Draw(t, "watched") {
@@ -90,29 +90,6 @@ func compareTable(t *rapid.T, table *table, want map[uint32]future) {
 	}
 	if lists := table.users.lists.len(); lists != len(users)-lone {
 		t.Fatalf("%d users have a list, %d have several futures", lists, len(users)-lone)
-	}
-}
-
-// A room is remembered while it has work, although its last future is gone.
-func TestRoomWithWork(t *testing.T) {
-	table := newTable()
-	slot, r := table.put(record{nid: 1, user: 7}, 8)
-	rm := table.roomOf(r)
-	rm.busy = true
-	table.drop(slot)
-	table.tidyRoom(rm)
-	again, r := table.put(record{nid: 2, user: 7}, 8)
-	if table.roomOf(r) != rm || table.rooms.places.len() != 1 {
-		t.Error("a room that is busy was forgotten")
-	}
-	rm.busy = false
-	table.tidyRoom(rm)
-	if len(table.rooms.working) != 0 || table.rooms.places.len() != 1 {
-		t.Error("an idle room with a future is not what it was")
-	}
-	table.drop(again)
-	if table.rooms.places.len() != 0 {
-		t.Error("a room without futures is kept")
 	}
 }
 

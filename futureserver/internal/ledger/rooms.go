@@ -1,16 +1,14 @@
-package internal
+package ledger
 
-// rooms are the rooms with live futures. Of most of them memory knows no more than a place: the queue of a
-// room exists while something is due there.
+// rooms are the rooms with live futures.
 type rooms struct {
-	index   index       // of numbers
-	places  slab[place] // by number
-	working map[uint32]*room
+	index  index       // of numbers
+	places slab[place] // by number
 }
 
 // place is a room with live futures.
 type place struct {
-	hash    uint64 // table.hash of the room ID
+	hash    uint64 // of the room ID
 	live    uint32 // records that name it
 	watched uint32 // slot of its first watched future; the record's next is the second
 }
@@ -32,29 +30,14 @@ func (rs *rooms) number(hash uint64) uint32 {
 // forget forgets a room that nothing needs any more.
 func (rs *rooms) forget(n uint32) {
 	p := rs.places.at(n)
-	if p.live == 0 && rs.working[n] == nil {
+	if p.live == 0 {
 		rs.index.remove(addressOf(p.hash), n)
 		rs.places.drop(n)
 	}
 }
 
-// roomOf returns a record's room as one where something is to be done.
-func (t *table) roomOf(r *record) *room {
-	rm := t.rooms.working[r.room]
-	if rm == nil {
-		rm = &room{number: r.room}
-		t.rooms.working[r.room] = rm
-	}
-	return rm
-}
-
-// tidyRoom ends a room's work if there is none left.
-func (t *table) tidyRoom(rm *room) {
-	if !rm.busy && rm.aside == 0 && len(rm.queue) == 0 {
-		delete(t.rooms.working, rm.number)
-		t.rooms.forget(rm.number)
-	}
-}
+// roomOf returns the hash of a record's room.
+func (t *table) roomOf(r *record) uint64 { return t.rooms.places.at(r.room).hash }
 
 func (t *table) enterRoom(slot uint32, r *record) {
 	p := t.rooms.places.at(r.room)

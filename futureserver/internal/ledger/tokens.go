@@ -1,4 +1,4 @@
-package internal
+package ledger
 
 import (
 	"crypto/subtle"

@@ -1,4 +1,4 @@
-package internal
+package ledger
 
 // slab holds things by number, from 1 on. They never move, and to get one more never means to copy the rest.
 type slab[T any] struct {

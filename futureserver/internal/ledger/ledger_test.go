@@ -1,0 +1,101 @@
+package ledger
+
+import (
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+)
+
+// restored is a ledger made of these rows, and the changes that its start makes.
+func restored(timers ...*storage.Timer) (*Ledger, *Changes) {
+	now := Time{Now: 1000, Ceil: 1000, Age: 1}
+	l, c := New(testConfig(), now), new(Changes)
+	for i, t := range timers {
+		t.NID, t.UserID, t.RoomID, t.GroupID = api.NID(i+1), []byte("@a:test"), []byte("!a:test"), []byte("g")
+		t.Secret = api.Secret{byte(i)}
+		f := l.Find(t, now)
+		l.Restore(&f)
+	}
+	l.Restored(9, now, c)
+	return l, c
+}
+
+// A restart applies the rule to what an older version, or another fault, has left on disk.
+func TestRestoreSettles(t *testing.T) {
+	_, c := restored(&storage.Timer{State: api.Scheduled}) // an action future without a timeout future
+	if len(c.Ends) != 1 || c.Ends[0].State != api.Discarded {
+		t.Errorf("an orphaned action future lives on: %+v", c.Ends)
+	}
+	l, c := restored(
+		&storage.Timer{State: api.Sending, Timeout: time.Second, Deadline: 900},
+		&storage.Timer{State: api.Scheduled, Timeout: time.Second, Deadline: 1900})
+	if len(c.Ends) != 1 || c.Ends[0].NID != 2 {
+		t.Errorf("another future of a group that is being sent lives on: %+v", c.Ends)
+	}
+	if n := l.Counts(); n.Sending != 1 || n.Scheduled != 0 {
+		t.Errorf("%+v", n)
+	}
+}
+
+// An answer of the disk that is out of date is not used: the name may have been used up meanwhile.
+func TestALookThatIsOutOfDate(t *testing.T) {
+	now := Time{Now: 1000, Ceil: 1000, Age: 1}
+	l, c := New(testConfig(), now), new(Changes)
+	member := func() *api.Future {
+		return &api.Future{UserID: "@a:test", RoomID: "!a:test", GroupID: "g", Timeout: time.Second, Secret: api.NewSecret()}
+	}
+	var first, second Look
+	for _, look := range []*Look{&first, &second} {
+		if _, err := l.Reserve(member(), look, now); err != ErrLook {
+			t.Fatal(err)
+		}
+	}
+	a, err := l.Reserve(member(), &first, now) // it was never used
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = l.Insert(a, c, now); err != nil {
+		t.Fatal(err)
+	}
+	next := new(Changes)
+	l.Written(c, storage.Result{}, nil, now, next)
+	l.End(Ref{a.slot, a.Future.NID}, api.Cancelled, now, next)
+	if _, err = l.Reserve(member(), &second, now); err != api.ErrUnknownGroup {
+		t.Errorf("its end is on the way to the disk: %v", err)
+	}
+	l.Written(next, storage.Result{}, nil, now, new(Changes))
+	if _, err = l.Reserve(member(), &second, now); err != ErrLook {
+		t.Errorf("the look is older than the end: %v", err)
+	}
+}
+
+// A removed account or room takes in nothing for a while, and what is being created there is taken back with the same
+// changes.
+func TestRemoval(t *testing.T) {
+	now := Time{Now: 1000, Ceil: 1000, Age: 1}
+	l, c := New(testConfig(), now), new(Changes)
+	member := func() *api.Future {
+		return &api.Future{UserID: "@a:test", RoomID: "!a:test", Timeout: time.Second, Secret: api.NewSecret()}
+	}
+	a, err := l.Reserve(member(), new(Look), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err = l.Insert(a, c, now); err != nil {
+		t.Fatal(err)
+	}
+	next := new(Changes)
+	l.RemoveUser("@a:test", now, next)
+	if a.Err == nil || len(next.Undos) != 1 {
+		t.Errorf("%v, %v", a.Err, next.Undos)
+	}
+	if _, err = l.Reserve(member(), new(Look), now); err == nil {
+		t.Error("a request that comes late made a future of a removed account")
+	}
+	now.Now += 2 * removedFor
+	if _, err = l.Reserve(member(), new(Look), now); err != nil {
+		t.Error(err)
+	}
+}
