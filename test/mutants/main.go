@@ -76,7 +76,7 @@ var mutants = []mutant{
 		corePk, "TestSimulation"},
 	{2, "deadline-rounded-down", ledger + "create.go",
 		"r.deadline = now.Ceil + int64(r.timeout)", "r.deadline = now.Ceil - 1 + int64(r.timeout)",
-		ledgerPk, "TestHistories"},
+		corePk, "TestFiresExactlyAtItsDeadline"},
 	{2, "recovered-as-due", ledger + "restore.go",
 		"f.deadline = min(stored, now.Ceil+int64(f.timeout))", "f.deadline = min(stored, now.Ceil)",
 		ledgerPk, "TestHistories"},
