@@ -99,3 +99,27 @@ func TestRemoval(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A refresh whose bound is on its way to the disk is no reason to answer the next one from memory.
+func TestARefreshOnItsWay(t *testing.T) {
+	l, _ := restored(&storage.Timer{State: api.Scheduled, Timeout: time.Second, Deadline: 1900})
+	ref, _, ok := l.ByToken(api.Secret{0}.Token(api.RefreshToken))
+	if !ok {
+		t.Fatal("lost")
+	}
+	now, c, next := Time{Now: 1500, Ceil: 1500}, new(Changes), new(Changes)
+	if got := l.Refresh(ref, true, now, c); got != Waits {
+		t.Errorf("the first one: %v", got)
+	}
+	if got := l.Refresh(ref, true, now, next); got != Waits {
+		t.Errorf("one in the same millisecond: %v", got)
+	}
+	l.Confirm(c, 0, len(c.Extends))
+	now.Ceil += 100
+	if got := l.Refresh(ref, true, now, next); got == Waits {
+		t.Error("one below the bound that is on disk has to wait")
+	}
+	if got := l.Refresh(ref, false, now, next); got != Waits {
+		t.Errorf("one while nobody knows whose the disk is: %v", got)
+	}
+}
