@@ -50,6 +50,7 @@ type row struct {
 func rows() []row {
 	return []row{
 		{"refresh", refreshCPU},
+		{"bearer", bearerCPU},
 		{"durable", durableRefreshes},
 		{"writes", rowsPerRefresh},
 		{"memory", memory},
