@@ -21,7 +21,7 @@ build: base ## Build the homeserver and its tools into bin/
 run: build ## Run a homeserver on http://127.0.0.1:8008 that keeps its data in dendrite-data/
 	@exec bin/dendrite -quickstart dendrite-data -really-enable-open-registration
 
-test: base ## Run all tests with the race detector; with PostgreSQL too if it is installed
+test: base ## Run all tests with the race detector; with PostgreSQL, Node.js and Synapse too if they can be had
 	@go vet ./...
 	if command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
 		dir=$$(mktemp -d)
