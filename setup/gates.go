@@ -39,6 +39,8 @@ import (
 //     account's futures are dropped, and another user's future finds them in or out.
 //   - a change of profile by a user who is in more than mostProfileRooms rooms: Dendrite makes the events of all rooms
 //     before it sends the first, and all these rooms would stand still meanwhile.
+//   - upgrade: those that come at once share one new room (patch 32-upgrade-room). Behind a gate each would come after
+//     the one before it, and make a room of its own. It also makes a whole room, and takes as long as that.
 //   - send_server_notice: it writes to a room of its own, after finding or making it.
 //   - what other servers send: their events have other predecessors, whatever we do.
 //
@@ -61,7 +63,6 @@ var gatedRoutes = map[string]target{
 	"POST /rooms/{roomID}/ban":                         thisRoom,
 	"POST /rooms/{roomID}/unban":                       thisRoom,
 	"POST /rooms/{roomID}/invite":                      thisRoom,
-	"POST /rooms/{roomID}/upgrade":                     thisRoom, // the old one
 	"POST /join/{roomIDOrAlias}":                       thisRoomOrAlias,
 	"DELETE /directory/room/{roomAlias}":               roomOfAlias, // may change m.room.canonical_alias
 	"PUT /profile/{userID}/displayname":                roomsOfUser,
