@@ -29,6 +29,8 @@ func wantRefusal(t *testing.T, what string, err error, want api.RefusalKind) {
 		t.Errorf("%s: got error %v, want a refusal: %v", what, err, want)
 	case want != 0 && refusal.Message == "":
 		t.Errorf("%s: the refusal says nothing", what)
+	case want != 0 && strings.ContainsAny(refusal.Message, "<%"): // "<nil>", "%!w"
+		t.Errorf("%s: the refusal is no sentence: %s", what, refusal.Message)
 	}
 }
 

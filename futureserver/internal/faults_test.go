@@ -443,3 +443,33 @@ func TestARemovalIsDurableForWhatIsBeingCreated(t *testing.T) {
 		}
 	})
 }
+
+// closingDatabase takes its time to close.
+type closingDatabase struct {
+	storage.Database
+	closed atomic.Bool
+}
+
+func (d *closingDatabase) Close() error {
+	time.Sleep(time.Second)
+	d.closed.Store(true)
+	return d.Database.Close()
+}
+
+// whoever has called Stop may open the database afterwards, also if somebody else had called it before.
+func TestTheSecondStopWaits(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		db := &closingDatabase{Database: b.db}
+		b.locked(func() { b.Server.db = db })()
+		var stops sync.WaitGroup
+		for range 2 {
+			stops.Go(func() {
+				if err := b.Stop(b.Context()); err != nil || !db.closed.Load() {
+					t.Errorf("Stop returned, the database is closed: %v, %v", db.closed.Load(), err)
+				}
+			})
+		}
+		stops.Wait()
+		b.start(testConfig())
+	})
+}
