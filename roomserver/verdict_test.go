@@ -27,7 +27,7 @@ func TestSoftFailure(t *testing.T) {
 		r.verdict(f, api.Refused)
 
 		// After a restart the row alone proves nothing; one more submission does.
-		r.room = NewRoom(r.cfg, r.rsAPI, r.db, new(Gates))
+		r.forget()
 		r.verdict(f, api.Unknown)
 		r.submit(f)
 
@@ -70,7 +70,7 @@ func TestRejection(t *testing.T) {
 			r.Fatal("the event was not rejected")
 		}
 		r.verdict(f, api.Refused)
-		r.room = NewRoom(r.cfg, r.rsAPI, r.db, new(Gates))
+		r.forget()
 		r.verdict(f, api.Refused)
 		r.levels(alice, roomID, "0")
 		r.verdict(f, api.Unknown) // the rejection may have been a passing fault
@@ -86,7 +86,7 @@ func TestHalfProcessed(t *testing.T) {
 		r.published(f.Event.ID)
 		// What a crash leaves between storing and publishing.
 		r.exec("UPDATE roomserver_events SET sent_to_output = $1 WHERE event_id = $2", false, f.Event.ID)
-		r.room = NewRoom(r.cfg, r.rsAPI, r.db, new(Gates))
+		r.forget()
 		r.verdict(f, api.Unknown)
 		r.levels(alice, roomID, "50")
 		r.verdict(f, api.Unknown)
@@ -178,7 +178,7 @@ func TestSubmitIsBounded(t *testing.T) {
 	alice := test.NewUser(t)
 	f := r.build(text(alice, r.create("10", alice)))
 	synctest.Test(t, func(t *testing.T) {
-		room, start := NewRoom(r.cfg, deaf{r.rsAPI}, r.db, new(Gates)), time.Now()
+		room, start := &Room{cfg: r.cfg, rsAPI: deaf{r.rsAPI}, db: r.db, gates: new(Gates)}, time.Now()
 		if err := room.Submit(context.Background(), []*api.Future{f}); err == nil {
 			t.Error("no error")
 		}

@@ -132,7 +132,10 @@ func verify(cfg *config.Dendrite, futures *fconfig.FutureServer) error {
 // state change goes unseen from before the first future on.
 func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
 	c := s.components
-	room := roomserver.NewRoom(o.Dendrite, c.RoomserverAPI, c.roomDB, c.gates)
+	room, err := roomserver.NewRoom(o.Dendrite, c.RoomserverAPI, c.roomDB, c.gates)
+	if err != nil {
+		return err
+	}
 	if s.consumer, err = roomserver.NewConsumer(s.process, c.js, room); err != nil {
 		return err
 	}
