@@ -64,10 +64,12 @@ bench: base ## Measure what futures cost, on SQLite and, if it is installed, Pos
 bench-quick: base ## The same smaller, on SQLite, in two minutes
 	@go run ./test/bench -quick
 
-lint: base ## Check the formatting, and what go vet knows
+lint: base ## Check the formatting, and what go vet and staticcheck know (staticcheck.conf)
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l)
 	if [ -n "$$unformatted" ]; then echo "Not formatted: $$unformatted"; exit 1; fi
+	(cd test/lint && GOWORK=off go build -o ../../.cache/ honnef.co/go/tools/cmd/staticcheck)
 	go vet ./...
+	.cache/staticcheck ./...
 	(cd test/clients/mautrix && GOWORK=off go vet .)
 	(cd test/vulns && GOWORK=off go vet .)
 

@@ -197,7 +197,7 @@ func TestQueries(t *testing.T) {
 		if err != nil || len(list) != 3 || list[0].NID != soon.NID || list[1].NID != late.NID || list[2].NID != action.NID {
 			b.Fatalf("%v, %v", list, err)
 		}
-		if left := time.UnixMilli(list[0].Deadline).Sub(time.Now()); left != time.Minute {
+		if left := time.Until(time.UnixMilli(list[0].Deadline)); left != time.Minute {
 			b.Errorf("the list shows %v to go", left)
 		}
 		if n, err := b.PerformAdminCancellation(b.Context(), api.Filter{NID: soon.NID}); n != 1 || err != nil {
