@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: base help build run test interop demo soak mutants bench bench-quick lint vulns clean
+.PHONY: base help build run test interop demo soak mutants bench bench-quick lint fuzz vulns clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
 
@@ -72,6 +72,16 @@ lint: base ## Check the formatting, and what go vet and staticcheck know (static
 	.cache/staticcheck ./...
 	(cd test/clients/mautrix && GOWORK=off go vet .)
 	(cd test/vulns && GOWORK=off go vet .)
+
+# A number of inputs, not a time: at the end of a time Go's fuzzer fails by chance ("context deadline exceeded").
+FUZZ ?= 20000x
+
+fuzz: base ## Feed all that reads what others write with junk, some seconds each
+	@for package in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n 1 dirname | sort -u); do
+		for name in $$(grep -ho '^func Fuzz[A-Za-z]*' "$$package"/*_test.go | cut -c 6-); do
+			go test "./$$package" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ)
+		done
+	done
 
 vulns: base ## Compare the known advisories of all modules with docs/advisories.md
 	@cd test/vulns
