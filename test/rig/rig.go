@@ -9,6 +9,7 @@ package rig
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -199,13 +200,19 @@ func (s *Server) Kill() {
 	<-s.exited
 }
 
-// Stop asks the server to shut down, with SIGTERM, and returns its exit code and how long it took.
+// Terminate asks the server to shut down, with SIGTERM.
+func (s *Server) Terminate() {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.t.Fatalf("stopping the server: %v", err)
+	}
+}
+
+// Stop asks the server to shut down, and returns its exit code and how long it took.
 func (s *Server) Stop() (code int, took time.Duration) {
 	s.t.Helper()
 	start := time.Now()
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		s.t.Fatalf("stopping the server: %v", err)
-	}
+	s.Terminate()
 	if !s.WaitExit(time.Minute) {
 		s.Kill()
 		s.t.Fatal("the server did not stop in a minute")
