@@ -89,7 +89,6 @@ func (s *Server) recover(ctx context.Context) (watchedRooms []string, err error)
 		return nil, reader.err
 	}
 	s.ledger.Restored(reader.last, s.clock.time(), &s.batch().Changes)
-	s.hooks.Step("restored")
 	s.wakeAt = s.ledger.Next()
 	counts := s.ledger.Counts()
 	logrus.WithFields(logrus.Fields{
@@ -181,7 +180,6 @@ func (s *Server) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	err := s.storeDeadlines(ctx)
-	s.hooks.Step("deadlines")
 	if s.Err() != nil {
 		err = nil // the database is not ours any more
 	}

@@ -133,7 +133,10 @@ func (s *Server) gather() (more bool) {
 // Only an insert may fail, for nobody has been told of it yet.
 func (s *Server) commit(b *batch) {
 	s.hooks.Step("commit")
-	defer s.tellCommitted(b)
+	defer s.hooks.Step("committed")
+	if len(b.Ends) > 0 {
+		defer s.hooks.Step("finalised")
+	}
 	err := s.transact(b, &b.Batch)
 	if err == nil {
 		return
@@ -151,20 +154,6 @@ func (s *Server) commit(b *batch) {
 		}
 	}
 	s.insertSingly(b, err)
-}
-
-// tellCommitted tells of the steps that a batch on disk is for those in it.
-func (s *Server) tellCommitted(b *batch) {
-	tell := func(step string, taken bool) {
-		if taken {
-			s.hooks.Step(step)
-		}
-	}
-	tell("committed", true)
-	tell("together", len(b.Inserts) > 0 && len(b.Claims)+len(b.Ends) > 0)
-	tell("raised", len(b.Extends) > 0)
-	tell("undone", len(b.Undos) > 0)
-	tell("finalised", len(b.Ends) > 0)
 }
 
 // fail ends everything: the database is another server's now.

@@ -41,15 +41,6 @@ var steps = []string{
 	"finalised", // and the disk says so
 }
 
-// rare are steps that few lives come to, or that are not on every future's way.
-var rare = []string{
-	"together",  // a batch is on disk that both stores futures and ends or claims some
-	"raised",    // a heartbeat's new deadline is on disk, but not answered
-	"undone",    // the row of a future that was not to be is gone
-	"restored",  // a start has read all futures and decided what ended meanwhile; nothing of that is on disk
-	"deadlines", // an orderly stop has written the exact deadlines, and not closed the database
-}
-
 const timeout = 500 * time.Millisecond
 
 // patience is beyond the 30 s after which JetStream delivers an event anew that one of Dendrite's components
@@ -182,37 +173,27 @@ func waitOver(t *testing.T, s *rig.Server, u *rig.User, f rig.Future) {
 
 // TestCrowd kills a server again and again under a crowd of clients. Then the judge is asked.
 func TestCrowd(t *testing.T) {
-	everywhere := func(t *testing.T, kills int, died map[string]int) {
-		for _, step := range steps {
-			if kills >= 70 && died[step] == 0 {
-				t.Errorf("no server died at the step %q", step)
-			}
-		}
-	}
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
-		_, died := crowd(t, rig.New(t, rig.Config{}), *kills, *seed)
-		everywhere(t, *kills, died)
+		crowd(t, rig.New(t, rig.Config{}), *kills)
 	})
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
-		_, died := crowd(t, rig.New(t, rig.Config{Postgres: true}), *kills/2, *seed)
-		everywhere(t, *kills/2, died)
+		crowd(t, rig.New(t, rig.Config{Postgres: true}), *kills/2)
 	})
 }
 
-// crowd kills the server under a crowd, and returns the judgement, and where it died.
-func crowd(t *testing.T, s *rig.Server, kills int, seed uint64) (judge.Report, map[string]int) {
-	t.Logf("-seed %d, %d kills", seed, kills)
+func crowd(t *testing.T, s *rig.Server, kills int) {
+	t.Logf("-seed %d, %d kills", *seed, kills)
 	patient := s.Register(t, "patient")
 	room := patient.CreateRoom(nil)
 	long := patient.SendFuture(room, "m.room.message", map[string]any{"body": "in an hour"}, rig.Params{Timeout: time.Hour})
-	c := workload.New(t, s, 6, seed)
+	c := workload.New(t, s, 6, *seed)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	c.Start(ctx)
 
-	killer := killer{t: t, server: s, random: rand.New(rand.NewPCG(seed, 1<<32)), died: make(map[string]int)}
+	killer := killer{t: t, server: s, random: rand.New(rand.NewPCG(*seed, 1<<32)), died: make(map[string]int)}
 	for range kills {
 		killer.next()
 	}
@@ -228,13 +209,17 @@ func crowd(t *testing.T, s *rig.Server, kills int, seed uint64) (judge.Report, m
 	if report.Sent < kills/2 {
 		t.Errorf("only %d futures were sent, so nothing is proved", report.Sent)
 	}
+	for _, step := range steps {
+		if kills >= 70 && killer.died[step] == 0 {
+			t.Errorf("no server died at the step %q", step)
+		}
+	}
 	// Whoever waits for an hour has noticed nothing.
 	for _, token := range []string{long.Refresh, long.Cancel} {
 		if got := s.UseToken(t, token).Status; got != http.StatusOK {
 			t.Errorf("the future that is due in an hour has a token that is answered with %d", got)
 		}
 	}
-	return report, killer.died
 }
 
 // killer ends the server's lives, at a step or at a time by turns, and starts it again.
@@ -248,15 +233,9 @@ type killer struct {
 
 const anyTime, whileStarting = "any time", "while starting"
 
-// stepPatience is how long a life may take to come to its step. Few come to a rare one.
-const stepPatience, rarePatience = 3 * time.Second, time.Second
-
 func (k *killer) next() {
-	step, patience := steps[k.turn%len(steps)], stepPatience
+	step := steps[k.turn%len(steps)]
 	k.turn++
-	if k.random.IntN(6) == 0 {
-		step, patience = rare[k.random.IntN(len(rare))], rarePatience
-	}
 	switch k.random.IntN(6) {
 	case 0: // around expiry: the crowd's futures are due all the time
 		k.server.WaitExit(time.Duration(k.random.IntN(400)) * time.Millisecond)
@@ -267,7 +246,13 @@ func (k *killer) next() {
 		k.died[anyTime]++
 		k.server.CrashAt(step, 1+k.random.IntN(3))
 	default:
-		k.die(step, patience)
+		k.server.CrashAt(step, 1+k.random.IntN(8))
+		if k.server.WaitExit(3 * time.Second) {
+			k.died[step]++
+		} else {
+			k.server.Kill()
+			k.died[anyTime]++
+		}
 	}
 	failed := 0
 	for err := k.server.TryStart(); err != nil; err = k.server.TryStart() {
@@ -276,28 +261,4 @@ func (k *killer) next() {
 			k.t.Fatalf("the server does not start any more: %v", err)
 		}
 	}
-}
-
-// die has the server die at the step, or just so if it does not come to it.
-func (k *killer) die(step string, patience time.Duration) {
-	switch step {
-	case "restored":
-		k.server.Kill()
-		k.server.CrashAt(step, 1)
-		k.died[step]++
-		return
-	case "deadlines":
-		k.server.CrashAt(step, 1)
-		k.server.Terminate()
-	case "undone", "together":
-		k.server.CrashAt(step, 1)
-	default:
-		k.server.CrashAt(step, 1+k.random.IntN(8))
-	}
-	if k.server.WaitExit(patience) {
-		k.died[step]++
-		return
-	}
-	k.server.Kill()
-	k.died[anyTime]++
 }

@@ -34,20 +34,6 @@ func (r *Report) Good() bool {
 	return r.Lost+r.Doubled+r.Early+r.Stale+r.Revived+r.Unasked+r.Respent == 0
 }
 
-// Add adds another judgement's counts and problems.
-func (r *Report) Add(other *Report) {
-	for to, n := range map[*int]int{
-		&r.Accepted: other.Accepted, &r.Sent: other.Sent, &r.Cancelled: other.Cancelled,
-		&r.Invalidated: other.Invalidated, &r.Discarded: other.Discarded,
-		&r.Lost: other.Lost, &r.Doubled: other.Doubled, &r.Early: other.Early, &r.Stale: other.Stale,
-		&r.Revived: other.Revived, &r.Unasked: other.Unasked, &r.Respent: other.Respent,
-	} {
-		*to += n
-	}
-	r.Problems = append(r.Problems, other.Problems...)
-	r.lateness = append(r.lateness, other.lateness...)
-}
-
 // Lateness returns how many ms after its deadline the given share of the timed events came, downtime
 // included; 1 is the latest.
 func (r *Report) Lateness(share float64) int64 {
