@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: base help build run test interop demo soak mutants bench bench-quick lint fuzz vulns clean
+.PHONY: base help build run test interop demo soak kills mutants bench bench-quick lint fuzz vulns clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
 
@@ -48,6 +48,19 @@ demo: build ## Show futures at work, in half a minute
 
 soak: base ## Let twenty users live with futures for ten minutes while the server is killed, and judge it
 	@go test ./test/soak -count=1 -v -timeout 0 -soak 10m
+
+KILLS ?= 10000
+LIMIT ?= 1h
+kills: base ## Kill servers KILLS times in all, for LIMIT at most, judge each round, and go on where the last run ended
+	@mkdir -p .cache
+	if command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
+		dir=$$(mktemp -d)
+		trap 'test/postgres.sh stop "$$dir"; rm -rf "$$dir"' EXIT
+		settings=$$(test/postgres.sh start "$$dir")
+		eval "$$settings"
+	fi
+	go test ./test/crash -run TestKills -count=1 -timeout 0 -v -many $(KILLS) -limit $(LIMIT) \
+		-report "$$PWD/.cache/kills.jsonl" -revision "$$(git describe --always --dirty)"
 
 mutants: base ## Break the code line by line and check that the tests of the invariants notice
 	@go run ./test/mutants

@@ -72,6 +72,33 @@ func TestAWithdrawnFutureClosesNoName(t *testing.T) {
 	})
 }
 
+// the process dies right after a withdrawn future's row is gone: nothing is left of it, and the retry is new.
+func TestAWithdrawnFutureAfterACrash(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		if err := b.Stop(b.Context()); err != nil {
+			t.Fatal(err)
+		}
+		freezer := newFreezer()
+		b.startStepping(testConfig(), freezer.step)
+		freezer.arm("withdrawn")
+		time.AfterFunc(40*time.Second, b.holdCommits())
+		if _, err := b.PerformFutureCreation(b.Context(), inGroup(state(time.Hour, "k"), "mygroup")); err == nil {
+			t.Error("a future was answered that is not on disk")
+		}
+		<-freezer.frozen
+		b.crash(freezer)
+		b.start(testConfig())
+		if _, err := b.PerformFutureCreation(b.Context(), inGroup(state(2*time.Hour, "k"), "mygroup")); err != nil {
+			t.Errorf("the retry: %v", err)
+		}
+		time.Sleep(90 * time.Minute)
+		synctest.Wait()
+		if n := len(b.rooms.all()); n != 0 {
+			t.Errorf("%d events of the withdrawn future", n)
+		}
+	})
+}
+
 // the insert of a sibling and the claim of the group are in one transaction; the process dies right after it.
 func TestOneEventOfAGroupAfterACrash(t *testing.T) {
 	inBubble(t, func(b *bench) {

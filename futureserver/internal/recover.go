@@ -51,6 +51,7 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 		db.Close()
 		return nil, fmt.Errorf("futureserver: reading the futures: %w", err)
 	}
+	hooks.Step("recovered")
 	m.observe(s)
 	s.loops.Add(4)
 	go s.run()
