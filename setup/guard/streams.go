@@ -24,13 +24,21 @@ const releaseWait = 2 * time.Second // for JetStream to confirm
 // of Dendrite's components starts.
 func AlignConsumers(conn *nats.Conn, js nats.JetStreamContext, cfg *config.JetStream) error {
 	for _, name := range streamNames() {
-		stream, err := js.StreamInfo(cfg.Prefixed(name))
-		if err != nil {
-			return fmt.Errorf("looking at the JetStream stream %s: %w", cfg.Prefixed(name), err)
+		name = cfg.Prefixed(name)
+		var consumers []*nats.ConsumerInfo // all of them first: JetStream lists page by page
+		for consumer := range js.Consumers(name) {
+			consumers = append(consumers, consumer)
 		}
-		for consumer := range js.Consumers(stream.Config.Name) {
+		stream, err := js.StreamInfo(name)
+		if err != nil {
+			return fmt.Errorf("looking at the JetStream stream %s: %w", name, err)
+		}
+		if len(consumers) < stream.State.Consumers {
+			return fmt.Errorf("JetStream lists %d of the %d consumers of %s", len(consumers), stream.State.Consumers, name)
+		}
+		for _, consumer := range consumers {
 			if err := align(conn, js, stream, consumer); err != nil {
-				return fmt.Errorf("the JetStream consumer %s of %s: %w", consumer.Name, consumer.Stream, err)
+				return fmt.Errorf("the JetStream consumer %s of %s: %w", consumer.Name, name, err)
 			}
 		}
 	}
@@ -43,7 +51,10 @@ func align(conn *nats.Conn, js nats.JetStreamContext, stream *nats.StreamInfo, c
 			return nil
 		}
 		// Of a process that is gone. For some seconds JetStream would keep messages for it, and a stop would wait for them.
-		return js.DeleteConsumer(c.Stream, c.Name)
+		if err := js.DeleteConsumer(c.Stream, c.Name); !errors.Is(err, nats.ErrConsumerNotFound) {
+			return err
+		}
+		return nil
 	}
 	last := stream.State.LastSeq
 	if ahead := max(c.AckFloor.Stream, c.Delivered.Stream); ahead > last {
