@@ -40,7 +40,7 @@ type Options struct {
 	CertFile, KeyFile string
 	// Metrics registers Prometheus metrics in the default registry, which is possible once in a process.
 	Metrics bool
-	// Step is told of each step of a future's life, for tests that stop the process there.
+	// Step is told of each step of the start and of a future's life, for tests that stop the process there.
 	Step func(string)
 }
 
@@ -75,6 +75,9 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := verify(o.Dendrite, o.Futures); err != nil {
 		return nil, err
 	}
+	if o.Step == nil {
+		o.Step = func(string) {}
+	}
 	s := &Server{process: process.NewProcessContext(), stopping: make(chan struct{}), done: make(chan struct{})}
 	s.process.ComponentStarted() // until stopDendrite, so that nobody starts to count while it is waited for
 	defer func() {
@@ -103,13 +106,18 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.startFutures(ctx, o); err != nil {
+	ready := make(chan struct{})
+	if err := s.startFutures(ctx, o, ready); err != nil {
 		return nil, fmt.Errorf("futureserver: %w", err)
 	}
+	o.Step("recovered")
 	if err := s.serve(o); err != nil {
 		return nil, err
 	}
 	s.surviveOutages()
+	// Dendrite creates the last consumers of the roomserver's output together with its routes. JetStream keeps a message
+	// only for consumers that exist: what a future had sent before would have been missing in /sync for ever.
+	close(ready)
 	minwinsvc.SetOnExit(s.stopService)
 	return s, nil
 }
@@ -129,8 +137,8 @@ func verify(cfg *config.Dendrite, futures *fconfig.FutureServer) error {
 }
 
 // startFutures starts the futureserver between its two adapters. The consumer is created first, so that no
-// state change goes unseen from before the first future on.
-func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
+// state change goes unseen from before the first future on. No future is sent before ready is closed.
+func (s *Server) startFutures(ctx context.Context, o Options, ready <-chan struct{}) (err error) {
 	c := s.components
 	room, err := roomserver.NewRoom(o.Dendrite, c.RoomserverAPI, c.roomDB, c.gates)
 	if err != nil {
@@ -144,7 +152,7 @@ func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
 		js := &o.Dendrite.Global.JetStream
 		return c.js.DeleteConsumer(js.Prefixed(jetstream.OutputRoomEvent), js.Durable(roomserver.ConsumerName))
 	}
-	options := futureserver.Options{Step: o.Step, Storm: inStorms()}
+	options := futureserver.Options{Step: o.Step, Ready: ready, Storm: inStorms()}
 	if o.Metrics {
 		options.Registerer = prometheus.DefaultRegisterer
 	}

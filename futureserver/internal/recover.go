@@ -23,6 +23,11 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 	if hooks.Step == nil {
 		hooks.Step = func(string) {}
 	}
+	if hooks.Ready == nil {
+		ready := make(chan struct{})
+		close(ready)
+		hooks.Ready = ready
+	}
 	if hooks.Storm == nil {
 		hooks.Storm = func(bool) {}
 	}

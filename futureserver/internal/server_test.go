@@ -51,11 +51,16 @@ func (b *bench) start(cfg Config) {
 // startStepping starts a server that tells of its steps.
 func (b *bench) startStepping(cfg Config, step func(string)) {
 	b.Helper()
+	b.startWith(cfg, Hooks{Step: step})
+}
+
+func (b *bench) startWith(cfg Config, hooks Hooks) {
+	b.Helper()
 	db, err := openTestDatabase(b.path)
 	if err != nil {
 		b.Fatal(err)
 	}
-	if b.Server, err = New(b.Context(), cfg, db, b.rooms, NewMetrics(nil), Hooks{Step: step}); err != nil {
+	if b.Server, err = New(b.Context(), cfg, db, b.rooms, NewMetrics(nil), hooks); err != nil {
 		b.Fatal(err)
 	}
 }

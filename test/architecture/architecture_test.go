@@ -24,10 +24,11 @@ const module = "github.com/matrix-org/dendrite/futures/"
 var mayImport = map[string][]string{
 	"cmd/dendrite":                  {"setup", "setup/config"},
 	"cmd/generate-config":           {"setup", "setup/config"},
-	"setup":                         {"setup/config", "setup/base/patched", "clientapi", "futureserver", "futureserver/api", "roomserver"},
+	"setup":                         {"setup/config", "setup/base/patched", "setup/guard", "clientapi", "futureserver", "futureserver/api", "roomserver"},
 	"setup/base":                    {},
 	"setup/base/patched":            {},
 	"setup/config":                  {},
+	"setup/guard":                   {},
 	"clientapi":                     {"futureserver/api", "setup/config"},
 	"roomserver":                    {"futureserver/api", "roomserver/stateres", "setup/base/patched"},
 	"roomserver/stateres":           {},

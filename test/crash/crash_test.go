@@ -48,8 +48,8 @@ var rare = []string{
 
 const timeout = 500 * time.Millisecond
 
-// patience is beyond the 30 s after which JetStream delivers an event anew that one of Dendrite's components
-// had in hand when it was killed: until then the event is in the room, but clients do not see it.
+// patience is beyond the 30 s after which JetStream would by itself deliver an event anew that one of Dendrite's
+// components had in hand when it was killed: until then the event is in the room, but clients do not see it.
 const patience = 60 * time.Second
 
 // TestEachStep kills a server once at each step of a single future's life, in which there are three commits:

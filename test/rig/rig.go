@@ -240,6 +240,11 @@ func (s *Server) CrashAt(step string, n int) {
 	}
 }
 
+// PauseAt lets the server rest whenever it passes the named step, from its next start on.
+func (s *Server) PauseAt(step string, pause time.Duration) {
+	s.launch.PauseAt, s.launch.Pause = step, pause
+}
+
 // WaitExit waits until the server has ended, and reports whether it did in the time.
 func (s *Server) WaitExit(within time.Duration) bool {
 	select {
