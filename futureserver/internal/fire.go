@@ -30,7 +30,7 @@ const (
 // room until its events are proved it is inside the room's gate, if need be over several attempts: whoever built
 // meanwhile would build beside them.
 func (s *Server) fire(jobs []job) (later []job) {
-	leave := s.begin(jobs)
+	leave := s.beginAttempt(jobs)
 	ctx, cancel := context.WithTimeout(s.ctx, submitMost)
 	defer cancel()
 	jobs, later = s.load(ctx, jobs)
@@ -50,8 +50,8 @@ func (s *Server) fire(jobs []job) (later []job) {
 	return append(later, unclear...)
 }
 
-// begin begins an attempt, and returns how to leave the gate in which the last one has stayed.
-func (s *Server) begin(jobs []job) (leave func()) {
+// beginAttempt begins an attempt, and returns how to leave the gate in which the last one has stayed.
+func (s *Server) beginAttempt(jobs []job) (leave func()) {
 	leave = func() {}
 	for i := range jobs {
 		j := &jobs[i]
