@@ -110,7 +110,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := s.startFutures(ctx, o, ready); err != nil {
 		return nil, fmt.Errorf("futureserver: %w", err)
 	}
-	o.Step("recovered")
+	o.Step("unread") // futures are there; not all consumers of the output are
 	if err := s.serve(o); err != nil {
 		return nil, err
 	}

@@ -66,7 +66,7 @@ func startOverdue(t *testing.T, s *rig.Server, alice *rig.User, room string, wip
 		}
 	}
 	time.Sleep(time.Until(due))
-	s.PauseAt("recovered", time.Second)
+	s.PauseAt("unread", time.Second)
 	s.Start()
 	last := alice.Send(room, "m.room.message", rig.Text(fmt.Sprintf("after round %d", round)))
 	alice.WaitFor(room, func(e gjson.Result) bool { return e.Get("event_id").String() == last }, patience)
