@@ -45,8 +45,8 @@ type Options struct {
 }
 
 // NewInternalAPI opens the database, recovers the futures in it and starts. Timers run when it returns; what
-// became due while the server was down is sent as soon as o.Ready is closed, in order of the deadlines, unless it had a heartbeat: then that is
-// waited for until cfg.RestartGrace is over.
+// became due while the server was down is sent as soon as o.Ready is closed, in order of the deadlines, unless it had a
+// heartbeat: then that is waited for until cfg.RestartGrace is over.
 // It fails if another server uses the same database.
 func NewInternalAPI(ctx context.Context, cfg *config.FutureServer, room api.Room, o Options) (Server, error) {
 	db, err := openDatabase(ctx, &cfg.Database)

@@ -24,8 +24,8 @@ import (
 //
 //   - o.dat: the consumer reads all messages again that JetStream still has.
 //   - a stream's meta files: Dendrite creates the stream again, from the messages that are there.
-//   - a consumer's meta files, and its stream's, so that JetStream does not look at that stream before all of its
-//     consumers are there again. Dendrite creates them, and they find their positions.
+//   - a consumer with its position, and its stream's meta files, so that JetStream drops nothing of that stream before
+//     all of its consumers are there again. Dendrite creates them; the others find their positions.
 func MendFolder(dir string) error {
 	streams, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*"))
 	if err != nil {
@@ -56,7 +56,8 @@ func mendStream(stream string) error {
 		}
 		ok, err := hasMeta(consumer)
 		if err == nil && !ok {
-			err = removeMeta(consumer)
+			logrus.Warnf("JetStream's folder %s cannot be read: its consumer reads again what there still is", consumer)
+			err = os.RemoveAll(consumer)
 		}
 		if err != nil {
 			return err
@@ -66,6 +67,7 @@ func mendStream(stream string) error {
 	if whole {
 		return nil
 	}
+	logrus.Warnf("JetStream's folder %s cannot be read as it is: the stream is created again, with its messages", stream)
 	return removeMeta(stream)
 }
 
@@ -98,7 +100,6 @@ func hasMeta(dir string) (bool, error) {
 }
 
 func removeMeta(dir string) error {
-	logrus.Warnf("A file in JetStream's folder %s cannot be read: what it describes is created again", dir)
 	for _, name := range []string{metaFile, sumFile} {
 		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err

@@ -1,7 +1,6 @@
 package guard_test
 
 import (
-	"encoding/binary"
 	"os"
 	"path/filepath"
 	"testing"
@@ -90,32 +89,26 @@ func TestTornConsumer(t *testing.T) {
 	}
 }
 
-// Each part of a position that is not all of it is removed, and all of it is not.
-func TestPositions(t *testing.T) {
-	b := &bench{T: t, dir: t.TempDir()}
-	for name, numbers := range map[string][]uint64{
-		"nothing in hand":   {300, 4000, 301, 4001, 0, 0},
-		"two in hand":       {300, 4000, 302, 4002, 2, 1 << 40, 1, 1, 0, 2, 2, 5, 0},
-		"delivered again":   {300, 4000, 302, 4002, 1, 1 << 40, 2, 2, 5, 2, 1, 2, 2, 700},
-		"nothing delivered": {0, 0, 0, 0, 0, 0},
-	} {
-		whole := []byte{22, 2}
-		for _, n := range numbers {
-			whole = binary.AppendUvarint(whole, n)
-		}
-		for size := range len(whole) + 1 {
-			path := filepath.Join(b.streamFolder(), "obs", "C", "o.dat")
-			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(path, whole[:size], 0o600); err != nil {
-				t.Fatal(err)
-			}
-			b.mend()
-			_, err := os.Stat(path)
-			if stays := err == nil; stays != (size == len(whole)) {
-				t.Errorf("%s, %d of %d bytes: it stays: %v", name, size, len(whole), stays)
-			}
-		}
+// What has been repaired stays so: the next start finds nothing to do.
+func TestMendingTwice(t *testing.T) {
+	b := newBench(t)
+	b.consumer("C")
+	b.stop()
+	meta := filepath.Join(b.streamFolder(), "obs", "C", "meta.inf")
+	if err := os.Truncate(meta, 3); err != nil {
+		t.Fatal(err)
 	}
+	b.mend()
+	b.start()
+	b.stop() // nobody has made the consumer again
+	streamMeta := filepath.Join(b.streamFolder(), "meta.inf")
+	before, err := os.Stat(streamMeta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.mend()
+	if after, err := os.Stat(streamMeta); err != nil || !os.SameFile(before, after) {
+		t.Errorf("the stream was taken apart again: %v", err)
+	}
+	b.start()
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-var rounds = flag.Int("rounds", 2, "how often each test repeats what is a matter of chance")
+var rounds = flag.Int("rounds", 1, "how often each test repeats what is a matter of chance")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
