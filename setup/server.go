@@ -98,7 +98,10 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.tracing, err = startReporting(s.process, o.Dendrite, o.Metrics); err != nil {
 		return nil, err
 	}
-	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
+	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, func(db *sql.DB) error {
+		isSQLite := o.Dendrite.RoomServer.Database.ConnectionString.IsSQLite() || o.Dendrite.Global.DatabaseOptions.ConnectionString.IsSQLite()
+		return guard.CheckRoomVersions(ctx, db, isSQLite, o.Futures.IgnoreUnknownRooms)
+	}, func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
 		s.sessions = clientapi.NewSessions(roomserver.WrapUserAPI(users, s.dropFutures))
 		return clientapi.NoteCallers(s.sessions)
 	})
