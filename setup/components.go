@@ -50,11 +50,11 @@ type components struct {
 // resolveStates gives Dendrite our state resolution for rooms of version 12.
 var resolveStates = sync.OnceFunc(func() { state.ResolveSets = south.NewResolver().Resolve })
 
-// newComponents starts all components. wrap may put something between the user API and whoever calls it. What
+// newComponents starts all components. check may refuse the roomserver's database before anybody uses it. wrap may put something between the user API and whoever calls it. What
 // makes Dendrite panic, such as a database or a NATS server that is not there, is an error here.
 func newComponents(
 	processCtx *process.ProcessContext, cfg *config.Dendrite, networks fconfig.Networks, metrics bool,
-	wrap func(userapis.UserInternalAPI) userapis.UserInternalAPI,
+	check func(*sql.DB) error, wrap func(userapis.UserInternalAPI) userapis.UserInternalAPI,
 ) (c *components, err error) {
 	defer asError(&err)
 	c = &components{
@@ -67,6 +67,12 @@ func newComponents(
 	}
 	c.Config = cfg
 	c.FedClient, c.Client = newClients(cfg, networks)
+	if c.roomDB, _, err = c.cm.Connection(&cfg.RoomServer.Database); err != nil {
+		return nil, err
+	}
+	if err := check(c.roomDB); err != nil {
+		return nil, err
+	}
 
 	if err := c.prepareJetStream(&cfg.Global.JetStream); err != nil {
 		return nil, err
@@ -85,8 +91,7 @@ func newComponents(
 	rooms.SetUserAPI(users)
 	c.RoomserverAPI, c.FederationAPI, c.UserAPI, c.AppserviceAPI = rooms, federation, users, services
 
-	c.roomDB, _, err = c.cm.Connection(&cfg.RoomServer.Database)
-	return c, err
+	return c, nil
 }
 
 // asError makes an error of what Dendrite panics with when it cannot start.

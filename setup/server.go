@@ -6,6 +6,7 @@ package setup
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver"
 	"github.com/matrix-org/dendrite/futures/roomserver"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
+	"github.com/matrix-org/dendrite/futures/setup/guard"
 )
 
 // Options are what a server is started with.
@@ -99,7 +101,10 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.tracing, err = startReporting(s.process, o.Dendrite, o.Metrics); err != nil {
 		return nil, err
 	}
-	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
+	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, func(db *sql.DB) error {
+		isSQLite := o.Dendrite.RoomServer.Database.ConnectionString.IsSQLite() || o.Dendrite.Global.DatabaseOptions.ConnectionString.IsSQLite()
+		return guard.CheckRoomVersions(ctx, db, isSQLite, o.Futures.IgnoreUnknownRooms)
+	}, func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
 		s.sessions = clientapi.NewSessions(roomserver.WrapUserAPI(users, s.dropFutures))
 		return clientapi.NoteCallers(s.sessions)
 	})
@@ -187,12 +192,27 @@ func (s *Server) serve(o Options) error {
 	if err != nil {
 		return err
 	}
+	if err := guardTransactions(s.newTransactions(syncDB), routers, ours); err != nil {
+		return err
+	}
 	handler := clientapi.StateAfter(newHandler(o.Dendrite, routers), syncDB, s.components.UserAPI, s.components.RoomserverAPI)
 	if s.futures != nil {
 		handler = clientapi.ShowDelayIDs(s.futures, handler)
 	}
 	s.front.serve(s.process.Context(), o, heartbeatsFirst(handler, tokens, management), s.finish)
 	return nil
+}
+
+// newTransactions knows what clients have been answered, before the start too.
+func (s *Server) newTransactions(syncDB *sql.DB) *guard.Transactions {
+	c := s.components
+	store := guard.Store{
+		Users: s.sessions.Remembered(), Conn: c.conn, JS: c.js, Config: &c.Config.Global.JetStream, SyncDB: syncDB,
+	}
+	if s.futures != nil {
+		store.Scheduled = clientapi.WasFuture(s.futures)
+	}
+	return guard.NewTransactions(s.process.Context(), store)
 }
 
 // dropFutures is called when an account has been deactivated.

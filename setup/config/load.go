@@ -72,6 +72,8 @@ func (c *FutureServer) fields(r *reader) fields {
 		}),
 		"trusted_proxies": r.prefixes(&c.TrustedProxies),
 		"sqlite_wal":      r.boolean(&c.SQLiteWAL),
+
+		"ignore_unknown_rooms": r.boolean(&c.IgnoreUnknownRooms),
 	}
 }
 
