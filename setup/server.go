@@ -5,6 +5,7 @@
 package setup
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -101,10 +102,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.tracing, err = startReporting(s.process, o.Dendrite, o.Metrics); err != nil {
 		return nil, err
 	}
-	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, func(db *sql.DB) error {
-		isSQLite := o.Dendrite.RoomServer.Database.ConnectionString.IsSQLite() || o.Dendrite.Global.DatabaseOptions.ConnectionString.IsSQLite()
-		return guard.CheckRoomVersions(ctx, db, isSQLite, o.Futures.IgnoreUnknownRooms)
-	}, func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
+	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, checkRooms(ctx, o), func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
 		s.sessions = clientapi.NewSessions(roomserver.WrapUserAPI(users, s.dropFutures))
 		return clientapi.NoteCallers(s.sessions)
 	})
@@ -125,6 +123,14 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	close(ready)
 	minwinsvc.SetOnExit(s.stopService)
 	return s, nil
+}
+
+// checkRooms refuses a database with rooms that the server could not serve.
+func checkRooms(ctx context.Context, o Options) func(*sql.DB) error {
+	return func(db *sql.DB) error {
+		source := cmp.Or(o.Dendrite.RoomServer.Database.ConnectionString, o.Dendrite.Global.DatabaseOptions.ConnectionString)
+		return guard.CheckRoomVersions(ctx, db, source.IsSQLite(), o.Futures.IgnoreUnknownRooms)
+	}
 }
 
 // verify looks for mistakes in the configuration and fills in what depends on both parts of it.
