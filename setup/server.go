@@ -180,7 +180,9 @@ func (s *Server) serve(o Options) error {
 	if s.futures != nil {
 		handler = clientapi.ShowDelayIDs(s.futures, handler)
 	}
-	s.front.serve(s.process.Context(), o, heartbeatsFirst(handler, tokens, management), s.finish)
+	handler = slowBodies(s.front.patience.body, uncached(handler))
+	handler = heartbeatsFirst(handler, tokens, management)
+	s.front.serve(s.process.Context(), o, handler, s.finish)
 	return nil
 }
 
