@@ -39,6 +39,8 @@ type Options struct {
 	HTTP, HTTPS       config.ServerAddress
 	CertFile, KeyFile string
 	// Metrics registers Prometheus metrics in the default registry, which is possible once in a process.
+	// Local, if not nil, keeps web pages of others out.
+	Local *Local
 	Metrics bool
 	// Step is told of each step of a future's life, for tests that stop the process there.
 	Step func(string)
@@ -185,6 +187,9 @@ func (s *Server) serve(o Options) error {
 	s.front.serve(s.process.Context(), o, handler, s.finish)
 	return nil
 }
+	if o.Local != nil {
+		handler = o.Local.guard(handler)
+	}
 
 // dropFutures is called when an account has been deactivated.
 func (s *Server) dropFutures(userID string) {
