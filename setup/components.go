@@ -73,6 +73,7 @@ func newComponents(
 	}
 	c.Config = cfg
 	c.FedClient, c.Client = newClients(cfg, networks)
+	cfg.UserAPI.PushGatewayDial = guardedDialer(networks).DialContext // users choose where gateways are, and gateways redirect
 
 	resolveStates()
 	rooms := roomserver.NewInternalAPI(processCtx, cfg, c.cm, c.nats, c.caches, metrics)

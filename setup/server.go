@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kardianos/minwinsvc"
+	"github.com/matrix-org/dendrite/internal/httputil"
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/setup/jetstream"
 	"github.com/matrix-org/dendrite/setup/process"
@@ -38,9 +39,9 @@ type Options struct {
 	// certificate. Port 0 means any.
 	HTTP, HTTPS       config.ServerAddress
 	CertFile, KeyFile string
-	// Metrics registers Prometheus metrics in the default registry, which is possible once in a process.
 	// Local, if not nil, keeps web pages of others out.
 	Local *Local
+	// Metrics registers Prometheus metrics in the default registry, which is possible once in a process.
 	Metrics bool
 	// Step is told of each step of a future's life, for tests that stop the process there.
 	Step func(string)
@@ -56,6 +57,7 @@ type Server struct {
 	sessions   *clientapi.Sessions
 	consumer   *roomserver.Consumer
 	futures    futureserver.Server // nil if switched off
+	routers    httputil.Routers    // all that requests can ask for
 	front      *front
 	tracing    io.Closer
 	unlock     func()
@@ -165,6 +167,7 @@ func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
 // serve registers all routes, ours first because the first that matches wins, and opens the door.
 func (s *Server) serve(o Options) error {
 	routers := newRouters(s.process, o.Dendrite)
+	s.routers = routers
 	tokens, management := clientapi.AddPublicRoutes(routers, o.Dendrite, o.Futures, s.futures, s.sessions.Remembered())
 	ours := routesOf(routers)
 	if err := s.components.addRoutes(routers); err != nil {
@@ -184,12 +187,12 @@ func (s *Server) serve(o Options) error {
 	}
 	handler = slowBodies(s.front.patience.body, uncached(handler))
 	handler = heartbeatsFirst(handler, tokens, management)
-	s.front.serve(s.process.Context(), o, handler, s.finish)
-	return nil
-}
 	if o.Local != nil {
 		handler = o.Local.guard(handler)
 	}
+	s.front.serve(s.process.Context(), o, handler, s.finish)
+	return nil
+}
 
 // dropFutures is called when an account has been deactivated.
 func (s *Server) dropFutures(userID string) {
