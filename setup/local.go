@@ -38,20 +38,26 @@ func NewLocal(hosts []string, origins string) (*Local, error) {
 	return l, nil
 }
 
-// guard answers 403, without the CORS headers that would let a page read it, to requests for another host and to
-// those that another machine's web page sends. The first is what a page comes with whose own name suddenly leads here (DNS
-// rebinding); a browser then takes the server for a part of the page, and names no other origin.
+// guard answers 403, without the CORS headers that would let a page read it, to requests for another host, and to
+// requests by which another machine's web page would change something, such as register. A page sends the first if its own
+// name suddenly leads here (DNS rebinding): a browser then takes the server for a part of the page. Reading stays open:
+// it takes an access token, which a page gets by the second only.
 func (l *Local) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case !l.isHost(r.Host):
 			forbid(w, "This server answers to the names of this machine only, such as localhost")
-		case !l.isOrigin(r.Header.Values("Origin")):
-			forbid(w, "This server does not answer to web pages from elsewhere, unless it is started with -allow-origin")
+		case !reads(r.Method) && !l.isOrigin(r.Header.Values("Origin")):
+			forbid(w, "This server does nothing for web pages from elsewhere, unless it is started with -allow-origin")
 		default:
 			next.ServeHTTP(w, r)
 		}
 	})
+}
+
+// reads reports whether a request changes nothing.
+func reads(method string) bool {
+	return method == http.MethodGet || method == http.MethodHead || method == http.MethodOptions
 }
 
 func forbid(w http.ResponseWriter, message string) {
@@ -67,8 +73,8 @@ func (l *Local) isHost(host string) bool {
 		name = h
 	}
 	name = strings.ToLower(strings.TrimSuffix(strings.Trim(name, "[]"), "."))
-	return isThisMachine(name) || slices.ContainsFunc(l.Hosts, func(h string) bool {
-		return name != "" && strings.EqualFold(h, name) || strings.EqualFold(h, host)
+	return isThisMachine(name) || name != "" && slices.ContainsFunc(l.Hosts, func(h string) bool {
+		return strings.EqualFold(h, name) || strings.EqualFold(h, host)
 	})
 }
 

@@ -62,6 +62,23 @@ func TestLocalKeepsWebPagesOut(t *testing.T) {
 	}
 }
 
+func TestLocalLetsWebPagesRead(t *testing.T) {
+	h := new(Local).guard(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	for method, want := range map[string]int{"GET": 204, "HEAD": 204, "OPTIONS": 204, "POST": 403, "PUT": 403, "DELETE": 403, "PATCH": 403} {
+		r := httptest.NewRequest(method, "http://localhost/_matrix/client/v3/sync", nil)
+		r.Header.Set("Origin", "https://elsewhere.example")
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, r); w.Code != want {
+			t.Errorf("%s: got %d", method, w.Code)
+		}
+		r.Host = "rebound.example"
+		w = httptest.NewRecorder()
+		if h.ServeHTTP(w, r); w.Code != http.StatusForbidden {
+			t.Errorf("%s for another host: got %d", method, w.Code)
+		}
+	}
+}
+
 func TestOriginsAreChecked(t *testing.T) {
 	for _, bad := range []string{"app.element.io", "https://", "https://a/b", "*", "https://a,b"} {
 		if _, err := NewLocal(nil, bad); err == nil {
