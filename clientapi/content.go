@@ -24,6 +24,27 @@ func limitBody(next http.Handler) http.Handler {
 	})
 }
 
+// mostUnread is how much of a body that nobody has read the HTTP server reads before it answers.
+const mostUnread = 256 << 10
+
+// arrived waits for a body that means nothing. The answer is sent after it, so that a client whose body never ends gets
+// none, and must not find afterwards that it was obeyed.
+func arrived(req *http.Request) bool {
+	if req.ContentLength == 0 || req.ContentLength > mostUnread {
+		return true // the server closes the connection instead of reading that
+	}
+	_, err := io.CopyN(io.Discard, req.Body, mostUnread)
+	return err == nil || err == io.EOF
+}
+
+func incomplete() *util.JSONResponse {
+	return &util.JSONResponse{
+		Code:    http.StatusRequestTimeout,
+		JSON:    spec.Unknown("The body of the request did not arrive"),
+		Headers: map[string]string{"Connection": "close"},
+	}
+}
+
 // readContent returns the body, which must be one JSON object in UTF-8 whose objects name no key twice.
 func readContent(req *http.Request) (json.RawMessage, *util.JSONResponse) {
 	if req.ContentLength > maxBody {

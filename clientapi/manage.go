@@ -87,7 +87,11 @@ func (h *ManagementHandler) read(w http.ResponseWriter, req *http.Request) (c ma
 	if c.owner, fault = h.owner(req, c.stable, inPath); fault != nil {
 		return c, fault
 	}
-	if !inPath {
+	if inPath {
+		if !arrived(req) {
+			fault = incomplete()
+		}
+	} else {
 		req.Body = http.MaxBytesReader(w, req.Body, maxBody)
 		c.action, fault = readAction(req)
 	}

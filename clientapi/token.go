@@ -87,6 +87,10 @@ func (h *TokenHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	h.addTo(w.Header())
 	switch req.Method {
 	case http.MethodPut, http.MethodPost:
+		if !arrived(req) {
+			writeJSON(w, *incomplete())
+			return
+		}
 		h.use(w, req)
 	case http.MethodOptions:
 	default:

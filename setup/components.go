@@ -73,6 +73,7 @@ func newComponents(
 	if err := check(c.roomDB); err != nil {
 		return nil, err
 	}
+	cfg.UserAPI.PushGatewayDial = guardedDialer(networks).DialContext // users choose where gateways are, and gateways redirect
 
 	if err := c.prepareJetStream(&cfg.Global.JetStream); err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -94,6 +95,7 @@ func heartbeatsFirst(next http.Handler, first ...direct) http.Handler {
 type front struct {
 	http, https net.Listener // nil if there is none
 	server      *http.Server
+	patience    patience
 	cancel      context.CancelFunc // of all requests
 	cancelPolls context.CancelFunc // of requests that wait for something to happen
 }
@@ -101,7 +103,7 @@ type front struct {
 // listen opens the listeners, so that an address in use is an error before anything has been touched.
 // Connections wait until serve.
 func listen(o Options) (_ *front, err error) {
-	f := new(front)
+	f := &front{patience: usualPatience()}
 	defer func() {
 		if err != nil {
 			f.close()
@@ -139,16 +141,32 @@ func open(at config.ServerAddress) (net.Listener, error) {
 	return l, nil
 }
 
+// connectionsPerAddress returns how many there may be, and who is exempt.
+func (o Options) connectionsPerAddress() (most int, exempt []netip.Prefix) {
+	if o.Futures == nil {
+		return 0, nil
+	}
+	if most = o.Futures.MaxConnectionsPerAddress; most == 0 {
+		most = descriptors() / 4
+	}
+	return most, o.Futures.TrustedProxies
+}
+
 // serve answers requests on all listeners. It calls failed, once for each listener at the most, if one
 // stops although nobody asked for it.
 func (f *front) serve(ctx context.Context, o Options, handler http.Handler, failed func(error)) {
 	ctx, f.cancel = context.WithCancel(ctx)
 	polls, cancelPolls := context.WithCancel(ctx)
 	f.cancelPolls = cancelPolls
+	counted := newConnections(o.connectionsPerAddress())
 	f.server = &http.Server{
-		Handler:      endingPolls(polls, handler),
-		WriteTimeout: base.HTTPServerTimeout,
-		BaseContext:  func(net.Listener) context.Context { return ctx },
+		Handler:           endingPolls(polls, handler),
+		ReadHeaderTimeout: f.patience.header,
+		ReadTimeout:       f.patience.body, // until the body has ended, or slowBodies says more
+		IdleTimeout:       f.patience.idle,
+		WriteTimeout:      base.HTTPServerTimeout,
+		ConnState:         counted.note,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
 	run := func(l net.Listener, serve func() error) {
 		logrus.Infof("Listening on %s", l.Addr())
@@ -157,10 +175,10 @@ func (f *front) serve(ctx context.Context, o Options, handler http.Handler, fail
 		}
 	}
 	if f.http != nil {
-		go run(f.http, func() error { return f.server.Serve(f.http) })
+		go run(f.http, func() error { return f.server.Serve(countedListener{f.http, counted}) })
 	}
 	if f.https != nil {
-		go run(f.https, func() error { return f.server.ServeTLS(f.https, o.CertFile, o.KeyFile) })
+		go run(f.https, func() error { return f.server.ServeTLS(countedListener{f.https, counted}, o.CertFile, o.KeyFile) })
 	}
 }
 

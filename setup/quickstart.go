@@ -51,6 +51,46 @@ func QuickStart(dir string) (configPath string, created bool, err error) {
 	return configPath, true, writeFile(configPath, text)
 }
 
+// PrivateQuickStart is QuickStart for a process that does nothing else: no file that it makes from now on can be read by
+// others, and what an earlier start has left open in dir is closed. The folder itself stays as it is, for it may be
+// somebody's home.
+func PrivateQuickStart(dir string) (configPath string, err error) {
+	private()
+	if configPath, _, err = QuickStart(dir); err != nil {
+		return "", err
+	}
+	folder := filepath.Dir(configPath)
+	for _, pattern := range quickStartFiles() {
+		names, err := fs.Glob(os.DirFS(folder), pattern)
+		if err != nil {
+			return "", err
+		}
+		for _, name := range names {
+			if err := closeToOthers(filepath.Join(folder, name)); err != nil {
+				return "", err
+			}
+		}
+	}
+	return configPath, nil
+}
+
+// quickStartFiles are all that a server with the quick start's configuration writes.
+func quickStartFiles() []string {
+	return []string{"dendrite.yaml", "*.pem", "*.db", "*.db-*", "*.lock", "*.tmp", "jetstream", "media", "searchindex"}
+}
+
+// closeToOthers takes a file, or a folder and so what is in it, away from all but its owner.
+func closeToOthers(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || !info.IsDir() && !info.Mode().IsRegular() || info.Mode().Perm()&0o077 == 0 {
+		return err
+	}
+	return os.Chmod(path, info.Mode().Perm()&^0o077)
+}
+
 func exists(path string) (bool, error) {
 	_, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -139,7 +179,8 @@ Your homeserver is running at %[1]s
 
   Create an account:   %[2]s -config %[3]s -url %[1]s -username alice -admin
   Log in:              with any Matrix client on this machine: homeserver %[1]s, user alice
-                       (Element: choose "Edit" beside the homeserver on its sign-in page)
+                       (Element: choose "Edit" beside the homeserver on its sign-in page;
+                       for one in the browser, start with -allow-origin https://app.element.io)
   Configuration, data: %[4]s
   Stop:                Ctrl+C
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kardianos/minwinsvc"
+	"github.com/matrix-org/dendrite/internal/httputil"
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/setup/jetstream"
 	"github.com/matrix-org/dendrite/setup/process"
@@ -41,6 +42,8 @@ type Options struct {
 	// certificate. Port 0 means any.
 	HTTP, HTTPS       config.ServerAddress
 	CertFile, KeyFile string
+	// Local, if not nil, keeps web pages of others out.
+	Local *Local
 	// Metrics registers Prometheus metrics in the default registry, which is possible once in a process.
 	Metrics bool
 	// Step is told of each step of the start and of a future's life, for tests that stop the process there.
@@ -57,6 +60,7 @@ type Server struct {
 	sessions   *clientapi.Sessions
 	consumer   *roomserver.Consumer
 	futures    futureserver.Server // nil if switched off
+	routers    httputil.Routers    // all that requests can ask for
 	front      *front
 	tracing    io.Closer
 	unlock     func()
@@ -185,6 +189,7 @@ func (s *Server) startFutures(ctx context.Context, o Options, ready <-chan struc
 // serve registers all routes, ours first because the first that matches wins, and opens the door.
 func (s *Server) serve(o Options) error {
 	routers := newRouters(s.process, o.Dendrite)
+	s.routers = routers
 	tokens, management := clientapi.AddPublicRoutes(routers, o.Dendrite, o.Futures, s.futures, s.sessions.Remembered())
 	ours := routesOf(routers)
 	if err := s.components.addRoutes(routers); err != nil {
@@ -205,7 +210,12 @@ func (s *Server) serve(o Options) error {
 	if s.futures != nil {
 		handler = clientapi.ShowDelayIDs(s.futures, handler)
 	}
-	s.front.serve(s.process.Context(), o, heartbeatsFirst(handler, tokens, management), s.finish)
+	handler = slowBodies(s.front.patience.body, uncached(handler))
+	handler = heartbeatsFirst(handler, tokens, management)
+	if o.Local != nil {
+		handler = o.Local.guard(handler)
+	}
+	s.front.serve(s.process.Context(), o, handler, s.finish)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -23,13 +24,14 @@ import (
 // Dendrite's setup declares -config, -version and -really-enable-open-registration, and its internal/sqlutil
 // -skip-db-sanity.
 var (
-	quickStart = flag.String("quickstart", "", "Set up a homeserver in this folder, if there is none yet, and run it for this machine alone")
-	unixSocket = flag.String("unix-socket", "", "Listen on this unix socket and on no network address (experimental)")
-	unixMode   = flag.String("unix-socket-permission", "755", "The permission bits of the unix socket, in octal (experimental)")
-	httpAddr   = flag.String("http-bind-address", ":8008", "Where to listen for HTTP; with -quickstart 127.0.0.1:8008")
-	httpsAddr  = flag.String("https-bind-address", ":8448", "Where to listen for HTTPS, if there is a certificate")
-	certFile   = flag.String("tls-cert", "", "The X.509 certificate for HTTPS, in PEM format")
-	keyFile    = flag.String("tls-key", "", "The certificate's private key, in PEM format")
+	quickStart  = flag.String("quickstart", "", "Set up a homeserver in this folder, if there is none yet, and run it for this machine alone")
+	allowOrigin = flag.String("allow-origin", "", "With -quickstart: web pages that may use the server though they are not on this machine, as https://app.element.io; several with commas")
+	unixSocket  = flag.String("unix-socket", "", "Listen on this unix socket and on no network address (experimental)")
+	unixMode    = flag.String("unix-socket-permission", "755", "The permission bits of the unix socket, in octal (experimental)")
+	httpAddr    = flag.String("http-bind-address", ":8008", "Where to listen for HTTP; with -quickstart 127.0.0.1:8008")
+	httpsAddr   = flag.String("https-bind-address", ":8448", "Where to listen for HTTPS, if there is a certificate")
+	certFile    = flag.String("tls-cert", "", "The X.509 certificate for HTTPS, in PEM format")
+	keyFile     = flag.String("tls-key", "", "The certificate's private key, in PEM format")
 )
 
 func main() {
@@ -86,14 +88,26 @@ func prepare() string {
 		if given["config"] {
 			logrus.Fatal("-quickstart has a configuration of its own; leave -config out")
 		}
-		path, _, err := setup.QuickStart(*quickStart)
+		path, err := setup.PrivateQuickStart(*quickStart)
 		check(err, "Cannot set up "+*quickStart)
 		check(flag.Set("config", path), "-config")
 		if !given["http-bind-address"] {
 			*httpAddr = "127.0.0.1:8008"
 		}
 	}
+	if *quickStart == "" && *allowOrigin != "" {
+		logrus.Fatal("-allow-origin is for -quickstart: any other server answers to every web page, as Matrix wants it")
+	}
 	return flag.Lookup("config").Value.String()
+}
+
+// local says who may use a quick start: this machine, by its own names or the one that the server has been given.
+func local(cfg *config.Dendrite) (*setup.Local, error) {
+	hosts := []string{string(cfg.Global.ServerName)}
+	if host, _, err := net.SplitHostPort(*httpAddr); err == nil {
+		hosts = append(hosts, host)
+	}
+	return setup.NewLocal(hosts, *allowOrigin)
 }
 
 func configure(path string) (o setup.Options) {
@@ -105,6 +119,10 @@ func configure(path string) (o setup.Options) {
 	var err error
 	o.Futures, o.Networks, err = fconfig.Load(path)
 	check(err, "Invalid config file")
+	if *quickStart != "" {
+		o.Local, err = local(o.Dendrite)
+		check(err, "-allow-origin")
+	}
 	if *unixSocket != "" {
 		o.HTTP, err = config.UnixSocketAddress(*unixSocket, *unixMode)
 		check(err, "-unix-socket-permission")

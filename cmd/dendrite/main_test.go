@@ -61,7 +61,7 @@ func run(t *testing.T, args ...string) *program {
 }
 
 // serve runs a quick start and waits until it answers.
-func serve(t *testing.T, dir string) *program {
+func serve(t *testing.T, dir string, more ...string) *program {
 	t.Helper()
 	cheapPasswords(t, dir)
 	l, err := net.Listen("tcp", "127.0.0.1:0") // to find a free port
@@ -70,7 +70,7 @@ func serve(t *testing.T, dir string) *program {
 	}
 	address := l.Addr().String()
 	l.Close()
-	p := run(t, "-quickstart", dir, "-http-bind-address", address)
+	p := run(t, append([]string{"-quickstart", dir, "-http-bind-address", address}, more...)...)
 	p.url = "http://" + address
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		resp, err := http.Get(p.url + "/_matrix/client/versions")

@@ -51,6 +51,9 @@ type FutureServer struct {
 	RateLimits RateLimits `yaml:"rate_limits"`
 	// TrustedProxies lists the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
+	// MaxConnectionsPerAddress is how many connections one address, other than a trusted proxy's, may have at a time;
+	// 0: a quarter of the files that the process may have open.
+	MaxConnectionsPerAddress int `yaml:"max_connections_per_address"`
 	// SQLiteWAL switches Dendrite's own SQLite files to write-ahead logging at start. The files stay so.
 	SQLiteWAL bool `yaml:"sqlite_wal"`
 	// IgnoreUnknownRooms lets the server start although its database has rooms of versions that it does not know.

@@ -64,13 +64,14 @@ future_server:
     invalid_token: {per_second: 1.5, burst: 2}
     token: {per_second: 3, burst: 4}
   trusted_proxies: [192.0.2.0/24, 198.51.100.7]
+  max_connections_per_address: 9
   sqlite_wal: true
 `)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got.Enabled || !got.SQLiteWAL || got.MaxTimeout != 24*time.Hour || got.MaxFuturesPerUser != 7 ||
-		got.HighWaterSlack != 500*time.Second || got.RoomsInFlight != 64 || got.Retention != 48*time.Hour {
+		got.HighWaterSlack != 500*time.Second || got.RoomsInFlight != 64 || got.MaxConnectionsPerAddress != 9 || got.Retention != 48*time.Hour {
 		t.Errorf("%+v", got)
 	}
 	if want := (config.DatabaseOptions{ConnectionString: "file:x.db", MaxOpenConnections: 3, MaxIdleConnections: 2, ConnMaxLifetimeSeconds: -1}); got.Database != want {

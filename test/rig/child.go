@@ -24,6 +24,7 @@ const variable = "RIG_SERVER"
 // launch is what the parent tells the child at start.
 type launch struct {
 	Config, HTTP, HTTPS, Cert, Key string
+	Descriptors                    uint64 // how many files and connections it may have open; 0: as many as the test
 
 	Step string // crash at this step
 	N    int    // when it is passed for the Nth time
@@ -82,6 +83,11 @@ func serve(order string) error {
 }
 
 func start(ctx context.Context, l launch, b *bomb) (*setup.Server, error) {
+	if n := l.Descriptors; n > 0 {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: n, Max: n}); err != nil {
+			return nil, err
+		}
+	}
 	dendrite, err := config.Load(l.Config)
 	if err != nil {
 		return nil, err

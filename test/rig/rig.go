@@ -32,12 +32,13 @@ const (
 
 // Config says what server is wanted; the zero value is one on SQLite without federation.
 type Config struct {
-	Postgres   bool           // on a fresh PostgreSQL database; the test is skipped where there is none
-	Database   string         // connection string of the PostgreSQL database to use, whoever has made it
-	Federation bool           // speaks TLS to other servers on this machine; its name is then localhost:PORT
-	Program    string         // path of another Dendrite, to start in place of ours the first time
-	Proxy      bool           // with Federation: other servers reach it through Server.Proxy, which can be cut
-	Set        map[string]any // dendrite.yaml by dotted path, as in "future_server.max_timeout": "1h"
+	Postgres    bool           // on a fresh PostgreSQL database; the test is skipped where there is none
+	Database    string         // connection string of the PostgreSQL database to use, whoever has made it
+	Federation  bool           // speaks TLS to other servers on this machine; its name is then localhost:PORT
+	Program     string         // path of another Dendrite, to start in place of ours the first time
+	Proxy       bool           // with Federation: other servers reach it through Server.Proxy, which can be cut
+	Descriptors uint64         // how many files and connections the server may have open; 0: as many as the test
+	Set         map[string]any // dendrite.yaml by dotted path, as in "future_server.max_timeout": "1h"
 }
 
 // Server is one homeserver with its folder and its port, which it keeps over restarts.
@@ -72,6 +73,7 @@ func New(t testing.TB, cfg Config) *Server {
 		t:    t,
 		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
+	s.launch.Descriptors = cfg.Descriptors
 	s.launch.HTTP = fmt.Sprintf("127.0.0.1:%d", port)
 	if cfg.Federation {
 		s.Name = fmt.Sprintf("localhost:%d", tlsPort)
