@@ -21,6 +21,9 @@ type Server interface {
 	// QueryStateRooms returns the rooms with futures that newer state could end.
 	QueryStateRooms(ctx context.Context) ([]string, error)
 
+	// Vitals says how the futureserver is. It costs no I/O.
+	Vitals() api.Vitals
+
 	// Stop accepts nothing more, lets what is in flight finish (until ctx is done), writes what a clean restart
 	// needs and closes the database. It may be called more than once.
 	Stop(ctx context.Context) error

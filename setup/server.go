@@ -55,6 +55,8 @@ type Server struct {
 	consumer   *roomserver.Consumer
 	futures    futureserver.Server // nil if switched off
 	front      *front
+	health     *health
+	manager    serviceManager
 	tracing    io.Closer
 	unlock     func()
 
@@ -75,7 +77,9 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := verify(o.Dendrite, o.Futures); err != nil {
 		return nil, err
 	}
-	s := &Server{process: process.NewProcessContext(), stopping: make(chan struct{}), done: make(chan struct{})}
+	s := &Server{
+		process: process.NewProcessContext(), manager: newServiceManager(), stopping: make(chan struct{}), done: make(chan struct{}),
+	}
 	s.process.ComponentStarted() // until stopDendrite, so that nobody starts to count while it is waited for
 	defer func() {
 		if err != nil {
@@ -106,10 +110,16 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := s.startFutures(ctx, o); err != nil {
 		return nil, fmt.Errorf("futureserver: %w", err)
 	}
+	if s.health, err = healthOf(s, o); err != nil {
+		return nil, err
+	}
+	s.health.notify = s.manager.notify
 	if err := s.serve(o); err != nil {
 		return nil, err
 	}
 	s.surviveOutages()
+	go s.health.watch(s.process.Context())
+	s.manager.notify("READY=1")
 	minwinsvc.SetOnExit(s.stopService)
 	return s, nil
 }
@@ -180,7 +190,7 @@ func (s *Server) serve(o Options) error {
 	if s.futures != nil {
 		handler = clientapi.ShowDelayIDs(s.futures, handler)
 	}
-	s.front.serve(s.process.Context(), o, heartbeatsFirst(handler, tokens, management), s.finish)
+	s.front.serve(s.process.Context(), o, heartbeatsFirst(s.health.monitor(handler), tokens, management), s.finish)
 	return nil
 }
 

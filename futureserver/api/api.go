@@ -257,6 +257,15 @@ type Counts struct {
 	Scheduled, Sending, Users, Rooms int
 }
 
+// Vitals say how a futureserver is.
+type Vitals struct {
+	// Overdue is how long the oldest event has waited for its room since it was due; 0 if none waits. The time before the
+	// server's start does not count.
+	Overdue time.Duration
+	// Stalled is for how long the database has not answered.
+	Stalled time.Duration
+}
+
 // Room is the south port: what the core needs of the rooms. roomserver.Room is the real one. An error
 // that is neither *Refusal nor ErrNewerState is taken for a passing fault and tried again.
 type Room interface {

@@ -55,6 +55,7 @@ type Server struct {
 
 	next      *batch // gathers what the next transaction writes
 	writing   *batch // is being written; nil if none is
+	writingAt int64  // since when
 	kick      chan struct{}
 	look      bool  // the writer is to find out whether the lock is still ours
 	confirmed int64 // when that was last known, in the clock's time

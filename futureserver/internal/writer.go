@@ -114,7 +114,7 @@ func (s *Server) take() (b *batch, look bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b = s.next
-	s.next, s.writing = newBatch(b.Number+1), b
+	s.next, s.writing, s.writingAt = newBatch(b.Number+1), b, s.clock.now()
 	look, s.look = s.look, false
 	if s.ledger.Ungathered() {
 		notify(s.kick)

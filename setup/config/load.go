@@ -57,6 +57,7 @@ func (c *FutureServer) fields(r *reader) fields {
 		"high_water_slack":     r.duration(&c.HighWaterSlack, shortestSlack, longestSlack),
 		"restart_grace":        r.duration(&c.RestartGrace, 0, longestGrace),
 		"rooms_in_flight":      r.integer(&c.RoomsInFlight, 0, 64),
+		"unhealthy_after":      r.duration(&c.UnhealthyAfter, shortestUnhealthy, longestUnhealthy),
 		"retention":            r.duration(&c.Retention, shortestRetention, longestRetention),
 		"delayed_events": r.nested(fields{
 			"max_delay":              r.duration(&c.DelayedEvents.MaxDelay, 0, longestTimeout),
