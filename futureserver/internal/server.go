@@ -36,17 +36,20 @@ type Hooks struct {
 	Step  func(string) // each step of a future's life; tests stop the process there
 	Storm func(bool)   // whether rooms wait because as many as may be are in flight; called when that changes, in order
 
+	Ended func(*api.Future) // each future that has ended, but for those that failed; called by one goroutine, some time later
+
 	Skew func() time.Duration // by how much the wall clock was set since the start; tests set it
 }
 
 // Server is the futureserver. It implements api.FutureInternalAPI.
 type Server struct {
-	cfg     Config
-	db      storage.Database
-	room    api.Room
-	metrics *Metrics
-	hooks   Hooks
-	clock   clock
+	cfg      Config
+	db       storage.Database
+	room     api.Room
+	metrics  *Metrics
+	hooks    Hooks
+	outcomes *outcomes // nil if nobody wants to know
+	clock    clock
 
 	delayIDs *delayIDs // of what has been sent
 

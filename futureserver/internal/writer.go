@@ -215,6 +215,7 @@ func (s *Server) transact(b *batch, changes *storage.Batch) error {
 func (s *Server) settle(b *batch) {
 	if b.err == nil {
 		s.confirmRaises(b)
+		s.outcomes.note(b.Ends)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
