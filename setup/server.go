@@ -118,6 +118,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.surviveOutages()
+	logSettings(o.Futures)
 	go s.health.watch(s.process.Context())
 	s.manager.notify("READY=1")
 	minwinsvc.SetOnExit(s.stopService)
