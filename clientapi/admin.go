@@ -1,10 +1,12 @@
 package clientapi
 
 import (
-	"cmp"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 	"github.com/matrix-org/util"
@@ -25,7 +27,7 @@ type adminCounts struct {
 	Rooms     int `json:"rooms"`
 }
 
-// adminFuture is a live future as an administrator sees it: neither tokens nor content.
+// adminFuture is a future as an administrator sees it: neither tokens nor content.
 type adminFuture struct {
 	ID       api.NID `json:"id"`
 	Kind     string  `json:"kind"`
@@ -37,24 +39,41 @@ type adminFuture struct {
 	Timeout  int64   `json:"timeout_ms,omitempty"`
 	Deadline int64   `json:"deadline_ts,omitempty"`
 	Created  int64   `json:"created_ts"`
+	Finished int64   `json:"finished_ts,omitempty"`
+	EventID  string  `json:"event_id,omitempty"`
+	Reason   string  `json:"reason,omitempty"`
+	Error    string  `json:"error,omitempty"`
 }
 
-// adminList serves GET /_dendrite/admin/futures?user_id=&room_id=&id=&limit= for administrators: live futures
-// that match all that is given, oldest first, at most limit (100 unless given, 1000 at the most).
+// adminList serves GET /_dendrite/admin/futures for administrators: futures that match all that is given, by id, at most
+// limit of them (100 unless given, 1000 at the most).
+//
+//	user_id, room_id, id, kind ("future", "delayed_event")
+//	state: states with commas between; "live" and "finished" stand for several. Unless given it is live, and with an
+//	       id whatever it is
+//	from_ts, until_ts: when it ended or, while it lives, its deadline
+//	limit, dir ("f": oldest first, or "b"), from: what next was in the answer before
 //
 //	{
 //	  "counts": {"scheduled": 2, "sending": 0, "users": 1, "rooms": 1},
 //	  "futures": [{
-//	    "id": 7, "kind": "future", "state": "scheduled", "user_id": "@u:example.org", "room_id": "!r:example.org",
+//	    "id": 7, "kind": "future", "state": "failed", "user_id": "@u:example.org", "room_id": "!r:example.org",
 //	    "type": "m.room.topic", "state_key": "",
-//	    "timeout_ms": 10000, "deadline_ts": 1700000010000, "created_ts": 1700000000000
-//	  }]
+//	    "timeout_ms": 10000, "deadline_ts": 1700000010000, "created_ts": 1700000000000,
+//	    "finished_ts": 1700000010003, "reason": "forbidden", "error": "The user is not in the room."
+//	  }],
+//	  "next": 7
 //	}
 //
-// The counts are those of the whole server. kind is "delayed_event" for those of generations 1 and 2. state is "scheduled" or "sending", times are Unix milliseconds,
-// state_key is absent for a message, timeout_ms and deadline_ts for a future without a timer.
+// The counts are those of the whole server. kind is "delayed_event" for those of generations 1 and 2. Times are Unix
+// milliseconds. state_key is absent for a message, timeout_ms and deadline_ts for a future without a timer, finished_ts
+// while it lives, event_id unless it was built, reason and error unless it has failed; next at the end.
 func (h *handlers) adminList(req *http.Request, _ *userapi.Device) util.JSONResponse {
-	filter, fault := adminFilter(req.URL.Query())
+	query := req.URL.Query()
+	filter, fault := adminFilter(query, "state", "limit", "dir", "from")
+	if fault == nil {
+		fault = adminPage(query, &filter)
+	}
 	if fault != nil {
 		return *fault
 	}
@@ -64,37 +83,58 @@ func (h *handlers) adminList(req *http.Request, _ *userapi.Device) util.JSONResp
 	}
 	rows := make([]adminFuture, len(futures))
 	for i, f := range futures {
-		rows[i] = adminFuture{
-			ID: f.NID, Kind: kind(f), State: f.State.String(), UserID: f.UserID, RoomID: f.RoomID, Type: f.Type, StateKey: f.StateKey,
-			Timeout: f.Timeout.Milliseconds(), Deadline: f.Deadline, Created: f.Created,
-		}
+		rows[i] = newAdminFuture(f)
+	}
+	var next api.NID
+	if len(rows) == filter.Limit {
+		next = rows[len(rows)-1].ID
 	}
 	return util.JSONResponse{Code: http.StatusOK, JSON: struct {
 		Counts  adminCounts   `json:"counts"`
 		Futures []adminFuture `json:"futures"`
-	}{adminCounts(h.futures.QueryFutureCounts(req.Context())), rows}}
+		Next    api.NID       `json:"next,omitempty"`
+	}{adminCounts(h.futures.QueryFutureCounts(req.Context())), rows, next}}
 }
 
-func kind(f *api.Future) string {
-	if f.Policy.Has(api.Managed) {
-		return "delayed_event"
+func newAdminFuture(f *api.Future) adminFuture {
+	row := adminFuture{
+		ID: f.NID, Kind: api.KindOf(f.Policy).String(), State: f.State.String(), UserID: f.UserID, RoomID: f.RoomID, Type: f.Type,
+		StateKey: f.StateKey, Timeout: f.Timeout.Milliseconds(), Deadline: f.Deadline, Created: f.Created, Finished: f.Finished,
 	}
-	return "future"
+	if f.Event != nil {
+		row.EventID = f.Event.ID
+	}
+	if f.Failure != nil {
+		row.Reason, row.Error = f.Failure.Kind.String(), f.Failure.Message
+	}
+	return row
 }
 
-// adminCancel serves DELETE /_dendrite/admin/futures?user_id=&room_id=&id= for administrators: it cancels the
-// scheduled futures that match all that is given. At least one must be given.
+// adminCancel serves DELETE /_dendrite/admin/futures?user_id=&room_id=&id=&kind=&from_ts=&until_ts=&dry_run= for
+// administrators: it cancels the scheduled futures that match all that is given. A user, a room or an id must be given.
 //
 //	{"cancelled": 2}
+//
+// With dry_run=true it cancels none, and says how many there are:
+//
+//	{"dry_run": true, "would_cancel": 2}
 func (h *handlers) adminCancel(req *http.Request, _ *userapi.Device) util.JSONResponse {
-	filter, fault := adminFilter(req.URL.Query())
+	query := req.URL.Query()
+	filter, fault := adminFilter(query, "dry_run")
 	if fault != nil {
 		return *fault
+	}
+	dry, err := strconv.ParseBool(query.Get("dry_run"))
+	if err != nil && query.Has("dry_run") {
+		return *invalidParam("dry_run must be true or false")
 	}
 	if filter.UserID == "" && filter.RoomID == "" && filter.NID == 0 {
 		return *missingParam("name the futures to cancel by user_id, room_id or id")
 	}
-	filter.Limit = 0
+	filter.States = 1 << api.Scheduled
+	if dry {
+		return h.countCancelled(req, filter)
+	}
 	n, err := h.futures.PerformAdminCancellation(req.Context(), filter)
 	if err != nil {
 		return failure(req.Context(), err, filter.RoomID)
@@ -104,26 +144,121 @@ func (h *handlers) adminCancel(req *http.Request, _ *userapi.Device) util.JSONRe
 	}{n}}
 }
 
-// adminFilter reads the filter of both. A parameter that is there but means nothing is refused: taken for
-// absent, it would widen what a cancellation hits.
-func adminFilter(query url.Values) (f api.Filter, fault *util.JSONResponse) {
-	for name, values := range query {
-		if len(values) != 1 || values[0] == "" {
+func (h *handlers) countCancelled(req *http.Request, filter api.Filter) util.JSONResponse {
+	n := 0
+	for filter.Limit = adminMaxLimit; ; {
+		futures, err := h.futures.QueryFutures(req.Context(), filter)
+		if err != nil {
+			return failure(req.Context(), err, filter.RoomID)
+		}
+		if n += len(futures); len(futures) < filter.Limit {
+			break
+		}
+		filter.After = futures[len(futures)-1].NID
+	}
+	return util.JSONResponse{Code: http.StatusOK, JSON: struct {
+		DryRun bool `json:"dry_run"`
+		Would  int  `json:"would_cancel"`
+	}{true, n}}
+}
+
+// adminFilter reads the parameters that both have. One that is unknown, or is there but means nothing, is refused: taken
+// for absent, it would widen what a cancellation hits. The parameters of either alone are others.
+func adminFilter(query url.Values, others ...string) (f api.Filter, fault *util.JSONResponse) {
+	known := append([]string{"user_id", "room_id", "id", "kind", "from_ts", "until_ts", "access_token"}, others...)
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if !slices.Contains(known, name) {
+			return f, invalidParam("unknown parameter %q; there are %s", name, strings.Join(known[:len(known)-1], ", ")+" and "+known[len(known)-1])
+		}
+		if values := query[name]; len(values) != 1 || values[0] == "" {
 			return f, invalidParam("%s must be given once and not be empty", name)
 		}
 	}
 	f.UserID, f.RoomID = query.Get("user_id"), query.Get("room_id")
-	if query.Has("id") {
-		id, err := strconv.ParseInt(query.Get("id"), 10, 64)
-		if err != nil || id < 1 {
-			return f, invalidParam("id must be the number of a future")
+	id, fault := number(query, "id", fault)
+	f.NID = api.NID(id)
+	f.From, fault = number(query, "from_ts", fault)
+	f.Until, fault = number(query, "until_ts", fault)
+	if f.Until != 0 && f.Until <= f.From {
+		return f, invalidParam("until_ts must be after from_ts")
+	}
+	if query.Has("kind") {
+		kinds := []api.Kind{api.OneOfGroup, api.DelayedKind}
+		i := slices.IndexFunc(kinds, func(k api.Kind) bool { return k.String() == query.Get("kind") })
+		if i < 0 {
+			return f, invalidParam("kind must be future or delayed_event")
 		}
-		f.NID = api.NID(id)
+		f.Kind = kinds[i]
 	}
-	limit, err := strconv.Atoi(cmp.Or(query.Get("limit"), strconv.Itoa(adminDefaultLimit)))
-	if err != nil || limit < 1 {
-		return f, invalidParam("limit must be a number from 1 to %d", adminMaxLimit)
+	return f, fault
+}
+
+// number reads a parameter that is a positive number, 0 if it is absent. The first fault stands.
+func number(query url.Values, name string, fault *util.JSONResponse) (int64, *util.JSONResponse) {
+	if fault != nil || !query.Has(name) {
+		return 0, fault
 	}
-	f.Limit = min(limit, adminMaxLimit)
-	return f, nil
+	n, err := strconv.ParseInt(query.Get(name), 10, 64)
+	if err != nil || n < 1 {
+		return 0, invalidParam("%s must be a positive number", name)
+	}
+	return n, nil
+}
+
+// adminPage reads what a list alone has.
+func adminPage(query url.Values, f *api.Filter) (fault *util.JSONResponse) {
+	limit, fault := number(query, "limit", nil)
+	after, fault := number(query, "from", fault)
+	if fault != nil {
+		return fault
+	}
+	if limit == 0 {
+		limit = adminDefaultLimit
+	}
+	f.Limit, f.After = int(min(limit, adminMaxLimit)), api.NID(after)
+	switch query.Get("dir") {
+	case "", "f":
+	case "b":
+		f.Backwards = true
+	default:
+		return invalidParam("dir must be f or b")
+	}
+	if f.NID != 0 {
+		f.States = api.Live | api.Finished
+	}
+	if query.Has("state") {
+		f.States = 0
+		for name := range strings.SplitSeq(query.Get("state"), ",") {
+			states := statesCalled(name)
+			if states == 0 {
+				return invalidParam("there is no state %q; there are %s", name, stateNames())
+			}
+			f.States |= states
+		}
+	}
+	return nil
+}
+
+// statesCalled returns the states that a word stands for, none if it is unknown.
+func statesCalled(name string) api.States {
+	switch name {
+	case "live":
+		return api.Live
+	case "finished":
+		return api.Finished
+	}
+	for s := api.Scheduled; s <= api.Discarded; s++ {
+		if s.String() == name {
+			return 1 << s
+		}
+	}
+	return 0
+}
+
+func stateNames() string {
+	names := []string{"live", "finished"}
+	for s := api.Scheduled; s <= api.Discarded; s++ {
+		names = append(names, s.String())
+	}
+	return strings.Join(names, ", ")
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 	"github.com/matrix-org/dendrite/futures/futureserver/internal"
@@ -20,6 +21,9 @@ type Server interface {
 
 	// QueryStateRooms returns the rooms with futures that newer state could end.
 	QueryStateRooms(ctx context.Context) ([]string, error)
+
+	// Vitals says how the futureserver is. It costs no I/O.
+	Vitals() api.Vitals
 
 	// Stop accepts nothing more, lets what is in flight finish (until ctx is done), writes what a clean restart
 	// needs and closes the database. It may be called more than once.
@@ -61,9 +65,30 @@ func NewInternalAPI(ctx context.Context, cfg *config.FutureServer, room api.Room
 		RoomsInFlight: max(1, cfg.RoomsInFlight),
 		Retention:     cfg.Retention,
 		KeepPerUser:   cfg.DelayedEvents.KeepPerUser,
-	}, db, room, internal.NewMetrics(o.Registerer), internal.Hooks{Step: o.Step, Ready: o.Ready, Storm: o.Storm})
+	}, db, room, internal.NewMetrics(o.Registerer), internal.Hooks{Step: o.Step, Ready: o.Ready, Storm: o.Storm, Ended: logEnd})
 	if err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// logEnd is the operator's line for a future that has ended. It holds no token, no delay_id and no content.
+func logEnd(f *api.Future) {
+	fields := logrus.Fields{
+		"future": int64(f.NID), "room_id": f.RoomID, "event_type": f.Type, "kind": api.KindOf(f.Policy).String(),
+		"deadline": api.Spell(f.Deadline), "outcome": f.State.String(),
+	}
+	switch f.State {
+	case api.Sent:
+		if f.Event != nil {
+			fields["event_id"] = f.Event.ID
+		}
+	case api.Cancelled:
+		fields["reason"] = "asked for, or its account or room is gone"
+	case api.Invalidated:
+		fields["reason"] = "newer state"
+	case api.Discarded:
+		fields["reason"] = "its group is over"
+	}
+	logrus.WithFields(fields).Info("futureserver: a future has ended")
 }

@@ -63,6 +63,8 @@ type Consumer struct {
 
 	sub    *nats.Subscription
 	missed bool // messages may have been lost since the last comparison with the rooms
+
+	standstill standstill // of all consumers of the stream
 }
 
 // NewConsumer creates the durable consumer, so that no output is lost from now on. Call it before any future
@@ -74,6 +76,8 @@ func NewConsumer(process *process.ProcessContext, js nats.JetStreamContext, room
 		js:      js,
 		room:    room,
 		log:     rate.Sometimes{First: 3, Interval: 10 * time.Second},
+
+		standstill: make(standstill),
 	}
 	c.ctx, c.cancel = context.WithCancel(process.Context())
 	if err := c.subscribe(c.ctx); err != nil {

@@ -94,6 +94,7 @@ func heartbeatsFirst(next http.Handler, first ...direct) http.Handler {
 // A front is the server's HTTP side: its listeners, and the server that answers on them.
 type front struct {
 	http, https net.Listener // nil if there is none
+	certificate *certificate // nil if there is none
 	server      *http.Server
 	patience    patience
 	cancel      context.CancelFunc // of all requests
@@ -109,12 +110,15 @@ func listen(o Options) (_ *front, err error) {
 			f.close()
 		}
 	}()
+	if f.certificate, err = newCertificate(o.CertFile, o.KeyFile); err != nil {
+		return nil, err
+	}
 	if o.HTTP.Enabled() {
 		if f.http, err = open(o.HTTP); err != nil {
 			return nil, err
 		}
 	}
-	if o.HTTPS.Enabled() && o.CertFile != "" && o.KeyFile != "" {
+	if o.HTTPS.Enabled() && f.certificate != nil {
 		if f.https, err = open(o.HTTPS); err != nil {
 			return nil, err
 		}
@@ -178,7 +182,8 @@ func (f *front) serve(ctx context.Context, o Options, handler http.Handler, fail
 		go run(f.http, func() error { return f.server.Serve(countedListener{f.http, counted}) })
 	}
 	if f.https != nil {
-		go run(f.https, func() error { return f.server.ServeTLS(countedListener{f.https, counted}, o.CertFile, o.KeyFile) })
+		f.server.TLSConfig = f.certificate.config()
+		go run(f.https, func() error { return f.server.ServeTLS(countedListener{f.https, counted}, "", "") })
 	}
 }
 

@@ -1,7 +1,9 @@
 package setup
 
 import (
+	"fmt"
 	"os"
+	"runtime/debug"
 
 	"github.com/matrix-org/dendrite/internal"
 	"github.com/matrix-org/dendrite/setup/config"
@@ -12,9 +14,35 @@ import (
 
 const version = "0.1.0"
 
-// Version names the project's version, that of the Dendrite in it, and with what that was patched.
+// Version names the project's version and commit, the Dendrite in it, and with what that was patched.
 func Version() string {
-	return "Dendrite with native futures " + version + " (Dendrite " + internal.VersionString() + ", " + patched.Base + ")"
+	return fmt.Sprintf("Dendrite with native futures %s%s, on Dendrite %s, patched (%s)", version, commit(), dendriteVersion(), patched.Base)
+}
+
+// dendriteVersion leaves out what internal.VersionString appends: the commit of the main module, which is ours.
+func dendriteVersion() string {
+	return fmt.Sprintf("%d.%d.%d", internal.VersionMajor, internal.VersionMinor, internal.VersionPatch)
+}
+
+// commit names the commit that the program was built from, if the build knows.
+func commit() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	revision, modified := "", ""
+	for _, setting := range info.Settings {
+		switch {
+		case setting.Key == "vcs.revision":
+			revision = setting.Value[:min(12, len(setting.Value))]
+		case setting.Key == "vcs.modified" && setting.Value == "true":
+			modified = ", modified"
+		}
+	}
+	if revision == "" {
+		return ""
+	}
+	return " (commit " + revision + modified + ")"
 }
 
 // StartLogging sets up the process's log as the configuration says. With stderrOnly it goes to standard
@@ -27,9 +55,18 @@ func StartLogging(cfg *config.Dendrite, stderrOnly bool) {
 		return
 	}
 	logrus.SetOutput(os.Stderr)
+	if level, ok := levelOf(cfg, true); ok {
+		logrus.SetLevel(level)
+	}
+}
+
+// levelOf returns the most talkative level of the configuration's logs.
+func levelOf(cfg *config.Dendrite, stderrOnly bool) (level logrus.Level, ok bool) {
 	for _, hook := range cfg.Logging {
-		if level, err := logrus.ParseLevel(hook.Level); hook.Type == "std" && err == nil {
-			logrus.SetLevel(level)
+		l, err := logrus.ParseLevel(hook.Level)
+		if err == nil && (!stderrOnly || hook.Type == "std") {
+			level, ok = max(level, l), true
 		}
 	}
+	return level, ok
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/matrix-org/dendrite/setup/jetstream"
 	"github.com/nats-io/nats.go"
 	"github.com/sirupsen/logrus"
 )
@@ -86,6 +85,8 @@ func byItself() bool {
 func (s *Server) endWhenBack(why error) {
 	s.outage.Do(func() {
 		logrus.Warnf("%s; the server will end when NATS and the database are back", why)
+		reason := why.Error()
+		s.health.crippled.Store(&reason)
 		look := time.NewTicker(outagePause)
 		defer look.Stop()
 		for good := 0; good < steady; {
@@ -115,10 +116,5 @@ func (s *Server) giveUp(why error) {
 func (s *Server) supported() bool {
 	ctx, cancel := context.WithTimeout(s.process.Context(), outageCheck)
 	defer cancel()
-	if err := s.components.roomDB.PingContext(ctx); err != nil {
-		return false
-	}
-	stream := s.components.Config.Global.JetStream.Prefixed(jetstream.InputRoomEvent)
-	_, err := s.components.js.StreamInfo(stream, nats.Context(ctx))
-	return err == nil
+	return s.components.roomDB.PingContext(ctx) == nil && s.askNATS(ctx) == nil
 }

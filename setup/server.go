@@ -62,6 +62,8 @@ type Server struct {
 	futures    futureserver.Server // nil if switched off
 	routers    httputil.Routers    // all that requests can ask for
 	front      *front
+	health     *health
+	manager    serviceManager
 	tracing    io.Closer
 	unlock     func()
 
@@ -85,7 +87,9 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if o.Step == nil {
 		o.Step = func(string) {}
 	}
-	s := &Server{process: process.NewProcessContext(), stopping: make(chan struct{}), done: make(chan struct{})}
+	s := &Server{
+		process: process.NewProcessContext(), manager: newServiceManager(), stopping: make(chan struct{}), done: make(chan struct{}),
+	}
 	s.process.ComponentStarted() // until stopDendrite, so that nobody starts to count while it is waited for
 	defer func() {
 		if err != nil {
@@ -118,6 +122,10 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, fmt.Errorf("futureserver: %w", err)
 	}
 	o.Step("unread") // futures are there; not all consumers of the output are
+	if s.health, err = healthOf(s, o); err != nil {
+		return nil, err
+	}
+	s.health.notify = s.manager.notify
 	if err := s.serve(o); err != nil {
 		return nil, err
 	}
@@ -125,6 +133,9 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	// Dendrite creates the last consumers of the roomserver's output together with its routes. JetStream keeps a message
 	// only for consumers that exist: what a future had sent before would have been missing in /sync for ever.
 	close(ready)
+	logSettings(o.Futures)
+	go s.health.watch(s.process.Context())
+	s.manager.notify("READY=1")
 	minwinsvc.SetOnExit(s.stopService)
 	return s, nil
 }
@@ -210,7 +221,7 @@ func (s *Server) serve(o Options) error {
 	if s.futures != nil {
 		handler = clientapi.ShowDelayIDs(s.futures, handler)
 	}
-	handler = slowBodies(s.front.patience.body, uncached(handler))
+	handler = slowBodies(s.front.patience.body, uncached(s.health.monitor(handler)))
 	handler = heartbeatsFirst(handler, tokens, management)
 	if o.Local != nil {
 		handler = o.Local.guard(handler)

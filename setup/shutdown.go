@@ -30,6 +30,8 @@ func (s *Server) Stop(ctx context.Context) error {
 	s.stop.Do(func() {
 		logrus.Info("Stopping")
 		close(s.stopping)
+		s.manager.notify("STOPPING=1")
+		defer s.manager.close()
 		s.stopErr = errors.Join(
 			s.stopPart(ctx, "requests", requestsTimeout, s.front.shutdown),
 			s.stopPart(ctx, "futures", futuresTimeout, s.stopFutures),
@@ -97,6 +99,7 @@ func (s *Server) abandon() {
 		errs = append(errs, s.stopFutures(ctx), s.consumer.Drained(ctx))
 	}
 	errs = append(errs, s.stopDendrite(ctx))
+	s.manager.close()
 	if err := errors.Join(errs...); err != nil {
 		logrus.WithError(err).Warn("Not everything that was started has stopped")
 	}

@@ -13,7 +13,6 @@ import (
 	"syscall"
 
 	dendrite "github.com/matrix-org/dendrite/setup"
-	"github.com/matrix-org/dendrite/setup/base"
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/sirupsen/logrus"
 
@@ -42,11 +41,11 @@ func main() {
 	}
 	setup.KeepListening()
 	setup.CollectRarely()
-	stop := stopSignal()
+	stop, hangup := stopSignal(), hangupSignal()
 	configPath := prepare()
 	options := configure(configPath)
 	logrus.Info(setup.Version())
-	base.PlatformSanityChecks()
+	setup.CheckDescriptors(enoughDescriptors())
 	if c := options.Dendrite.ClientAPI; !c.RegistrationDisabled && c.OpenRegistrationWithoutVerificationEnabled {
 		logrus.Warn("Open registration is enabled")
 	}
@@ -56,14 +55,20 @@ func main() {
 	if *quickStart != "" && server.Addr() != nil {
 		fmt.Print(setup.Welcome("http://"+server.Addr().String(), configPath, filepath.Dir(os.Args[0])))
 	}
-	select {
-	case <-stop:
-	case <-server.Done():
-	}
+	reloader := setup.NewReloader(server, configPath, options.Dendrite, *quickStart != "")
+	wait(server, stop, hangup, reloader.Reload)
 	if err := server.Stop(context.Background()); err != nil {
 		logrus.WithError(err).Warn("Not everything was finished; the next start does that")
 	}
 	check(server.Err(), "The server could not go on")
+}
+
+// enoughDescriptors is what Dendrite advises, or what a quick start needs for this machine's clients.
+func enoughDescriptors() uint64 {
+	if *quickStart != "" {
+		return 4096
+	}
+	return 65535
 }
 
 // stopSignal is closed at the first signal to stop. The second ends the process: whoever asks twice does not
@@ -78,6 +83,27 @@ func stopSignal() <-chan struct{} {
 		os.Exit(1)
 	}()
 	return stop
+}
+
+// hangupSignal hears SIGHUP, which would otherwise end the process.
+func hangupSignal() <-chan os.Signal {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	return signals
+}
+
+// wait returns when the server is to be stopped, or has ended. Until then it reloads what it can when asked to.
+func wait(server *setup.Server, stop <-chan struct{}, hangup <-chan os.Signal, reload func()) {
+	for {
+		select {
+		case <-stop:
+			return
+		case <-server.Done():
+			return
+		case <-hangup:
+			reload()
+		}
+	}
 }
 
 // prepare sets up the quick start, if asked for, and returns the path of the configuration.

@@ -3,13 +3,20 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha1"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -61,16 +68,11 @@ func run(t *testing.T, args ...string) *program {
 }
 
 // serve runs a quick start and waits until it answers.
-func serve(t *testing.T, dir string, more ...string) *program {
+func serve(t *testing.T, dir string, args ...string) *program {
 	t.Helper()
 	cheapPasswords(t, dir)
-	l, err := net.Listen("tcp", "127.0.0.1:0") // to find a free port
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
-	p := run(t, append([]string{"-quickstart", dir, "-http-bind-address", address}, more...)...)
+	address := freeAddress(t)
+	p := run(t, append(args, "-quickstart", dir, "-http-bind-address", address)...)
 	p.url = "http://" + address
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		resp, err := http.Get(p.url + "/_matrix/client/versions")
@@ -87,6 +89,16 @@ func serve(t *testing.T, dir string, more ...string) *program {
 			t.Fatal(err)
 		}
 	}
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
 
 // cheapPasswords sets up the folder so that making an account takes no second.
@@ -266,8 +278,87 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 
 func TestVersionNamesBoth(t *testing.T) {
 	p := run(t, "-version")
-	if code, out := p.code(), p.output.String(); code != 0 || !strings.Contains(out, "futures 0.1.0") || !strings.Contains(out, "Dendrite 0.13.8") {
+	if code, out := p.code(), p.output.String(); code != 0 || !strings.Contains(out, "futures 0.1.0") || !strings.Contains(out, "Dendrite 0.13.8, patched") {
+		t.Errorf("%d: %s", code, out) // a commit behind Dendrite's version would be ours
+	}
+}
+
+// A new server has nothing to warn of.
+func TestQuickStartIsQuiet(t *testing.T) {
+	p := serve(t, t.TempDir())
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	if code, out := p.code(), p.output.String(); code != 0 || strings.Contains(out, "level=") {
 		t.Errorf("%d: %s", code, out)
+	}
+}
+
+func TestHalfACertificateStopsTheStart(t *testing.T) {
+	dir := t.TempDir()
+	for flag, want := range map[string]string{"-tls-cert": "-tls-cert needs -tls-key", "-tls-key": "-tls-key needs -tls-cert"} {
+		p := run(t, "-quickstart", dir, "-http-bind-address", "127.0.0.1:0", flag, "absent.pem")
+		if code, out := p.code(), p.output.String(); code != 1 || !strings.Contains(out, want) {
+			t.Errorf("%s: exit code %d\n%s", flag, code, out)
+		}
+	}
+}
+
+func writeCertificate(t *testing.T, certFile, keyFile, name string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{name}, NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: cert}, keyFile: {Type: "PRIVATE KEY", Bytes: key}} {
+		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// SIGHUP ended the process. It reloads, whatever it finds, and new connections get the new certificate.
+func TestHangupReloads(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	writeCertificate(t, cert, key, "one.test")
+	https := freeAddress(t)
+	p := serve(t, dir, "-tls-cert", cert, "-tls-key", key, "-https-bind-address", https)
+	served := func(name string) bool {
+		conn, err := tls.Dial("tcp", https, &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			return false
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].VerifyHostname(name) == nil
+	}
+	becomes := func(name string) {
+		t.Helper()
+		p.cmd.Process.Signal(syscall.SIGHUP)
+		for deadline := time.Now().Add(time.Minute); !served(name); time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the certificate is not that of %s", name)
+			}
+		}
+	}
+	becomes("one.test")
+	writeCertificate(t, cert, key, "two.test")
+	becomes("two.test")
+	if err := os.WriteFile(cert, []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	becomes("two.test")
+	p.mustCall("", "GET", "/_matrix/client/versions", nil, nil)
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	if code, out := p.code(), p.output.String(); code != 0 || !strings.Contains(out, "Reloaded the certificate") {
+		t.Errorf("exit code %d\n%s", code, out)
 	}
 }
 

@@ -161,6 +161,14 @@ type StateEvent struct {
 	ID, Sender string
 }
 
+// Spell spells a Unix time in ms for people who read logs; 0 is "none".
+func Spell(ms int64) string {
+	if ms == 0 {
+		return "none"
+	}
+	return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z")
+}
+
 // FutureInternalAPI is the futureserver as the rest of the server sees it. All methods are safe for
 // concurrent use; after Stop they return ErrStopping.
 type FutureInternalAPI interface {
@@ -203,7 +211,7 @@ type FutureInternalAPI interface {
 	// last.
 	QueryFuturesByUser(ctx context.Context, userID string) ([]*Future, error)
 
-	// QueryFutures is the administrator's view: live futures that match the filter, by NID.
+	// QueryFutures is the administrator's view: futures that match the filter, by NID.
 	QueryFutures(ctx context.Context, filter Filter) ([]*Future, error)
 
 	// QueryFutureCounts returns how many futures are live, by state.
@@ -226,11 +234,68 @@ type FutureInternalAPI interface {
 	PerformStateChange(ctx context.Context, roomID string, changed []StateKeyTuple) error
 }
 
-// Filter selects live futures; the zero value selects all. Limit 0 means no limit.
+// Filter selects futures; the zero value selects all that live. They come in order of their NID, or from the newest on if
+// Backwards, and begin behind After if that is not 0.
 type Filter struct {
 	UserID, RoomID string
 	NID            NID
-	Limit          int
+	States         States // 0: Live
+	Kind           Kind
+	From, Until    int64 // Unix ms, Until excluded; 0: no bound. Of the end, or the deadline of one that lives
+	After          NID
+	Backwards      bool
+	Limit          int // 0: no limit
+}
+
+// Wanted returns the states that the filter selects.
+func (f *Filter) Wanted() States { return cmp.Or(f.States, Live) }
+
+// Matches reports whether the filter selects the future, whatever its place in the order.
+func (f *Filter) Matches(x *Future) bool {
+	when := cmp.Or(x.Finished, x.Deadline)
+	return (f.UserID == "" || f.UserID == x.UserID) && (f.RoomID == "" || f.RoomID == x.RoomID) && (f.NID == 0 || f.NID == x.NID) &&
+		f.Wanted().Has(x.State) && (f.Kind == AnyKind || f.Kind == KindOf(x.Policy)) &&
+		(f.From == 0 || when >= f.From) && (f.Until == 0 || when != 0 && when < f.Until)
+}
+
+// States is a set of states.
+type States uint8
+
+// Live and Finished are the two halves of a future's life.
+const (
+	Live     = States(1<<Scheduled | 1<<Sending)
+	Finished = States(1<<Sent | 1<<Failed | 1<<Cancelled | 1<<Invalidated | 1<<Discarded)
+)
+
+// Has reports whether the state is in the set.
+func (s States) Has(state State) bool { return s&(1<<state) != 0 }
+
+// Kind tells futures from delayed events.
+type Kind uint8
+
+const (
+	AnyKind     Kind = iota
+	OneOfGroup       // a future of generation 0, with tokens
+	DelayedKind      // a delayed event, of generation 1 or 2
+)
+
+// KindOf returns what a future of that policy is.
+func KindOf(p Policy) Kind {
+	if p.Has(Managed) {
+		return DelayedKind
+	}
+	return OneOfGroup
+}
+
+// String returns the kind's name as the admin API and the log spell it.
+func (k Kind) String() string {
+	switch k {
+	case OneOfGroup:
+		return "future"
+	case DelayedKind:
+		return "delayed_event"
+	}
+	return "any"
 }
 
 // DelayedFilter selects managed futures of one user. Without States it selects the scheduled ones. They
@@ -245,7 +310,7 @@ type DelayedFilter struct {
 }
 
 // Compare is the order in which they come.
-func (f *DelayedFilter) Compare(a, b NID) int {
+func (f DelayedFilter) Compare(a, b NID) int {
 	if f.Backwards {
 		a, b = b, a
 	}
@@ -255,6 +320,15 @@ func (f *DelayedFilter) Compare(a, b NID) int {
 // Counts says how many futures are live.
 type Counts struct {
 	Scheduled, Sending, Users, Rooms int
+}
+
+// Vitals say how a futureserver is.
+type Vitals struct {
+	// Overdue is how long the oldest event has waited for its room since it was due; 0 if none waits. The time before the
+	// server's start does not count.
+	Overdue time.Duration
+	// Stalled is for how long the database has not answered.
+	Stalled time.Duration
 }
 
 // Room is the south port: what the core needs of the rooms. roomserver.Room is the real one. An error

@@ -161,26 +161,31 @@ func (s *Server) watchers(roomID string, changed []api.StateKeyTuple) []api.NID 
 }
 
 // PerformAdminCancellation implements api.FutureInternalAPI.
-func (s *Server) PerformAdminCancellation(ctx context.Context, filter api.Filter) (int, error) {
+func (s *Server) PerformAdminCancellation(ctx context.Context, filter api.Filter) (cancelled int, err error) {
 	if filter.UserID == "" && filter.RoomID == "" && filter.NID == 0 {
 		return 0, &api.Refusal{Kind: api.BadEvent, Message: "Name a user, a room or a future to cancel."}
 	}
-	fs, err := s.QueryFutures(ctx, filter)
-	if err != nil {
-		return 0, err
-	}
-	fs = slices.DeleteFunc(fs, func(f *api.Future) bool { return f.State != api.Scheduled })
-	if len(fs) == 0 {
-		return 0, nil
-	}
-	err = s.decideAndWait(ctx, func(now ledger.Time, c *ledger.Changes) {
-		for _, f := range fs {
-			if v, ok := s.ledger.Lookup(f.UserID, f.NID); ok {
-				s.ledger.End(v.Ref, api.Cancelled, now, c)
-			}
+	filter.States, filter.Limit = 1<<api.Scheduled, pageSize
+	for {
+		fs, err := s.QueryFutures(ctx, filter)
+		if err != nil {
+			return cancelled, err
 		}
-	})
-	return len(fs), err
+		if len(fs) > 0 {
+			filter.After = fs[len(fs)-1].NID
+			err = s.decideAndWait(ctx, func(now ledger.Time, c *ledger.Changes) {
+				for _, f := range fs {
+					if v, ok := s.ledger.Lookup(f.UserID, f.NID); ok && v.State == api.Scheduled {
+						s.ledger.End(v.Ref, api.Cancelled, now, c)
+						cancelled++
+					}
+				}
+			})
+		}
+		if err != nil || len(fs) < pageSize {
+			return cancelled, err
+		}
+	}
 }
 
 // PerformUserRemoval implements api.FutureInternalAPI.

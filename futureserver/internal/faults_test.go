@@ -256,7 +256,7 @@ func TestNothingIsBegunAfterAStop(t *testing.T) {
 			b.Server.mu.Lock()
 			aside := 0
 			for _, rm := range b.working {
-				aside += rm.aside
+				aside += len(rm.aside)
 			}
 			b.Server.mu.Unlock()
 			if aside > 0 {

@@ -243,7 +243,7 @@ func (s *Server) deliver(jobs []job) (later []job) {
 			j.answer(nil)
 		case api.Refused:
 			refusal := &api.Refusal{Kind: api.Forbidden, Message: "The room does not accept the event."}
-			s.logFailure(j.future, refusal)
+			s.logFailure(j, refusal)
 			s.conclude(j, api.Failed, refusal)
 			j.answer(refusal)
 		default:
@@ -282,7 +282,7 @@ func (s *Server) refused(j *job, err error) (over bool) {
 		j.answer(err) // the future and its group stay as they were
 		return true
 	case final:
-		s.logFailure(j.future, refusal)
+		s.logFailure(j, refusal)
 		s.conclude(j, api.Failed, refusal)
 		return true
 	}
@@ -295,7 +295,7 @@ func (s *Server) tryAgain(j *job, err error) (over bool) {
 	tried := s.clock.now() - j.since
 	if tried > giveUpAfter.Milliseconds() {
 		refusal := &api.Refusal{Kind: api.Internal, Message: "The server could not find out what the room says."}
-		s.logFailure(j.future, refusal)
+		s.logFailure(j, refusal)
 		s.conclude(j, api.Failed, refusal)
 		j.answer(refusal)
 		return true
@@ -311,10 +311,21 @@ func (s *Server) tryAgain(j *job, err error) (over bool) {
 }
 
 // logFailure is the operator's line for each future that fails.
-func (s *Server) logFailure(f *api.Future, refusal *api.Refusal) {
-	entry := logrus.WithField("reason", refusal.Kind.String())
-	if f != nil {
-		entry = entry.WithFields(logrus.Fields{"room_id": f.RoomID, "user_id": f.UserID, "event_type": f.Type})
+func (s *Server) logFailure(j *job, refusal *api.Refusal) {
+	fields := logrus.Fields{"future": int64(j.NID), "reason": refusal.Kind.String(), "deadline": api.Spell(s.deadlineOf(j))}
+	if f := j.future; f != nil {
+		fields["room_id"], fields["user_id"], fields["event_type"] = f.RoomID, f.UserID, f.Type
+		fields["kind"] = api.KindOf(f.Policy).String()
 	}
-	entry.Warn("futureserver: a future failed: " + refusal.Message)
+	logrus.WithFields(fields).Warn("futureserver: a future failed: " + refusal.Message)
+}
+
+// deadlineOf returns the true deadline of a job's future, Unix ms; 0 if it has none.
+func (s *Server) deadlineOf(j *job) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v, ok := s.ledger.At(j.Ref); ok && v.Deadline != 0 {
+		return v.Deadline + s.clock.time().Offset
+	}
+	return 0
 }

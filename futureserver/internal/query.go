@@ -31,28 +31,68 @@ func isZero(d time.Duration) byte {
 	return 0
 }
 
+// pageSize is how many futures are read from disk at a time where only some of them may be wanted.
+const pageSize = 1000
+
 // QueryFutures implements api.FutureInternalAPI. The disk says what the futures are about; memory, which is
 // ahead of it, whether they are still live and until when.
-func (s *Server) QueryFutures(ctx context.Context, filter api.Filter) ([]*api.Future, error) {
-	var fs []*api.Future
-	var err error
-	switch {
-	case filter.UserID != "":
-		fs, err = s.db.LoadAll(ctx, s.nidsOf(filter.UserID, func(ledger.View) bool { return true }))
-	case filter.NID != 0:
-		fs, err = s.db.LoadAll(ctx, []api.NID{filter.NID})
-	default:
-		fs, err = s.db.SelectLive(ctx, filter.RoomID, filter.Limit)
+func (s *Server) QueryFutures(ctx context.Context, filter api.Filter) (found []*api.Future, err error) {
+	if filter.UserID != "" && filter.Wanted()&api.Finished == 0 {
+		return s.liveOf(ctx, filter)
 	}
+	if filter.Wanted()&api.Finished != 0 {
+		ctx, cancel := patiently(ctx)
+		defer cancel()
+		if err := s.ended(ctx); err != nil {
+			return nil, err
+		}
+	}
+	page := filter
+	if page.Limit != 0 {
+		page.Limit = max(page.Limit, pageSize)
+	}
+	for {
+		rows, err := s.db.Select(ctx, page)
+		if err != nil {
+			return nil, err
+		}
+		read := len(rows)
+		if read > 0 {
+			page.After = rows[read-1].NID
+		}
+		found = append(found, s.matching(rows, &filter)...)
+		if page.Limit == 0 || read < page.Limit || len(found) >= filter.Limit {
+			return atMost(filter.Limit, found), nil
+		}
+	}
+}
+
+// liveOf returns live futures of one user, whom memory finds without reading all that are on disk.
+func (s *Server) liveOf(ctx context.Context, filter api.Filter) ([]*api.Future, error) {
+	compare := api.DelayedFilter{Backwards: filter.Backwards}.Compare
+	nids := s.nidsOf(filter.UserID, func(v ledger.View) bool { return filter.After == 0 || compare(v.NID, filter.After) > 0 })
+	fs, err := s.db.LoadAll(ctx, nids)
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	fs = slices.DeleteFunc(fs, func(f *api.Future) bool {
-		return filter.RoomID != "" && f.RoomID != filter.RoomID || filter.NID != 0 && f.NID != filter.NID || !s.refine(f)
-	})
+	fs = s.matching(fs, &filter)
+	slices.SortFunc(fs, func(a, b *api.Future) int { return compare(a.NID, b.NID) })
 	return atMost(filter.Limit, fs), nil
+}
+
+// matching returns those that match by what memory knows of them. It keeps the lock for a few at a time.
+func (s *Server) matching(fs []*api.Future, filter *api.Filter) (found []*api.Future) {
+	for some := range slices.Chunk(fs, atOnce) {
+		s.mu.Lock()
+		for _, f := range some {
+			if (!f.State.Live() || s.refine(f)) && filter.Matches(f) {
+				found = append(found, f)
+			}
+		}
+		s.mu.Unlock()
+		yield()
+	}
+	return found
 }
 
 // nidsOf lists those of a user's futures that are wanted, in order.

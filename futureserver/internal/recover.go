@@ -58,6 +58,10 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 	}
 	hooks.Step("recovered")
 	m.observe(s)
+	if hooks.Ended != nil {
+		s.outcomes = newOutcomes()
+		go s.tellOutcomes(hooks.Ended)
+	}
 	s.loops.Add(4)
 	go s.run()
 	go s.write()
@@ -193,6 +197,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	s.work.Wait()
 	s.loops.Wait()
 	s.dismiss()
+	s.outcomes.close()
 	if closeErr := s.db.Close(); err == nil {
 		err = closeErr
 	}

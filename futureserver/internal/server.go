@@ -37,17 +37,20 @@ type Hooks struct {
 	Ready <-chan struct{} // nothing is sent before it is closed; nil if all is ready
 	Storm func(bool)      // whether rooms wait because as many as may be are in flight; called when that changes, in order
 
+	Ended func(*api.Future) // each future that has ended, but for those that failed; called by one goroutine, some time later
+
 	Skew func() time.Duration // by how much the wall clock was set since the start; tests set it
 }
 
 // Server is the futureserver. It implements api.FutureInternalAPI.
 type Server struct {
-	cfg     Config
-	db      storage.Database
-	room    api.Room
-	metrics *Metrics
-	hooks   Hooks
-	clock   clock
+	cfg      Config
+	db       storage.Database
+	room     api.Room
+	metrics  *Metrics
+	hooks    Hooks
+	outcomes *outcomes // nil if nobody wants to know
+	clock    clock
 
 	delayIDs *delayIDs // of what has been sent
 
@@ -56,6 +59,7 @@ type Server struct {
 
 	next      *batch // gathers what the next transaction writes
 	writing   *batch // is being written; nil if none is
+	writingAt int64  // since when
 	kick      chan struct{}
 	look      bool  // the writer is to find out whether the lock is still ours
 	confirmed int64 // when that was last known, in the clock's time

@@ -6,6 +6,7 @@ import (
 	"context"
 	"math"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
@@ -22,13 +23,17 @@ type room struct {
 	hash  uint64 // what the ledger calls it
 	queue jobHeap
 	busy  bool // it has its turn, or is backing off after a failure
-	aside int  // jobs that have failed for long and wait for another try
 	place int  // in the ready heap, from 1; 0 if it is not there
+
+	// Since when the jobs wait that are not in the queue:
+	turning int64   // the oldest of those that have their turn; 0 if there is none
+	aside   []int64 // those that have failed for long and wait for another try
 }
 
 // job is a future on its way into the room.
 type job struct {
 	ledger.Ref
+	due     int64         // since when it waits, Unix ms; not the time before the server's start
 	at      int64         // what it is ordered by: the deadline, or the time a send token came; 0 if claimed already
 	send    *sendRequest  // nil if its timer ran out
 	claimed bool          // its claim is durable
@@ -182,6 +187,9 @@ func (s *Server) enqueue(hash uint64, j job) {
 		j.answer(api.ErrStopping)
 		return
 	}
+	if j.due == 0 {
+		j.due = max(j.at, s.clock.start.UnixMilli())
+	}
 	rm := s.working[hash]
 	if rm == nil {
 		rm = &room{hash: hash}
@@ -208,6 +216,7 @@ func (s *Server) dispatch() {
 		rm := heap.Pop(&s.ready).(*room)
 		rm.busy = true
 		jobs := rm.take(s.ready)
+		rm.turning = oldest(jobs)
 		landed := s.takeOff()
 		s.work.Go(func() { s.advance(rm, jobs, landed) })
 	}
@@ -308,6 +317,7 @@ func (s *Server) advance(rm *room, jobs []job, landed func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	landed()
+	rm.turning = 0
 	if s.over {
 		return
 	}
@@ -321,9 +331,10 @@ func (s *Server) advance(rm *room, jobs []job, landed func()) {
 			heap.Push(&rm.queue, j)
 			continue
 		}
-		rm.aside++
+		rm.aside = append(rm.aside, j.due)
 		time.AfterFunc(j.pause, s.locked(func() {
-			rm.aside--
+			at := slices.Index(rm.aside, j.due)
+			rm.aside = slices.Delete(rm.aside, at, at+1)
 			s.enqueue(rm.hash, j)
 			s.dispatch()
 		}))
@@ -352,7 +363,7 @@ func (s *Server) release(rm *room) {
 		return
 	}
 	s.offer(rm)
-	if len(rm.queue) == 0 && rm.aside == 0 {
+	if len(rm.queue) == 0 && len(rm.aside) == 0 {
 		delete(s.working, rm.hash)
 	}
 	s.dispatch()

@@ -114,7 +114,7 @@ func (s *Server) take() (b *batch, look bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b = s.next
-	s.next, s.writing = newBatch(b.Number+1), b
+	s.next, s.writing, s.writingAt = newBatch(b.Number+1), b, s.clock.now()
 	look, s.look = s.look, false
 	if s.ledger.Ungathered() {
 		notify(s.kick)
@@ -233,6 +233,7 @@ func (s *Server) transact(b *batch, changes *storage.Batch) error {
 func (s *Server) settle(b *batch) {
 	if b.err == nil {
 		s.confirmRaises(b)
+		s.outcomes.note(b.Ends)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

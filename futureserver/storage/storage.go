@@ -91,9 +91,9 @@ type Database interface {
 	// or a group token.
 	GroupUsed(ctx context.Context, userID, groupID string) (bool, error)
 
-	// SelectLive returns the live futures of a room, or of all rooms if it is "", whole, in order of NID, and at most
-	// limit of them if that is not 0. It reads all timers.
-	SelectLive(ctx context.Context, roomID string, limit int) ([]*api.Future, error)
+	// Select returns the futures that match, whole, and in the filter's order. Live ones match whatever their state and
+	// deadline, which memory knows better. It may read all that is on disk.
+	Select(ctx context.Context, f api.Filter) ([]*api.Future, error)
 
 	// Close releases the database and its lock. No other method may be running.
 	Close() error

@@ -20,6 +20,8 @@ const (
 	longestSlack      = 10 * time.Minute
 	longestGrace      = 30 * time.Second
 	shortestRetention = time.Minute
+	shortestUnhealthy = time.Second
+	longestUnhealthy  = time.Hour
 )
 
 // FutureServer is the future_server section of dendrite.yaml.
@@ -42,6 +44,9 @@ type FutureServer struct {
 	// RoomsInFlight is how many rooms are sent to at the same time; in one room events go one after the other.
 	// 0 to 64; 0: 2 if Dendrite's rooms are on SQLite; on PostgreSQL one for each processor, 2 to 8.
 	RoomsInFlight int `yaml:"rooms_in_flight"`
+	// UnhealthyAfter is how long an event may be overdue, and how long one of those who read the roomserver's output may
+	// make no progress, before the health check fails. 1s to 1h.
+	UnhealthyAfter time.Duration `yaml:"unhealthy_after"`
 	// Retention is how long finished futures are remembered, so that a repeated request finds its answer.
 	// 1m to 10 years.
 	Retention time.Duration `yaml:"retention"`
@@ -98,6 +103,7 @@ func (c *FutureServer) Defaults() {
 	c.MaxFuturesPerUser = 100
 	c.HighWaterSlack = 30 * time.Second
 	c.RestartGrace = 10 * time.Second
+	c.UnhealthyAfter = 30 * time.Second
 	c.Retention = 7 * Day
 	c.DelayedEvents = DelayedEvents{
 		MaxDelay: 7 * 24 * time.Hour, MaxScheduled: 100, OpenManagement: true, KeepPerUser: 1000,

@@ -28,15 +28,17 @@ func Load(path string) (*FutureServer, Networks, error) {
 	}
 	r := reader{file: path}
 	root := doc.Content[0]
-	r.section("future_server", member(root, "future_server"), futures.fields(&r))
+	r.layout("", root, sections())
+	r.section(section, member(root, section), futures.fields(&r))
 	federation := member(root, "federation_api")
+	r.layout("federation_api.", federation, []string{"allow_networks", "deny_networks"})
 	r.prefixes(&networks.Allow)("federation_api.allow_networks", member(federation, "allow_networks"))
 	r.prefixes(&networks.Deny)("federation_api.deny_networks", member(federation, "deny_networks"))
 	if err := errors.Join(r.errs...); err != nil {
 		return nil, Networks{}, err
 	}
 	if futures.MaxTimeout > 30*Day {
-		logrus.Warnf("future_server.max_timeout is %s; MSC4140 advises no more than a month", futures.MaxTimeout)
+		logrus.Warnf("future_server.max_timeout is %s; MSC4140 advises no more than a month", Spell(futures.MaxTimeout))
 	}
 	return futures, networks, nil
 }
@@ -57,6 +59,7 @@ func (c *FutureServer) fields(r *reader) fields {
 		"high_water_slack":     r.duration(&c.HighWaterSlack, shortestSlack, longestSlack),
 		"restart_grace":        r.duration(&c.RestartGrace, 0, longestGrace),
 		"rooms_in_flight":      r.integer(&c.RoomsInFlight, 0, 64),
+		"unhealthy_after":      r.duration(&c.UnhealthyAfter, shortestUnhealthy, longestUnhealthy),
 		"retention":            r.duration(&c.Retention, shortestRetention, longestRetention),
 		"delayed_events": r.nested(fields{
 			"max_delay":              r.duration(&c.DelayedEvents.MaxDelay, 0, longestTimeout),

@@ -107,7 +107,7 @@ func TestLoadNamesKeyAndLine(t *testing.T) {
 		{"future_server:\n  max_timeout: 0s\n", "line 2: future_server.max_timeout: \"0s\" is not between 1ms"},
 		{"future_server:\n  max_timeout: 99999d\n", "line 2: future_server.max_timeout: \"99999d\" is not a duration"},
 		{"future_server:\n  max_timeout: -1d\n", "line 2: future_server.max_timeout: \"-1d\" is not a duration"},
-		{"future_server:\n  high_water_slack: 11m\n", "is not between 1s and 10m0s"},
+		{"future_server:\n  high_water_slack: 11m\n", "is not between 1s and 10m"},
 		{"future_server:\n  rooms_in_flight: 65\n", "line 2: future_server.rooms_in_flight: \"65\" is not between 0 and 64"},
 		{"future_server:\n  max_futures_per_user: 1.5\n", "is not a whole number"},
 		{"future_server:\n  rate_limits:\n    create:\n      per_second: -1\n", "line 4: future_server.rate_limits.create.per_second: \"-1\" is not between"},
@@ -120,6 +120,14 @@ func TestLoadNamesKeyAndLine(t *testing.T) {
 		{"future_server:\n  trusted_proxies:\n  - 10.0.0.0/8\n  - proxy\n", "line 4: future_server.trusted_proxies: \"proxy\" is not a network"},
 		{"federation_api:\n  deny_networks: 10.0.0.0/8\n", "line 2: federation_api.deny_networks: should be a list"},
 		{"federation_api:\n  allow_networks: [10.0.0.0/33]\n", "line 2: federation_api.allow_networks: \"10.0.0.0/33\" is not a network"},
+		{"future_server:\n  max_timeout: 50d\n", "is not between 1ms and 49d"},
+		{"future_server:\n  max_timeout: 1d\n\nfuture_server:\n  max_timeout: 2d\n", "line 4: future_server: stands here twice; the first is in line 1"},
+		{"version: 2\nfutureserver:\n  max_timeout: 1d\n", "line 2: futureserver: nobody reads this; is it future_server?"},
+		{"future-server: {}\n", "line 1: future-server: nobody reads this; is it future_server?"},
+		{"futures:\n", "line 1: futures: nobody reads this; is it future_server?"},
+		{"version: 2\nsync_apis: {}\n", "line 2: sync_apis: nobody reads this; is it sync_api?"},
+		{"global: {}\nclient_api: {}\nglobal: {}\n", "line 3: global: stands here twice; the first is in line 1"},
+		{"federation_api:\n  deny_network: []\n", "line 2: federation_api.deny_network: nobody reads this; is it federation_api.deny_networks?"},
 		{"future_server: [\n", "yaml: line"},
 	} {
 		_, _, err := load(t, c.yaml)
@@ -130,6 +138,44 @@ func TestLoadNamesKeyAndLine(t *testing.T) {
 	_, _, err := load(t, "future_server:\n  a: 1\n  rooms_in_flight: x\n")
 	if err == nil || strings.Count(err.Error(), "line ") != 2 {
 		t.Errorf("should report both mistakes: %v", err)
+	}
+}
+
+// What other programs or older Dendrites have written there stops nobody.
+func TestOtherSectionsAreLeftAlone(t *testing.T) {
+	for _, yaml := range []string{
+		"x-common: &x {a: 1}\nglobal: *x\n", "profiling: {}\n", "edu_server: {}\n", "state_server: {}\nroom_server: {}\n", "mscs: {}\n",
+		"federation_api:\n  send_max_retries: 16\n  key_perspectives: []\n", "send_future: {}\n", "push_server: {}\n", "media: {}\n",
+	} {
+		if _, _, err := load(t, yaml); err != nil {
+			t.Errorf("%q: %v", yaml, err)
+		}
+	}
+}
+
+func TestDurations(t *testing.T) {
+	for text, want := range map[string]time.Duration{
+		"7d": 7 * Day, "2w": 14 * Day, "1w1d": 8 * Day, "1d12h": 36 * time.Hour, "0": 0, "90s": 90 * time.Second, "0d": 0,
+	} {
+		if got, err := parseDuration(text); err != nil || got != want {
+			t.Errorf("%s is %s, %v; want %s", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "d", "1d1w", "1d-1h", "-1d", "1.5d", "99999d", "5001w", "1d9000000h", "7"} {
+		if got, err := parseDuration(text); err == nil {
+			t.Errorf("%q is %s", text, got)
+		}
+	}
+	for want, d := range map[string]time.Duration{
+		"49d": 49 * Day, "1d12h": 36 * time.Hour, "30s": 30 * time.Second, "10m": 10 * time.Minute, "1h0m1s": time.Hour + time.Second,
+		"12h": 12 * time.Hour, "1h30m": 90 * time.Minute, "500ms": 500 * time.Millisecond, "0s": 0, "10s": 10 * time.Second,
+	} {
+		if got := Spell(d); got != want {
+			t.Errorf("%s is spelt %s, want %s", d, got, want)
+		}
+		if back, err := parseDuration(Spell(d)); err != nil || back != d {
+			t.Errorf("%s does not come back: %s, %v", d, back, err)
+		}
 	}
 }
 

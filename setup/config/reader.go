@@ -122,18 +122,16 @@ func (r *reader) duration(to *time.Duration, least, most time.Duration) field {
 
 func within[T int | float64 | time.Duration](v, least, most T) (T, error) {
 	if v < least || v > most {
-		return v, fmt.Errorf("is not between %v and %v", least, most)
+		return v, fmt.Errorf("is not between %s and %s", spelt(least), spelt(most))
 	}
 	return v, nil
 }
 
-// parseDuration reads Go's notation, and whole days, which it lacks.
-func parseDuration(s string) (time.Duration, error) {
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		n, err := strconv.ParseUint(days, 10, 16) // 16 bits of days do not overflow
-		return time.Duration(n) * Day, err
+func spelt(v any) string {
+	if d, ok := v.(time.Duration); ok {
+		return Spell(d)
 	}
-	return time.ParseDuration(s)
+	return fmt.Sprint(v)
 }
 
 // prefixes reads a list of networks; an address alone is a network of one.

@@ -117,6 +117,7 @@ func TestNames(t *testing.T) {
 		{"metric", "futureserver/internal/metrics.go", regexp.MustCompile(`(?:counter\(|histogram\(|Name: )"([a-z_]+)"`), "docs/operations.md", "dendrite_futureserver_$"},
 		{"refusal", "futureserver/api/errors.go", regexp.MustCompile(`case \w+:\n\t\treturn "([a-z_]+)"`), "docs/operations.md", "`$`"},
 		{"flag", "cmd/dendrite/main.go", regexp.MustCompile(`flag\.\w+\("([a-z-]+)"`), "docs/operations.md", "`-$`"},
+		{"flag", "cmd/dendrite-admin/main.go", regexp.MustCompile(`flags\.\w+\("([a-z-]+)"`), "docs/operations.md", "`-$`"},
 		{"path", "clientapi/clientapi.go", regexp.MustCompile(`/(send_future|state_future|send|state|admin/futures|delayed_events?)\b`), "docs/api.md", "/$"},
 		{"parameter", "clientapi/create.go", regexp.MustCompile(`= "(future_[a-z_]+)"`), "docs/api.md", "`$`"},
 		{"key", "clientapi/create.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},

@@ -12,6 +12,7 @@ import (
 	"context"
 	"flag"
 	"net/http"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,6 +41,8 @@ const (
 	recovery = 45 * time.Second
 	// settleTime is longer than a homeserver looks whether what it stands on is back for good.
 	settleTime = 5 * time.Second
+	// healthTime is how soon the health check knows of an absence: 5 seconds on a machine that does nothing else.
+	healthTime = 10 * time.Second
 	// stopLimit is how long an orderly stop may take, whatever is away.
 	stopLimit = 15 * time.Second
 )
@@ -86,7 +89,13 @@ func endure(t *testing.T, s *rig.Server, below support, unnoticed time.Duration)
 	o.settle()
 	o.suffer("an absence of "+away.String(), func() {
 		resume := below.stop()
+		var after time.Duration
+		var health rig.Response
+		var asking sync.WaitGroup
+		asking.Go(func() { after, health = o.sick() })
 		o.checkAbsence(*away, unnoticed)
+		asking.Wait()
+		o.checkHealth(after, health)
 		resume()
 	})
 	o.settle() // else it ends while the judge asks it
@@ -147,6 +156,36 @@ func (o *ordeal) checkAbsence(d, unnoticed time.Duration) {
 		o.Error("the absence was felt by a client in a call")
 	}
 	time.Sleep(d - unnoticed)
+}
+
+// sick asks the health check, which load balancers and operators go by, until it fails. It returns how long that took and
+// what it says.
+func (o *ordeal) sick() (after time.Duration, last rig.Response) {
+	ctx, cancel := context.WithTimeout(o.Context(), healthTime)
+	defer cancel()
+	for start := time.Now(); ctx.Err() == nil; pause(ctx) {
+		r, err := o.prober.Client.Do(ctx, http.MethodGet, "/_dendrite/monitor/health", nil, nil)
+		if err != nil {
+			continue
+		}
+		if after, last = time.Since(start), r; r.Status == http.StatusServiceUnavailable {
+			break
+		}
+	}
+	return after, last
+}
+
+// checkHealth is for the middle of an absence. The server lives on, and one check says so.
+func (o *ordeal) checkHealth(after time.Duration, health rig.Response) {
+	o.Helper()
+	o.Logf("%s into the absence the health check answers %d %s", after.Round(time.Millisecond), health.Status, health.JSON.Raw)
+	if health.Status != http.StatusServiceUnavailable || len(health.JSON.Get("reasons").Array()) == 0 {
+		o.Error("the health check does not know of the absence")
+	}
+	up, err := o.prober.Client.Do(o.Context(), http.MethodGet, "/_dendrite/monitor/up", nil, nil)
+	if err != nil || up.Status != http.StatusOK {
+		o.Errorf("the server lives, but is not up: %d, %v", up.Status, err)
+	}
 }
 
 // works waits until a new future of a tenth of a second is seen in its room.

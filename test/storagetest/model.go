@@ -88,11 +88,23 @@ func (m model) groupUsed(userID, groupID string) bool {
 	return false
 }
 
-// live returns the live futures of a room, in order of NID.
-func (m model) live(roomID string, limit int) (futures []*api.Future) {
-	for _, nid := range slices.Sorted(maps.Keys(m)) {
-		f := m[nid]
-		if f.State.Live() && (roomID == "" || roomID == f.RoomID) && (limit == 0 || len(futures) < limit) {
+// selected returns the futures that the filter selects, in its order. Of live ones the storage does not look at the state
+// and the deadline.
+func (m model) selected(filter api.Filter) (futures []*api.Future) {
+	nids := slices.Sorted(maps.Keys(m))
+	if filter.Backwards {
+		slices.Reverse(nids)
+	}
+	for _, nid := range nids {
+		f, of := m[nid], filter
+		if of.States = of.Wanted(); f.State.Live() {
+			of.From, of.Until = 0, 0
+			if of.States&api.Live != 0 {
+				of.States |= api.Live
+			}
+		}
+		behind := filter.After == 0 || !filter.Backwards && nid > filter.After || filter.Backwards && nid < filter.After
+		if behind && of.Matches(f) && (filter.Limit == 0 || len(futures) < filter.Limit) {
 			futures = append(futures, f)
 		}
 	}

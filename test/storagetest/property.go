@@ -168,13 +168,19 @@ func compare(t tb, db storage.Database, m model, drawn []*api.Future) {
 		check(t, "GroupUsed", used, err, m.groupUsed(f.UserID, f.GroupID))
 		compareBase(t, db, m, f.NID)
 	}
-	for _, room := range []string{"", rooms[1]} {
-		for limit := range 3 {
-			got, err := db.SelectLive(t.Context(), room, limit)
-			check(t, fmt.Sprintf("SelectLive(%s, %d)", room, limit), got, err, m.live(room, limit))
-		}
+	for _, f := range filters {
+		got, err := db.Select(t.Context(), f)
+		check(t, fmt.Sprintf("Select(%+v)", f), got, err, m.selected(f))
 	}
 	compareAll(t, db, m, drawn)
+}
+
+// filters are some of an administrator's questions.
+var filters = []api.Filter{
+	{}, {Limit: 2}, {RoomID: rooms[1]}, {RoomID: rooms[1], Limit: 1}, {After: 3}, {After: 5, Backwards: true, Limit: 2},
+	{States: api.Finished}, {States: api.Live | api.Finished}, {States: 1<<api.Sent | 1<<api.Scheduled, UserID: users[0]},
+	{States: 1 << api.Failed, Backwards: true}, {States: api.Finished, Kind: api.DelayedKind}, {Kind: api.OneOfGroup}, {NID: 4},
+	{States: api.Live | api.Finished, NID: 2}, {States: api.Finished, From: 20}, {States: api.Live | api.Finished, From: 5, Until: 30},
 }
 
 func first(futures []*api.Future) *api.Future {
@@ -225,7 +231,7 @@ func compareTimers(t tb, db storage.Database, m model) {
 		got = append(got, c)
 		return nil
 	})
-	for _, f := range m.live("", 0) {
+	for _, f := range m.selected(api.Filter{}) {
 		w := storage.Timer{NID: f.NID, State: f.State, Policy: f.Policy, Secret: f.Secret, Deadline: f.Deadline, Timeout: f.Timeout,
 			UserID: []byte(f.UserID), RoomID: []byte(f.RoomID), GroupID: []byte(f.GroupID)}
 		if tuple, ok := f.Tuple(); ok {

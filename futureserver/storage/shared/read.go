@@ -141,15 +141,68 @@ func (d *Database) GroupUsed(ctx context.Context, userID, groupID string) (used 
 	return used, nil
 }
 
-// SelectLive implements storage.Database.
-func (d *Database) SelectLive(ctx context.Context, roomID string, limit int) ([]*api.Future, error) {
-	query := selectLive
-	var args []any
-	if roomID != "" {
-		query += " WHERE t.room_id = $1"
-		args = append(args, []byte(roomID))
+// Select implements storage.Database.
+func (d *Database) Select(ctx context.Context, f api.Filter) ([]*api.Future, error) {
+	var q selection
+	switch states := f.Wanted(); {
+	case states&api.Live == 0:
+		q = selection{query: selectAny + " WHERE e.finished_ts > 0 AND " + isIn(states), of: "e"}
+	case states&api.Finished == 0:
+		q = selection{query: selectLive + " WHERE 1 = 1", of: "t"}
+	default:
+		q = selection{query: selectAny + " WHERE (t.nid IS NOT NULL OR " + isIn(states) + ")", of: "e"}
 	}
-	return d.selectAll(ctx, query+" ORDER BY t.nid"+limited(limit), args)
+	if f.UserID != "" {
+		q.where("user_id = $%d", []byte(f.UserID))
+	}
+	if f.RoomID != "" {
+		q.where("room_id = $%d", []byte(f.RoomID))
+	}
+	if f.NID != 0 {
+		q.where("nid = $%d", int64(f.NID))
+	}
+	switch f.Kind { // api.Managed is 4
+	case api.OneOfGroup:
+		q.query += " AND e.policy & 4 = 0"
+	case api.DelayedKind:
+		q.query += " AND e.policy & 4 <> 0"
+	}
+	if f.From != 0 {
+		q.query += fmt.Sprintf(" AND (e.finished_ts = 0 OR e.finished_ts >= %d)", f.From)
+	}
+	if f.Until != 0 {
+		q.query += fmt.Sprintf(" AND e.finished_ts < %d", f.Until)
+	}
+	return d.inOrder(ctx, &q, f.After, f.Backwards, f.Limit)
+}
+
+// isIn says that a finished future's state is one of these.
+func isIn(states api.States) string {
+	return fmt.Sprintf("(1 << e.state) & %d <> 0", states&api.Finished)
+}
+
+// selection is a query for futures that grows.
+type selection struct {
+	query string
+	of    string // the table whose columns the conditions name
+	args  []any
+}
+
+func (q *selection) where(condition string, value any) {
+	q.args = append(q.args, value)
+	q.query += " AND " + q.of + "." + fmt.Sprintf(condition, len(q.args))
+}
+
+// inOrder reads what is selected by NID, from the one behind after on.
+func (d *Database) inOrder(ctx context.Context, q *selection, after api.NID, backwards bool, limit int) ([]*api.Future, error) {
+	order, behind := "ASC", "nid > $%d"
+	if backwards {
+		order, behind = "DESC", "nid < $%d"
+	}
+	if after != 0 {
+		q.where(behind, int64(after))
+	}
+	return d.selectAll(ctx, q.query+" ORDER BY "+q.of+".nid "+order+limited(limit), q.args)
 }
 
 func limited(n int) string {
@@ -171,22 +224,11 @@ func (d *Database) SelectFinished(ctx context.Context, filter api.DelayedFilter)
 		query += fmt.Sprintf("%.*s%d", min(i, 1), ",", s)
 	}
 	query += ")"
-	args := []any{[]byte(filter.UserID)}
-	where := func(condition string, value any) {
-		args = append(args, value)
-		query += fmt.Sprintf(" AND "+condition, len(args))
-	}
+	q := selection{query, "e", []any{[]byte(filter.UserID)}}
 	if filter.RoomID != "" {
-		where("e.room_id = $%d", []byte(filter.RoomID))
+		q.where("room_id = $%d", []byte(filter.RoomID))
 	}
-	order, beyond := "ASC", "e.nid > $%d"
-	if filter.Backwards {
-		order, beyond = "DESC", "e.nid < $%d"
-	}
-	if filter.After != 0 {
-		where(beyond, int64(filter.After))
-	}
-	return d.selectAll(ctx, query+" ORDER BY e.nid "+order+limited(filter.Limit), args)
+	return d.inOrder(ctx, &q, filter.After, filter.Backwards, filter.Limit)
 }
 
 // SelectSent implements storage.Database.

@@ -72,7 +72,7 @@ func TestPragmas(t *testing.T) {
 	}
 	defer w.Close()
 	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "busy_timeout": "10000",
-		"wal_autocheckpoint": "10000", "temp_store": "2"} {
+		"wal_autocheckpoint": "10000", "temp_store": "2", "journal_size_limit": "8388608"} {
 		var got string
 		if err = w.db.QueryRow("PRAGMA " + pragma).Scan(&got); err != nil || got != want {
 			t.Errorf("%s is %q, %v; want %q", pragma, got, err, want)
@@ -266,5 +266,40 @@ DROP TABLE futureserver_owner;`)
 	n := 0
 	if _, err = db.Scan(t.Context(), func(timer *storage.Timer) error { n += int(timer.Deadline); return nil }); err != nil || n != 7 {
 		t.Errorf("%d, %v", n, err)
+	}
+}
+
+// After a flood the log's file is as small as before.
+func TestLogShrinks(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "futureserver.db")
+	db, err := Open(t.Context(), optionsFor(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	size := func() int64 {
+		info, err := os.Stat(path + "-wal")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	const atOnce, rounds, mb = 100, 9, 1 << 20
+	content := []byte(`"` + strings.Repeat("x", 60_000) + `"`)
+	most := int64(0)
+	for round := range rounds {
+		var b storage.Batch
+		for i := range atOnce {
+			f := future()
+			f.NID, f.Secret, f.Content = api.NID(round*atOnce+i+1), api.NewSecret(), content
+			b.Inserts = append(b.Inserts, f)
+		}
+		if _, err := db.Commit(t.Context(), &b); err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, size())
+	}
+	if most < 30*mb || size() > 25*mb { // it has been cut, and has grown a little since
+		t.Errorf("the log has %d bytes, of %d at the most", size(), most)
 	}
 }

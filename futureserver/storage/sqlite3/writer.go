@@ -76,10 +76,12 @@ UPDATE futureserver_events SET state = ?2, finished_ts = ?3, failure_kind = ?4, 
 
 // A checkpoint writes a page once, however often the log has it, so a log of 40 MB makes less work than one of
 // 4 MB. What a statement may have to undo stays in memory: beyond 64 KB it would go to a file, which costs a batch
-// of deadlines or claims a quarter more.
+// of deadlines or claims a quarter more. After a checkpoint the log's file is cut to 8 MB: it would stay as large as it ever
+// was.
 const pragmas = `
 PRAGMA wal_autocheckpoint = 10000;
 PRAGMA temp_store = MEMORY;
+PRAGMA journal_size_limit = 8388608;
 `
 
 // writer is the one connection that writes. Its statements run to their end whatever becomes of the

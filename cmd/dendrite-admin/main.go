@@ -1,0 +1,142 @@
+// Command dendrite-admin lists, shows and cancels futures and delayed events of a running server, for its administrators.
+// It uses the server's admin API.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const usage = `dendrite-admin [-url URL] [-token-file FILE] COMMAND [OPTIONS]
+
+  list     futures that live; with -state also those that have ended
+  show ID  one future, whatever became of it
+  cancel   says which futures it would cancel, and cancels them with -yes
+
+The access token of an administrator is read from the file, "-" for standard input, or else from the environment variable
+DENDRITE_ADMIN_TOKEN. "dendrite-admin COMMAND -help" lists the options of a command.
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout)
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "dendrite-admin:", err)
+		os.Exit(1)
+	}
+}
+
+// run carries out one command.
+func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
+	flags := flag.NewFlagSet("dendrite-admin", flag.ContinueOnError)
+	flags.SetOutput(out)
+	server := flags.String("url", "http://127.0.0.1:8008", "Where the server is")
+	tokenFile := flags.String("token-file", "", "The file that holds the access token")
+	flags.Usage = func() {
+		fmt.Fprint(out, usage)
+		flags.PrintDefaults()
+	}
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	commands := map[string]func(context.Context, *client, []string) error{"list": list, "show": show, "cancel": cancel}
+	command, ok := commands[flags.Arg(0)]
+	if !ok {
+		flags.Usage()
+		return fmt.Errorf("there is no command %q", flags.Arg(0))
+	}
+	c := &client{server: strings.TrimSuffix(*server, "/"), out: out, token: func() (string, error) { return readToken(*tokenFile, in) }}
+	return command(ctx, c, flags.Args()[1:])
+}
+
+// readToken reads the token, which must not stand among the arguments: those are everybody's to see.
+func readToken(file string, in io.Reader) (string, error) {
+	data, err := []byte(os.Getenv("DENDRITE_ADMIN_TOKEN")), error(nil)
+	switch file {
+	case "":
+	case "-":
+		data, err = io.ReadAll(in)
+	default:
+		data, err = os.ReadFile(file)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot read the token: %w", err)
+	}
+	token := strings.TrimSpace(string(data))
+	if token == "" {
+		return "", errors.New("no access token; set DENDRITE_ADMIN_TOKEN or use -token-file")
+	}
+	return token, nil
+}
+
+// options are those of a command.
+type options struct {
+	*flag.FlagSet
+	query url.Values
+}
+
+// newOptions adds what selects futures for a list or a cancellation.
+func newOptions(c *client, name string) *options {
+	o := &options{FlagSet: flag.NewFlagSet("dendrite-admin "+name, flag.ContinueOnError), query: make(url.Values)}
+	o.SetOutput(c.out)
+	o.text("user", "user_id", "Of this user, as @alice:example.org")
+	o.text("room", "room_id", "In this room, by its ID")
+	o.text("kind", "kind", "future or delayed_event")
+	o.time("since", "from_ts", "Due or ended since then: 2026-01-31T12:00:00Z, 2h (ago), or +2h (from now)")
+	o.time("until", "until_ts", "Due or ended before then")
+	return o
+}
+
+func (o *options) text(name, param, usage string) {
+	o.Func(name, usage, func(s string) error {
+		if s == "" {
+			return errors.New("is empty")
+		}
+		o.query.Set(param, s)
+		return nil
+	})
+}
+
+func (o *options) time(name, param, usage string) {
+	o.Func(name, usage, func(s string) error {
+		at, err := parseTime(s, time.Now())
+		o.query.Set(param, strconv.FormatInt(at.UnixMilli(), 10))
+		return err
+	})
+}
+
+// parse allows no arguments besides the options: one that is misspelt would be taken for such.
+func (o *options) parse(args []string) error {
+	if err := o.Parse(args); err != nil {
+		return err
+	}
+	if o.NArg() > 0 {
+		return fmt.Errorf("what is %q? %s takes options only", o.Arg(0), o.Name())
+	}
+	return nil
+}
+
+// parseTime reads a moment: itself, how long ago it was, or with a plus how far away it is.
+func parseTime(s string, now time.Time) (time.Time, error) {
+	if at, err := time.Parse(time.RFC3339, s); err == nil {
+		return at, nil
+	}
+	d, err := time.ParseDuration(strings.TrimPrefix(s, "+"))
+	if err != nil || d < 0 {
+		return now, errors.New("is no time; write 2026-01-31T12:00:00Z, 2h or +2h")
+	}
+	if strings.HasPrefix(s, "+") {
+		return now.Add(d), nil
+	}
+	return now.Add(-d), nil
+}

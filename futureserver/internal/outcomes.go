@@ -1,0 +1,108 @@
+package internal
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+)
+
+// The operator's line for each future that has ended. What it was about is on disk, so a goroutine of its own reads it
+// there, behind everybody's back.
+
+const (
+	mostOutcomes  = 16_384 // that wait for their line; more are counted
+	outcomesOnce  = 64
+	lastLinesTime = time.Second // at a stop
+)
+
+// outcomes are the ends whose lines have not been written yet.
+type outcomes struct {
+	ends chan storage.End
+	left chan int // how many more there were
+	idle chan struct{}
+}
+
+func newOutcomes() *outcomes {
+	return &outcomes{make(chan storage.End, mostOutcomes), make(chan int, 1), make(chan struct{})}
+}
+
+// note takes ends that have become durable, if somebody reads lines of that level. Nobody waits for it. A failure has its
+// line already, with the room's words.
+func (o *outcomes) note(ends []storage.End) {
+	if o == nil || !logrus.IsLevelEnabled(logrus.InfoLevel) {
+		return
+	}
+	missed := 0
+	for i := range ends {
+		if ends[i].State == api.Failed {
+			continue
+		}
+		select {
+		case o.ends <- ends[i]:
+		default:
+			missed++
+		}
+	}
+	if missed > 0 {
+		select {
+		case n := <-o.left:
+			missed += n
+		default:
+		}
+		o.left <- missed
+	}
+}
+
+// tellOutcomes writes the lines until the channel is closed, and then those that are left, for a moment.
+func (s *Server) tellOutcomes(tell func(*api.Future)) {
+	o := s.outcomes
+	defer close(o.idle)
+	var ctx context.Context = s.ctx
+	for end := range o.ends {
+		if s.ctx.Err() != nil && ctx == s.ctx {
+			last, cancel := context.WithTimeout(context.Background(), lastLinesTime)
+			defer cancel()
+			ctx = last
+		}
+		ends := []storage.End{end}
+		for len(ends) < outcomesOnce && len(o.ends) > 0 {
+			ends = append(ends, <-o.ends)
+		}
+		s.tellSome(ctx, ends, tell)
+		select {
+		case n := <-o.left:
+			logrus.Infof("futureserver: %d more futures ended at that time", n)
+		default:
+		}
+	}
+}
+
+// tellSome reads what they were about. Of one that cannot be read, or was forgotten already, it tells what it knows.
+func (s *Server) tellSome(ctx context.Context, ends []storage.End, tell func(*api.Future)) {
+	nids := make([]api.NID, len(ends))
+	for i := range ends {
+		nids[i] = ends[i].NID
+	}
+	fs, _ := s.db.LoadAll(ctx, nids)
+	for _, end := range ends {
+		f := &api.Future{NID: end.NID, Deadline: end.Deadline}
+		if i := slices.IndexFunc(fs, func(f *api.Future) bool { return f.NID == end.NID }); i >= 0 {
+			f = fs[i]
+		}
+		f.State, f.Failure, f.Deadline = end.State, end.Failure, end.Deadline
+		tell(f)
+	}
+}
+
+// close has the last lines written.
+func (o *outcomes) close() {
+	if o != nil {
+		close(o.ends)
+		<-o.idle
+	}
+}

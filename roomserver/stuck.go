@@ -1,0 +1,50 @@
+package roomserver
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// standstill remembers how far each consumer of the roomserver's output has come, and since when.
+type standstill map[string]floorSeen
+
+type floorSeen struct {
+	floor uint64 // all messages up to here have been dealt with
+	since time.Time
+}
+
+// Stuck returns the names of those consumers of the roomserver's output, Dendrite's and ours, that have messages and have
+// dealt with none for longer than that. It is called by one goroutine at a time.
+func (c *Consumer) Stuck(ctx context.Context, limit time.Duration) ([]string, error) {
+	var infos []*nats.ConsumerInfo
+	for info := range c.js.Consumers(c.stream(), nats.Context(ctx)) {
+		infos = append(infos, info)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if len(infos) == 0 {
+		return nil, errors.New("the consumers of the roomserver's output cannot be listed")
+	}
+	return c.standstill.look(infos, time.Now(), limit), nil
+}
+
+// look notes where the consumers are now. A message that comes again and again holds its consumer's floor.
+func (s standstill) look(infos []*nats.ConsumerInfo, now time.Time, limit time.Duration) (stuck []string) {
+	for _, info := range infos {
+		before, known := s[info.Name]
+		idle := info.NumPending == 0 && info.NumAckPending == 0
+		switch {
+		case !known, idle, info.AckFloor.Stream != before.floor:
+			s[info.Name] = floorSeen{info.AckFloor.Stream, now}
+		case now.Sub(before.since) > limit:
+			stuck = append(stuck, info.Name)
+		}
+	}
+	slices.Sort(stuck)
+	return stuck
+}
