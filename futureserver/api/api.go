@@ -1,10 +1,9 @@
-// Package api holds the nouns, the errors and the two ports of the futureserver: the verbs it offers
-// (FutureInternalAPI) and what it needs of the room (Room). It knows neither HTTP, nor NATS, nor SQL,
-// and imports nothing of ours, so that every other package can speak its words.
+// Package api holds the types, the errors and the two interfaces of the futureserver: FutureInternalAPI is what it
+// offers, Room is what it needs of a room. The package knows nothing of HTTP, NATS or SQL. It imports no other package
+// of this module, so every package can import it.
 //
-// A future is an event that a client hands to the server now and that enters the room later or never
-// (MSC4140, generation 0). Futures with one group ID exclude each other: at most one event of a group
-// ever reaches a room.
+// A future is an event that a client gives to the server now. The event enters the room later, or never (MSC4140,
+// generation 0). Futures with the same group ID exclude each other: at most one event of a group ever reaches a room.
 package api
 
 import (
@@ -14,47 +13,46 @@ import (
 	"time"
 )
 
-// NID numbers a future inside one database. It never leaves the server.
+// NID is the number of a future in one database. Clients never see it.
 type NID int64
 
-// A StateKeyTuple names one piece of room state.
+// A StateKeyTuple identifies one piece of room state.
 type StateKeyTuple struct {
 	Type, StateKey string
 }
 
-// Policy says how a future behaves where the dialects of MSC4140 differ. It is set by the dialect that
-// made the future and stored with it.
+// Policy says how a future behaves where the generations of MSC4140 differ. The endpoint that creates the future sets
+// it, and it is stored with the future.
 type Policy uint8
 
 const (
-	// CancelOnNewerState closes a state future when somebody else's or the user's own newer state event
-	// becomes current for its room, type and state key (generation 0, 5.7).
+	// CancelOnNewerState ends a state future when a newer state event becomes current for its room, type and state key,
+	// whoever sent that event (generation 0, 5.7).
 	CancelOnNewerState Policy = 1 << iota
-	// CancelOnOthersState does so only if somebody else sent that newer event (generation 1, 6.3).
+	// CancelOnOthersState ends it only if another user sent the newer event (generation 1, 6.3).
 	CancelOnOthersState
-	// Managed futures are delayed events (generations 1 and 2): they have one ID for all that can be done to
-	// them, which is their group ID, instead of tokens, and their outcome can be looked up afterwards.
+	// Managed marks delayed events (generations 1 and 2). A delayed event has no tokens. Every action names its ID, which
+	// is its group ID. Clients can look up its outcome afterwards.
 	Managed
 )
 
 // Has reports whether p contains all of q.
 func (p Policy) Has(q Policy) bool { return p&q == q }
 
-// State is where a future is in its life. Scheduled and Sending are live; the others are final and are
-// never left again.
+// State is the state of a future. Scheduled and Sending are live; the others are final.
 type State uint8
 
 const (
 	Scheduled   State = iota + 1 // waiting for its deadline or for a token
-	Sending                      // claimed: its PDU is stored and will be submitted until it is proved or refused
+	Sending                      // claimed: its PDU is stored, and is submitted until the room confirms or refuses it
 	Sent                         // its event is in the room
 	Failed                       // the room refused it
 	Cancelled                    // by its cancel token, an administrator, or the end of its account or room
 	Invalidated                  // by a newer state event
-	Discarded                    // another future of its group won, or its group has no timeout future left
+	Discarded                    // another future of its group was claimed, or its group has no timeout future left
 )
 
-// String returns the state's name as documentation, metrics and the admin API spell it.
+// String returns the state's name as it is spelled in documentation, metrics and the admin API.
 func (s State) String() string {
 	switch s {
 	case Scheduled:
@@ -78,7 +76,7 @@ func (s State) String() string {
 // Live reports whether the future can still put an event into the room.
 func (s State) Live() bool { return s == Scheduled || s == Sending }
 
-// Future is one future, whole: what was asked for, and what became of it.
+// Future is a complete future: the request and its outcome.
 type Future struct {
 	NID    NID
 	Secret Secret // all its tokens are derived from it
@@ -90,22 +88,22 @@ type Future struct {
 	Type     string
 	StateKey *string         // nil for a message event
 	Content  json.RawMessage // as submitted, a JSON object
-	GroupID  string          // as the client knows it
-	Timeout  time.Duration   // 0: an action future, sent only by its send token
+	GroupID  string          // as the client sees it
+	Timeout  time.Duration   // 0: an action future, which only its send token sends
 	Deadline int64           // Unix ms; 0 for an action future. Of a finished future: when it would have been due
 	Created  int64           // Unix ms
-	Base     string          // event ID that was current for the state key at creation; "" for none or a message
+	Base     string          // ID of the event that was current for the state key at creation; "" for none or a message
 	OriginTS int64           // origin_server_ts of the event, Unix ms; 0: the time at which it is built
 
-	// Where the request came from: a repeat of the same transaction is answered with the same future,
-	// and the device that scheduled the event gets its local echo.
+	// The origin of the request. A repeat of the same transaction gets the same future, and the device that scheduled
+	// the event gets its local echo.
 	DeviceID  string
 	SessionID int64
-	TxnID     string // "" where the endpoint has none
-	TxnKey    []byte // of a request: digest that identifies the transaction among those of the user; nil where there is none
+	TxnID     string // "" if the endpoint has none
+	TxnKey    []byte // in a request: a digest that identifies the transaction among the user's; nil without a transaction
 
 	// The outcome; zero while the future is scheduled.
-	Event    *Event   // from the claim on
+	Event    *Event   // set by the claim
 	Finished int64    // Unix ms
 	Failure  *Refusal // of a failed future
 }
@@ -121,8 +119,8 @@ func (f *Future) Tuple() (t StateKeyTuple, ok bool) {
 	return StateKeyTuple{f.Type, *f.StateKey}, true
 }
 
-// Outdated reports whether newer state ends a state future of that policy: base is what was current for its
-// piece of state when userID made it, now is what sets it now.
+// Outdated reports whether newer state ends a state future with this policy. base is the event that was current for its
+// piece of state when userID created it; now is the event that is current now.
 func (p Policy) Outdated(base, userID string, now StateEvent) bool {
 	if now.ID == base {
 		return false
@@ -130,13 +128,13 @@ func (p Policy) Outdated(base, userID string, now StateEvent) bool {
 	return p.Has(CancelOnNewerState) || p.Has(CancelOnOthersState) && now.Sender != userID
 }
 
-// Watched reports whether newer state can end the future at all.
+// Watched reports whether newer state can end a future with this policy.
 func (p Policy) Watched() bool { return p&(CancelOnNewerState|CancelOnOthersState) != 0 }
 
-// Event is a built and signed PDU. Its ID is fixed, so submitting it twice puts it into the room once.
+// Event is a built and signed PDU. Its ID is fixed: submitting it twice puts it into the room once.
 type Event struct {
 	ID  string
-	PDU json.RawMessage // in Dendrite's headered form, which survives a round trip byte for byte
+	PDU json.RawMessage // in Dendrite's headered form; a round trip keeps every byte
 }
 
 // Action is what can be done to a delayed event.
@@ -148,7 +146,7 @@ const (
 	Restart
 )
 
-// FinishedError answers an action on a delayed event that is over, or is being sent at this moment.
+// FinishedError is the error of an action on a delayed event that has ended or is being sent.
 type FinishedError struct {
 	*Future
 }
@@ -156,7 +154,7 @@ type FinishedError struct {
 // Error implements error.
 func (e *FinishedError) Error() string { return "the delayed event is " + e.State.String() }
 
-// StateEvent is what sets a piece of state; the zero value means that nothing does.
+// StateEvent is the event that is current for a piece of state; the zero value stands for none.
 type StateEvent struct {
 	ID, Sender string
 }
@@ -169,56 +167,54 @@ func Spell(ms int64) string {
 	return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z")
 }
 
-// FutureInternalAPI is the futureserver as the rest of the server sees it. All methods are safe for
+// FutureInternalAPI is what the futureserver offers the rest of the server. All methods are safe for
 // concurrent use; after Stop they return ErrStopping.
 type FutureInternalAPI interface {
-	// PerformFutureCreation stores a future and arms its timer. The request is durable when it returns.
+	// PerformFutureCreation stores a future and starts its timer. The future is durable when it returns.
 	// It fills in NID, Secret, State, Deadline, Created, Base and, if empty, GroupID, and returns the
-	// completed future. A repeat of a known transaction returns the first future instead, whatever else
-	// the repeat holds and whatever limits have been reached meanwhile.
+	// completed future. A repeat of a known transaction returns the first future instead; the rest of the request
+	// and the limits are then not looked at.
 	// Errors: ErrUnknownGroup (also for a timeout future that names a group that is over), *LimitError,
 	// *TimeoutError, *Refusal, ErrOverloaded, ErrStopping.
 	PerformFutureCreation(ctx context.Context, f *Future) (*Future, error)
 
-	// QueryFutureByTransaction finds the future that a user's transaction made, live or finished; nil, nil if
-	// there is none. It is for requests whose body can no longer be read.
+	// QueryFutureByTransaction returns the future that a user's transaction created, live or finished, or nil, nil if
+	// there is none. It serves requests whose body can no longer be read.
 	QueryFutureByTransaction(ctx context.Context, userID string, txnKey []byte) (*Future, error)
 
-	// PerformTokenAction does what the token stands for. Refreshing and cancelling are durable when it
-	// returns; sending has put the event into the room. Errors: ErrGone for a token that stands for
-	// nothing (made up, spent, or of a finished group), *Refusal if the room refuses the event now, in
-	// which case the future and its group are as they were.
+	// PerformTokenAction does what the token allows. A refresh or a cancellation is durable when it returns; a sent
+	// event is in the room. Errors: ErrGone for a token that is not valid (unknown, spent, or of a finished group);
+	// *Refusal if the room refuses the event now, which leaves the future and its group unchanged.
 	PerformTokenAction(ctx context.Context, token Token) error
 
-	// PerformDelayedEventAction acts on the managed future of that ID; owner, if not empty, must be its user.
-	// What it promises is PerformTokenAction's. Errors: ErrGone for an unknown ID, somebody else's, or one that
-	// is forgotten; *FinishedError for one that has ended; *Refusal if the room refuses the event now.
+	// PerformDelayedEventAction acts on the managed future with that ID. owner, if not empty, must be its user.
+	// It promises the same as PerformTokenAction. Errors: ErrGone for an ID that is unknown, forgotten or another
+	// user's; *FinishedError for a future that has ended; *Refusal if the room refuses the event now.
 	PerformDelayedEventAction(ctx context.Context, id, owner string, a Action) error
 
-	// QueryDelayedEvent returns a managed future, live or finished; ErrGone as above.
+	// QueryDelayedEvent returns a managed future, live or finished. Error: ErrGone, as for PerformDelayedEventAction.
 	QueryDelayedEvent(ctx context.Context, id, owner string) (*Future, error)
 
 	// QueryDelayedEvents returns managed futures of a user, at most filter.Limit of them.
 	QueryDelayedEvents(ctx context.Context, filter DelayedFilter) ([]*Future, error)
 
-	// QueryDelayIDs returns, by event ID, the IDs of the user's delayed events whose event is in a room or on its
-	// way there: of the newest of them, as long as they are kept. From the moment at which anybody could see an
-	// event on, it is among them. The map is shared and must not be changed. For users who have none it costs no
-	// I/O.
+	// QueryDelayIDs returns, by event ID, the IDs of the user's delayed events whose event is in a room or is being
+	// sent. It has the newest ones, for as long as they are kept. An event is in the map before anybody can see the
+	// event. The map is shared: the caller must not change it. It costs no I/O for a user who has none.
 	QueryDelayIDs(ctx context.Context, userID string) (map[string]string, error)
 
-	// QueryFuturesByUser returns the user's scheduled futures that are not managed: by deadline, action futures
-	// last.
+	// QueryFuturesByUser returns the user's scheduled futures that are not managed, in order of their deadlines. Action
+	// futures come last.
 	QueryFuturesByUser(ctx context.Context, userID string) ([]*Future, error)
 
-	// QueryFutures is the administrator's view: futures that match the filter, by NID.
+	// QueryFutures returns the futures that match the filter, in order of NID. It serves administrators.
 	QueryFutures(ctx context.Context, filter Filter) ([]*Future, error)
 
 	// QueryFutureCounts returns how many futures are live, by state.
 	QueryFutureCounts(ctx context.Context) Counts
 
-	// PerformAdminCancellation cancels the scheduled futures that match the filter, which must name a
-	// user, a room or a future, and returns how many there were.
+	// PerformAdminCancellation cancels the scheduled futures that match the filter, and returns how many it cancelled.
+	// The filter must name a user, a room or a future.
 	PerformAdminCancellation(ctx context.Context, filter Filter) (int, error)
 
 	// PerformUserRemoval cancels all scheduled futures of a deactivated account.
@@ -227,10 +223,9 @@ type FutureInternalAPI interface {
 	// PerformRoomPurge cancels all scheduled futures of a room that is gone.
 	PerformRoomPurge(ctx context.Context, roomID string) error
 
-	// PerformStateChange looks at the pending state futures of a room for these pieces of state (nil: for
-	// all of them) and closes those whose piece of state is no longer what it was when they were made. It
-	// compares with the room itself, so calling it too often, too late or out of order does no harm. The
-	// closing is durable when it returns nil.
+	// PerformStateChange ends the state futures of a room whose piece of state has changed since they were created. It
+	// looks only at the given pieces of state; nil stands for all. It compares with the room itself, so calling it too
+	// often, too late or out of order does no harm. The ends are durable when it returns nil.
 	PerformStateChange(ctx context.Context, roomID string, changed []StateKeyTuple) error
 }
 
@@ -298,8 +293,8 @@ func (k Kind) String() string {
 	return "any"
 }
 
-// DelayedFilter selects managed futures of one user. Without States it selects the scheduled ones. They
-// come in order of their NID, or from the newest on if Backwards, and begin behind After if that is not 0.
+// DelayedFilter selects managed futures of one user. Without States it selects the scheduled ones. They are in order of
+// NID, or newest first if Backwards is set. If After is not 0, the result starts after it.
 type DelayedFilter struct {
 	UserID    string
 	RoomID    string // "": all rooms
@@ -309,7 +304,7 @@ type DelayedFilter struct {
 	Limit     int // 0: no limit
 }
 
-// Compare is the order in which they come.
+// Compare orders the results of the filter; its result is that of cmp.Compare.
 func (f DelayedFilter) Compare(a, b NID) int {
 	if f.Backwards {
 		a, b = b, a
@@ -331,40 +326,39 @@ type Vitals struct {
 	Stalled time.Duration
 }
 
-// Room is the south port: what the core needs of the rooms. roomserver.Room is the real one. An error
-// that is neither *Refusal nor ErrNewerState is taken for a passing fault and tried again.
+// Room is what the core needs of the rooms; roomserver.Room implements it. An error that is neither *Refusal nor
+// ErrNewerState counts as temporary: the core retries.
 type Room interface {
-	// Admit checks, when a future is scheduled, what cannot change until it fires or would be an error of
-	// /send and /state at once: that the room is known, the user is in it, the event can be sent by this
-	// road at all. It does not look at power levels (generation 0, 3.8 and 5.1). It returns the ID of the
-	// event that is current for the future's state key, "" if there is none or f is a message.
+	// Admit checks a future when it is scheduled: that the server knows the room, that the user is in it, and that this
+	// kind of event can be sent at all. It does not look at power levels, which may change until the future fires
+	// (generation 0, 3.8 and 5.1). It returns the ID of the event that is current for the future's state key, "" if
+	// there is none or f is a message.
 	Admit(ctx context.Context, f *Future) (base string, err error)
 
-	// Current returns, for each piece of state, the event that sets it now. For none it asks nobody.
+	// Current returns, for each piece of state, the event that sets it now. Without keys it does no I/O.
 	Current(ctx context.Context, roomID string, keys []StateKeyTuple) ([]StateEvent, error)
 
-	// Enter returns when nobody else on this server is making an event in the room, and what to call when the
-	// caller's are made and in the room. It waits for a few seconds at the most, then returns all the same; who stays
-	// longer than that is no longer waited for.
+	// Enter waits until nobody else on this server is making an event in the room. The caller must call leave once its
+	// own events are in the room. Enter waits for a few seconds at most and then returns anyway. A caller that stays
+	// inside for longer no longer keeps others out.
 	Enter(ctx context.Context, roomID string) (leave func())
 
-	// Build makes the events that these futures of one room stand for, as if their users had sent them now,
-	// each after the one before it, and checks each against the room's current state. There is one Built for
-	// each future.
+	// Build builds the events of futures of one room as if their users had sent them now. Each event follows the one
+	// before it, and each is checked against the room's current state. The result has one Built for each future.
 	Build(ctx context.Context, fs []*Future) []Built
 
-	// Submit hands the events of these futures of one room to the room, each after those it was built on. Its
-	// result is a hint at most: nil is no proof that the events are in the room, and an error none that they are
-	// not. Submitting the same events again is harmless.
+	// Submit submits the events of futures of one room; an event comes after those it was built on. Its result is only
+	// a hint: nil does not prove that the events are in the room, and an error does not prove that they are not.
+	// Submitting the same events again is harmless.
 	Submit(ctx context.Context, fs []*Future) error
 
-	// Verdict says of each what became of its submitted event. An error means that nobody knows.
+	// Verdict says for each future what became of its submitted event. An error means that this is not known.
 	Verdict(ctx context.Context, fs []*Future) ([]Verdict, error)
 }
 
-// Built is an event that a future stands for. Without an event, Err says why: ErrNewerState if the future's
-// policy is Outdated; a *Refusal if the room would not accept the event. Without either, the event can only be
-// built when those before it are in the room.
+// Built is the event that was built for a future. Without an event, Err says why: ErrNewerState if newer state ends the
+// future; *Refusal if the room would not accept the event. If both are nil, the event can only be built once its
+// predecessors are in the room.
 type Built struct {
 	Event *Event
 	Err   error
@@ -374,7 +368,7 @@ type Built struct {
 type Verdict uint8
 
 const (
-	Unknown Verdict = iota // not there yet, or not there any more: submit it again
-	Proved                 // it is in the room's timeline
-	Refused                // the room has taken it in and keeps it out of the timeline
+	Unknown Verdict = iota // not in the room, or no longer: submit it again
+	Proved                 // confirmed to be in the room's timeline
+	Refused                // the room has processed it and keeps it out of the timeline
 )

@@ -7,24 +7,23 @@ import (
 )
 
 var (
-	// ErrGone: the token stands for nothing, now or any more (generation 0, 4.7).
+	// ErrGone: the token is not valid, or no longer (generation 0, 4.7).
 	ErrGone = errors.New("the token is unknown or has been used up")
 	// ErrUnknownGroup: an action future names a group without a running timeout future (generation 0, 3.2).
 	ErrUnknownGroup = errors.New("there is no timeout future with this future_group_id")
-	// ErrNewerState: the piece of state that a future would set has been set by another event since.
-	ErrNewerState = errors.New("the state has been set anew since the future was made")
+	// ErrNewerState: another event has set the future's piece of state since the future was created.
+	ErrNewerState = errors.New("newer state has been set since the future was created")
 	// ErrStopping: the server is shutting down. Nothing was changed.
 	ErrStopping = errors.New("the server is shutting down")
-	// ErrOverloaded: the database or the room cannot keep up. What was asked for may still be done; the request
-	// may be tried again.
+	// ErrOverloaded: the database or the room cannot keep up. The request may still take effect. It may be retried.
 	ErrOverloaded = errors.New("too many requests are waiting for the database")
 )
 
-// LimitError: the user has too many futures. RetryAfter is the time until the next of them is due, 0 if
-// none has a timer.
+// LimitError: the user has too many futures. RetryAfter is the time until a new one fits, if no timer is restarted; 0 if
+// timers alone will not make room.
 type LimitError struct {
 	Max        int
-	Managed    bool // they are delayed events
+	Managed    bool // the limit is that of delayed events
 	RetryAfter time.Duration
 }
 
@@ -46,18 +45,18 @@ func (e *TimeoutError) Error() string {
 	return fmt.Sprintf("The requested timeout exceeds the allowed maximum of %d ms.", e.Max.Milliseconds())
 }
 
-// RefusalKind is why an event cannot enter a room. The north adapter gives each its Matrix errcode.
+// RefusalKind is why an event cannot enter a room. Package clientapi maps each kind to a Matrix errcode.
 type RefusalKind uint8
 
 const (
-	Forbidden    RefusalKind = iota + 1 // by the room's auth rules, or the user is not in the room
-	RoomNotFound                        // the server does not know the room, or no longer
+	Forbidden    RefusalKind = iota + 1 // the room's auth rules forbid it, or the user is not in the room
+	RoomNotFound                        // the server does not know the room, or no longer does
 	TooLarge                            // the built event exceeds 64 KiB
 	BadEvent                            // the event can never be valid
-	Internal                            // the server could not find out in the time it gives itself
+	Internal                            // the server could not find out in time
 )
 
-// String returns the kind's name as the reason label of metrics and the admin API spell it.
+// String returns the kind's name as it is spelled in the reason label of metrics and in the admin API.
 func (k RefusalKind) String() string {
 	switch k {
 	case Forbidden:
@@ -74,10 +73,10 @@ func (k RefusalKind) String() string {
 	return "unknown"
 }
 
-// Refusal is the final answer of a room to an event, or to the wish to schedule one.
+// Refusal is a room's final rejection of an event, or of the request to schedule one.
 type Refusal struct {
 	Kind    RefusalKind
-	Message string // for the person who reads it; holds no token
+	Message string // for people to read; contains no token
 }
 
 // Error implements error.

@@ -2,7 +2,7 @@ package api
 
 import "testing"
 
-// FuzzParseToken: a token has one spelling.
+// FuzzParseToken checks that each token has exactly one spelling.
 func FuzzParseToken(f *testing.F) {
 	f.Add(NewSecret().Token(SendToken).String())
 	f.Add("AAAAAAAAAAAAAAAAAAAAAB")

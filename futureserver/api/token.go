@@ -9,18 +9,18 @@ import (
 )
 
 // Token is a bearer credential of 128 bits. On the wire it is 22 characters of unpadded base64url
-// (generation 0, 2.4.4); nothing in it tells what it stands for.
+// (generation 0, 2.4.4). A token reveals neither its kind nor its future.
 type Token [16]byte
 
-// String returns the token as it stands on the wire. It must never reach a log.
+// String returns the token in its wire form. It must never be logged.
 func (t Token) String() string { return base64.RawURLEncoding.EncodeToString(t[:]) }
 
-// ParseToken reads a token from the wire. It accepts exactly what String returns and does not allocate.
+// ParseToken parses the wire form of a token. It accepts exactly what String returns. It does not allocate.
 func ParseToken(s string) (t Token, ok bool) {
 	if len(s) != 22 {
 		return t, false
 	}
-	var buf [18]byte // the decoder wants room for whole groups
+	var buf [18]byte // the decoder needs space for whole groups of three bytes
 	var src [22]byte
 	copy(src[:], s)
 	n, err := strictBase64.Decode(buf[:], src[:])
@@ -32,27 +32,26 @@ func ParseToken(s string) (t Token, ok bool) {
 
 var strictBase64 = base64.RawURLEncoding.Strict()
 
-// TokenKind is what a token stands for.
+// TokenKind is what a token allows its holder to do.
 type TokenKind uint8
 
 const (
 	SendToken TokenKind = iota
 	CancelToken
 	RefreshToken
-	GroupToken // the group ID of a future that named none: no credential, but of a managed future it is the ID
+	GroupToken // the group ID of a future that named none; not a credential, but the ID of a managed future
 )
 
-// Secret is the one value of a future that nobody can guess. Its tokens are SHA-256(secret ‖ kind), cut to 128 bits:
-// without the secret no token can be guessed or computed from another, and one value in memory and on
-// disk stands for all of them.
+// Secret is the unguessable value from which all tokens of a future are derived: SHA-256(secret ‖ kind), cut to 128
+// bits. Nobody can guess a token, or compute it from another token, without the secret. Memory and disk hold one value
+// instead of several tokens.
 type Secret [16]byte
 
-// TransactionSecret returns the secret of the future that a transaction makes, a pseudo-random function (HMAC-SHA256,
-// cut to 128 bits) of the user and the transaction under a key that nobody else knows. So a repeat has the same secret,
-// and is recognised by it.
+// TransactionSecret returns the secret of the future that a transaction creates: HMAC-SHA256 of the user and the
+// transaction under the database's key, cut to 128 bits. A repeat has the same secret, which is how it is recognised.
 func TransactionSecret(key []byte, userID string, txnKey []byte) Secret {
 	mac := hmac.New(sha256.New, key)
-	mac.Write(binary.AppendUvarint(nil, uint64(len(userID)))) // where one ends and the other begins
+	mac.Write(binary.AppendUvarint(nil, uint64(len(userID)))) // separates the user from the transaction
 	mac.Write([]byte(userID))
 	mac.Write(txnKey)
 	return Secret(mac.Sum(nil)[:len(Secret{})])
@@ -60,7 +59,7 @@ func TransactionSecret(key []byte, userID string, txnKey []byte) Secret {
 
 // NewSecret returns a fresh secret from the operating system's generator.
 func NewSecret() (s Secret) {
-	rand.Read(s[:]) // never fails: crypto/rand aborts the program instead
+	rand.Read(s[:]) // returns no error: crypto/rand aborts the program instead
 	return s
 }
 

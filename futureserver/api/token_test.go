@@ -23,11 +23,12 @@ func TestTokens(t *testing.T) {
 		t.Errorf("%d different tokens, want 4", len(seen))
 	}
 	if NewSecret() == s {
-		t.Error("two futures have the same secret")
+		t.Error("NewSecret returned the same secret twice")
 	}
 }
 
-// A transaction has one secret, and no other has the same, wherever the user's name ends.
+// A transaction always has the same secret, and no two transactions share one, even if user and transaction together
+// spell the same text.
 func TestTransactionSecret(t *testing.T) {
 	made := map[Secret]bool{}
 	for _, key := range []string{"key", "other key"} {
@@ -53,7 +54,7 @@ func TestParseTokenRefuses(t *testing.T) {
 		good[:21] + "B", // not canonical: the last character carries four unused bits
 	} {
 		if _, ok := ParseToken(bad); ok {
-			t.Errorf("%q was taken for a token", bad)
+			t.Errorf("%q was accepted as a token", bad)
 		}
 	}
 	if n := testing.AllocsPerRun(100, func() { ParseToken(good) }); n != 0 {

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/model/resolution"
 )
 
-// allowAll stands for rules that cost nothing.
+// allowAll replaces the rules, so that they cost nothing.
 var allowAll = stateres.Rules{
 	Allowed:  func(*Event, map[Key]*Event) error { return nil },
 	Creators: stateres.CreatorsAboveAll,
@@ -66,7 +66,7 @@ func largeSets(r resolution.Room, events, conflicted, sets int, id func(int) str
 	return all
 }
 
-// ladder is a chain of diamonds: the number of paths doubles with each.
+// ladder is a chain of diamonds: each one doubles the number of paths.
 func ladder(diamonds int) resolution.Room {
 	r := resolution.Room{Version: "12", Events: map[string]*Event{}}
 	add := func(id, key string, auth ...string) {
@@ -89,8 +89,8 @@ func ladder(diamonds int) resolution.Room {
 	return r
 }
 
-// BenchmarkLarge is the document's target: 10 000 events in conflict, chains of 50 000 events with five edges, four
-// sets; below 250 ms and 64 MiB, rules left out.
+// BenchmarkLarge has 10 000 conflicted events, auth chains of 50 000 events with five edges each, and four sets. The
+// target is 250 ms and 64 MiB without rules.
 func BenchmarkLarge(b *testing.B) {
 	r := large(50_000, 10_000, 4)
 	var trace stateres.Trace
@@ -116,8 +116,8 @@ func BenchmarkLadder(b *testing.B) {
 	}
 }
 
-// The limit is far above the benchmarks' times, because tests run on slow and busy machines with the race detector. It is
-// passed if something follows every path.
+// The limit is far above the times of the benchmarks, because tests run on slow and busy machines with the race detector.
+// An algorithm that follows every path exceeds it.
 func TestLargeRoomsInTime(t *testing.T) {
 	for name, r := range map[string]resolution.Room{
 		"large":    large(50_000, 10_000, 4),

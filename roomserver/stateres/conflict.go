@@ -33,10 +33,10 @@ func split(sets []map[Key]string) (unconflicted map[Key]string, conflicted []str
 	return unconflicted, conflicted
 }
 
-// authDifference returns the events that are in the auth chain of some state set and not in those of all.
+// authDifference returns the events that are in the auth chains of some state sets, but not of all.
 func (g *graph) authDifference(sets []map[Key]string, excludeSelf bool) nodeSet {
 	words := (len(sets) + 63) / 64
-	masks := make([]uint64, len(g.ids)*words) // for each event: in which sets' chains it is
+	masks := make([]uint64, len(g.ids)*words) // for each event a bit mask: the sets whose auth chains have it
 	mask := func(i int32) []uint64 {
 		return masks[int(i)*words : (int(i)+1)*words]
 	}

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Contents come from other servers. Whatever cannot be read counts as absent; whether such an event is allowed is for
-// the rules to say. The keys are looked up one by one because a Go struct would match them without regard to case.
+// Contents come from other servers. What cannot be parsed counts as absent; the rules decide whether such an event is
+// allowed. Keys are looked up one by one, because decoding into a Go struct ignores the case of keys.
 
 type object map[string]json.RawMessage
 
@@ -21,19 +21,18 @@ func parse(raw []byte) object {
 	return o
 }
 
-// text returns a string of the object.
-func (o object) text(name string) (string, bool) {
+// text returns the string under that name; ok is false if there is none.
+func (o object) text(name string) (s string, ok bool) {
 	raw := o[name]
 	if len(raw) == 0 || raw[0] != '"' {
 		return "", false
 	}
-	var s string
 	err := json.Unmarshal(raw, &s)
 	return s, err == nil
 }
 
-// integer reads a power level, and reports whether there is one. It reads what Synapse reads: integers, integers in a
-// string (rooms up to version 9 have them), and fractions, which it cuts off.
+// integer parses a power level; the second result is false if there is none. It accepts what Synapse accepts: integers,
+// integers in a string (rooms up to version 9 have them), and fractions, which it truncates.
 func integer(raw json.RawMessage) (int64, bool) {
 	s := string(raw)
 	if len(raw) > 0 && raw[0] == '"' {
@@ -82,7 +81,7 @@ func (l *userLevels) of(user string) int64 {
 	return l.usersDefault
 }
 
-// isPowerEvent reports whether the event can take away somebody's right to do something.
+// isPowerEvent reports whether the event is a power event: it can take away a user's right to do something.
 func isPowerEvent(e *Event) bool {
 	switch e.Type {
 	case createKey.Type, powerLevelsKey.Type, joinRulesKey.Type:
@@ -97,8 +96,8 @@ func isPowerEvent(e *Event) bool {
 	return false
 }
 
-// needed returns the keys of the state that may authorise the event: the auth events selection of the server-server
-// specification. The create event is among them.
+// needed returns the keys of the state that may authorise the event, by the auth events selection of the server-server
+// specification. They include the create event.
 func (r Rules) needed(e *Event) []Key {
 	if e.Key() == createKey {
 		return nil

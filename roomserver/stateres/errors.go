@@ -6,19 +6,19 @@ import (
 )
 
 var (
-	// ErrBadInput says that the arguments make no sense together: no create event or a rejected one, an unknown
-	// algorithm, a set that names an event under another key than the event's own.
+	// ErrBadInput says that the arguments are invalid: no create event or a rejected one, an unknown algorithm, or a set
+	// that has an event under a key that is not the event's own.
 	ErrBadInput = errors.New("stateres: bad input")
 
-	// ErrForeignEvent says that an event of a set or of an auth chain belongs to another room than the create event.
+	// ErrForeignEvent says that an event of a set or of an auth chain is not in the create event's room.
 	ErrForeignEvent = errors.New("stateres: event of another room")
 
-	// ErrAuthCycle says that some event is in its own auth chain. That cannot happen where event IDs are hashes.
+	// ErrAuthCycle says that an event is in its own auth chain. This cannot happen if event IDs are hashes.
 	ErrAuthCycle = errors.New("stateres: auth events form a cycle")
 )
 
-// MissingError lists all events that the state sets or their auth chains name and that were not given. The caller can
-// fetch them and try again; their own auth events may be missing then.
+// MissingError lists the events that the state sets or their auth chains name and that the caller has not given. The
+// caller can fetch them and retry; then auth events of those may be missing.
 type MissingError struct {
 	IDs []string // sorted
 }

@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// graph is the auth chains of all state sets. Each event has a number, and an event's number is larger than those of
-// all its auth events. So a walk down the auth chains, or up, is one loop over the numbers.
+// graph holds the auth chains of all state sets. Each event has a number, which is larger than the numbers of all its
+// auth events. So one loop over the numbers walks all auth chains, up or down.
 type graph struct {
 	index   map[string]int32
 	ids     []string
 	events  []*Event // nil for an event that is missing
 	edges   []int32  // the auth events of all events, one event after the other
-	ends    []int32  // where in edges those of event i end
+	ends    []int32  // the index in edges at which those of event i end
 	missing []string
 }
 
@@ -66,7 +66,7 @@ func load(create *Event, sets []map[Key]string, events map[string]*Event) (*grap
 	return l.graph, nil
 }
 
-// loader walks depth first. An event gets its number when all its auth events have theirs.
+// loader walks the auth chains depth first. An event gets its number after all its auth events.
 type loader struct {
 	*graph
 	create *Event
@@ -78,8 +78,8 @@ type loader struct {
 // frame is an event whose auth events are being walked.
 type frame struct {
 	event *Event
-	next  int // which auth event comes next
-	base  int // where in done the numbers of its auth events begin
+	next  int // index of the next auth event
+	base  int // index in done at which the numbers of its auth events begin
 }
 
 const open = -1 // the number of an event on the stack
@@ -137,7 +137,7 @@ func (l *loader) enter(id string) error {
 	return nil
 }
 
-// leave takes the uppermost event from the stack; its auth events all have their numbers.
+// leave takes the top event from the stack and numbers it. All its auth events have numbers.
 func (l *loader) leave(f frame) {
 	l.edges = append(l.edges, l.done[f.base:]...)
 	l.done = append(l.done[:f.base], l.number(f.event.ID, f.event))

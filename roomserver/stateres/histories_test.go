@@ -16,8 +16,8 @@ var (
 	firstSeed = flag.Uint64("seed", 1, "the seed of the first of them")
 )
 
-// Random rooms, resolved under both algorithms and both readings of the chain, are resolved as the model does. Nothing
-// is lost that the sets agree on, and nothing gets in that was not authorised.
+// Compares Resolve with the model on random rooms, under both algorithms and both definitions of the auth chain. The
+// result keeps what all sets agree on, and has no event that was not authorised.
 func TestHistories(t *testing.T) {
 	var conflicts, resets int
 	start := time.Now()
@@ -42,7 +42,7 @@ func TestHistories(t *testing.T) {
 	t.Logf("%d rooms, %d with conflicts, %d lost their power levels, in %v", *histories, conflicts, resets, time.Since(start).Round(time.Millisecond))
 }
 
-// checkResult checks what holds of every result, whatever the algorithm.
+// checkResult checks what holds for every result of both algorithms.
 func checkResult(t *testing.T, r resolution.Room, got map[Key]string, trace stateres.Trace) {
 	t.Helper()
 	for k, id := range trace.Unconflicted {
@@ -58,12 +58,12 @@ func checkResult(t *testing.T, r resolution.Room, got map[Key]string, trace stat
 			continue
 		}
 		if !slices.Contains(trace.Full, id) || !slices.Contains(trace.Admitted, id) {
-			t.Errorf("%s is in the result, and was not admitted", id)
+			t.Errorf("%s is in the result, but was not admitted", id)
 		}
 	}
 	both := slices.Concat(trace.PowerOrder, trace.MainlineOrder)
 	if !slices.Equal(slices.Sorted(slices.Values(both)), slices.Sorted(slices.Values(trace.Full))) {
-		t.Error("the passes are not over the full conflicted set, once each")
+		t.Error("the two passes do not have each event of the full conflicted set exactly once")
 	}
 	at := map[string]int{}
 	for n, id := range trace.PowerOrder {
@@ -78,7 +78,7 @@ func checkResult(t *testing.T, r resolution.Room, got map[Key]string, trace stat
 	}
 }
 
-// The room that belongs to a seed is always the same.
+// The same seed always gives the same room.
 func TestGenerateIsDeterministic(t *testing.T) {
 	for seed := range uint64(20) {
 		a, b := resolution.Generate(seed), resolution.Generate(seed)

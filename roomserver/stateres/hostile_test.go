@@ -71,7 +71,7 @@ func TestForRoomVersion(t *testing.T) {
 	}
 }
 
-// The order of power events, seen through two concurrent changes of the join rules: the last one wins.
+// Checks the order of power events by two concurrent changes of the join rules: the last one wins.
 func TestPowerThroughLevels(t *testing.T) {
 	for name, c := range map[string]struct {
 		creators stateres.Creators
@@ -104,7 +104,7 @@ func TestPowerThroughLevels(t *testing.T) {
 			add(Event{ID: "$p", Type: "m.room.power_levels", Sender: "@a:one", Content: []byte(c.levels), AuthEvents: auth})
 			auth = append(auth, "$p")
 		}
-		// Were Bob not the more powerful, he would come second because his event is younger.
+		// Bob's event is younger, so it comes first only if he has more power.
 		add(Event{ID: "$jb", Type: "m.room.join_rules", Sender: "@b:one", AuthEvents: auth, OriginServerTS: 2})
 		add(Event{ID: "$jc", Type: "m.room.join_rules", Sender: "@c:one", AuthEvents: auth, OriginServerTS: 1})
 		r.Sets = []map[Key]string{r.State("c jb"), r.State("c jc")}
@@ -120,8 +120,8 @@ func TestPowerThroughLevels(t *testing.T) {
 	}
 }
 
-// FuzzHostile resolves a room in which one event is what the fuzzer likes: any content, any auth events, even itself or
-// missing ones. There has to be a result or an error.
+// FuzzHostile resolves a room with an event that the fuzzer chooses: any content, any auth events, even itself or missing
+// ones. Resolve must return a result or an error.
 func FuzzHostile(f *testing.F) {
 	for _, content := range []string{
 		``, `null`, `[]`, `{"users":null}`, `{"users":{"@a:one":1e999,"@b:one":"x"},"users_default":{}}`, `{"membership":7}`,
@@ -158,7 +158,7 @@ func FuzzHostile(f *testing.F) {
 	})
 }
 
-// A chain of 100 000 power levels is walked without recursion, and once.
+// Resolves a chain of 100 000 power levels, which must be walked once and without recursion.
 func TestLongMainline(t *testing.T) {
 	r := resolution.Room{Events: map[string]*Event{}}
 	r.Create = &Event{ID: "$c", RoomID: "!c", Type: "m.room.create", Sender: "@a:one"}

@@ -1,6 +1,6 @@
 package stateres
 
-// pass authorises the events one after the other against the partial state; each that is allowed becomes part of it.
+// pass checks the events in order against the partial state. Each event that is allowed is added to that state.
 func (r *resolution) pass(list []int32) {
 	authorising := make(map[Key]*Event, 8)
 	for _, i := range list {
@@ -21,8 +21,8 @@ func (r *resolution) pass(list []int32) {
 	}
 }
 
-// authorising returns the event that stands for a key when event i is authorised: that of the partial state, else the
-// one that event i cites. The latter are not authorised again, and do not become part of the state.
+// authorising returns the event for a key against which event i is checked: that of the partial state, or else the one
+// that event i cites. A cited event is not checked again and does not become part of the state.
 func (r *resolution) authorising(i int32, k Key) *Event {
 	if k == createKey && r.rules.Creators == CreatorsAboveAll {
 		return r.create

@@ -17,7 +17,7 @@ func (g *graph) setOf(ids []string) nodeSet {
 	return s
 }
 
-// known returns the events of the set that are not missing. The set is changed.
+// known removes the missing events from the set and returns it.
 func (g *graph) known(s nodeSet) nodeSet {
 	for _, id := range g.missing {
 		i := g.index[id]

@@ -12,7 +12,7 @@ import (
 // aboveAll is a creator's power in room version 12. The largest power level that may be set is 2^53-1.
 const aboveAll = 1 << 53
 
-// creatorsOf returns who is above every power level.
+// creatorsOf returns the users who are above every power level.
 func creatorsOf(rules Rules, create *Event) map[string]bool {
 	if rules.Creators != CreatorsAboveAll {
 		return nil
@@ -30,8 +30,8 @@ func creatorsOf(rules Rules, create *Event) map[string]bool {
 	return creators
 }
 
-// power returns the power of the event's sender as the event's own auth events have it. It only serves the order, so
-// the state that is being resolved has no say in it.
+// power returns the power level of the event's sender according to the event's own auth events. Only the order depends on
+// it, so it does not use the state that is being resolved.
 func (r *resolution) power(i int32) int64 {
 	e := r.events[i]
 	if r.creators[e.Sender] {
@@ -59,8 +59,8 @@ func (r *resolution) power(i int32) int64 {
 	return 100
 }
 
-// powerSet returns the power events of the full conflicted set, and what of their auth chains is in that set and can
-// be reached within it.
+// powerSet returns the power events of the full conflicted set, and the events of that set that can be reached from them
+// by auth events within the set.
 func (r *resolution) powerSet(full nodeSet) nodeSet {
 	power := r.newSet()
 	for i := int32(len(r.ids)) - 1; i >= 0; i-- {
@@ -77,15 +77,15 @@ func (r *resolution) powerSet(full nodeSet) nodeSet {
 	return power
 }
 
-// ranked is an event with what its place in the reverse topological power order depends on.
+// ranked is an event and the values that decide its place in the reverse topological power order.
 type ranked struct {
 	power int64
 	ts    int64
 	id    string
-	at    int // its place in the list of events that is being ordered
+	at    int // its index in the list that is being ordered
 }
 
-// ready is a heap of the events whose auth events are all in order already.
+// ready is a heap of the events whose auth events have been placed.
 type ready []ranked
 
 func (h ready) Len() int      { return len(h) }
@@ -110,15 +110,15 @@ func (h *ready) Pop() any {
 	return x
 }
 
-// powerOrder returns the events of the set in reverse topological power order: each after its auth events, otherwise
-// those of the more powerful sender first, then the older ones, then those with the lower ID.
+// powerOrder returns the events of the set in reverse topological power order: each event after its auth events, then by
+// the power of the sender (highest first), then by age (oldest first), then by ID.
 func (r *resolution) powerOrder(set nodeSet) []int32 {
 	members := set.list()
 	place := make(map[int32]int, len(members))
 	for at, i := range members {
 		place[i] = at
 	}
-	waits := make([]int, len(members)) // for how many auth events of the set
+	waits := make([]int, len(members)) // the number of auth events that are not placed yet
 	citing := make([][]int, len(members))
 	var next ready
 	rank := func(at int) ranked {
@@ -150,9 +150,9 @@ func (r *resolution) powerOrder(set nodeSet) []int32 {
 	return order
 }
 
-// mainlineOrder returns the events of the set in mainline order: those whose power levels are the furthest from the
-// present ones first, then the older ones, then those with the lower ID. The present power levels are those of the
-// partial state. If it has none, the mainline is empty.
+// mainlineOrder returns the events of the set in mainline order: by the distance of their power levels from those of the
+// partial state (furthest first), then by age (oldest first), then by ID. If the partial state has no power levels, the
+// mainline is empty.
 func (r *resolution) mainlineOrder(set nodeSet) []int32 {
 	positions := map[int32]int{}
 	if p, ok := r.state[powerLevelsKey]; ok {
@@ -182,11 +182,11 @@ func (r *resolution) mainlineOrder(set nodeSet) []int32 {
 	return order
 }
 
-// offMainline is the position of an event that is connected to no event of the mainline.
+// offMainline is the position of an event whose power levels lead to no event of the mainline.
 const offMainline = math.MaxInt
 
-// mainlinePosition follows the power levels from one event to the event that it cites, until one has a position. It
-// keeps the answer for all that it passes, so no event is passed twice.
+// mainlinePosition follows the chain of power levels until one has a position. It stores the answer for all power levels
+// that it passes, so none is passed twice.
 func (r *resolution) mainlinePosition(positions map[int32]int, from int32) int {
 	position := offMainline
 	var passed []int32

@@ -19,8 +19,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// drawGraph draws a room without sense: events of all kinds that cite any events before them, and sets of any of them.
-// It has shapes that no room has.
+// drawGraph draws an invalid room: events of all kinds that cite any earlier events, and sets of any events. It has
+// shapes that no valid room has.
 func drawGraph(t *rapid.T, maxEvents, maxSets int) resolution.Room {
 	r := resolution.Room{Version: rapid.SampledFrom([]string{"11", "12"}).Draw(t, "version"), Events: map[string]*Event{}}
 	users := []string{"@a:one", "@b:one", "@c:two", "@d:two"}
@@ -63,7 +63,7 @@ func drawGraph(t *rapid.T, maxEvents, maxSets int) resolution.Room {
 	return r
 }
 
-// drawRoom draws a room that makes sense, or one that does not.
+// drawRoom draws a valid room or an invalid one.
 func drawRoom(t *rapid.T) resolution.Room {
 	if rapid.Bool().Draw(t, "sense") {
 		return resolution.Generate(rapid.Uint64().Draw(t, "seed")).Room
@@ -84,7 +84,7 @@ func drawAlgorithm(t *rapid.T) stateres.Algorithm {
 	return rapid.SampledFrom([]stateres.Algorithm{stateres.V2, stateres.V21}).Draw(t, "algorithm")
 }
 
-// Rooms without sense are resolved as the model does, too.
+// Compares Resolve with the model on invalid rooms.
 func TestModelAgreesOnAnyGraph(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r, alg := drawGraph(rt, 40, 5), drawAlgorithm(rt)
@@ -96,7 +96,7 @@ func TestModelAgreesOnAnyGraph(t *testing.T) {
 	})
 }
 
-// 9.1: neither the order of the sets nor how often each is given matters; a result is resolved to itself.
+// 9.1: the order of the sets and repeated sets do not matter. A result is resolved to itself.
 func TestOrderIsIrrelevant(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r, alg := drawRoom(rt), drawAlgorithm(rt)
@@ -106,7 +106,7 @@ func TestOrderIsIrrelevant(t *testing.T) {
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "order"), 0))
 		rng.Shuffle(len(other.Sets), func(i, j int) { other.Sets[i], other.Sets[j] = other.Sets[j], other.Sets[i] })
 		if got, _ := mustResolve(rt, alg, other); !maps.Equal(got, want) {
-			rt.Error("another order, another result:", difference(got, want))
+			rt.Error("another order gives another result:", difference(got, want))
 		}
 		for n := 1; n <= 2; n++ {
 			other.Sets = slices.Repeat([]map[Key]string{want}, n)
@@ -129,7 +129,7 @@ func TestVersion21ReplaysMore(t *testing.T) {
 	})
 }
 
-// 9.4: where both versions replay the same events and read the same state for each, they give the same result.
+// 9.4: if both versions replay the same events and read the same state for each, they give the same result.
 func TestVersionsDifferForAReason(t *testing.T) {
 	same := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -160,16 +160,16 @@ func TestVersionsDifferForAReason(t *testing.T) {
 		}
 		same++
 		if !maps.Equal(results[0], results[1]) {
-			rt.Error("the same was read, and the results differ:", difference(results[0], results[1]))
+			rt.Error("both versions read the same, but the results differ:", difference(results[0], results[1]))
 		}
 	})
 	if same == 0 {
-		t.Error("never was the same read")
+		t.Error("both versions never read the same")
 	}
 }
 
-// 9.5: the subgraph is what a search along all paths finds, and the auth difference what sets of events give, even for
-// more sets than a machine word has bits.
+// 9.5: the subgraph equals the result of a search along all paths. The auth difference equals that of plain sets, even
+// for more sets than a machine word has bits.
 func TestGraphAgainstNaiveSets(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r := drawGraph(rt, 12, rapid.SampledFrom([]int{2, 5, 70}).Draw(rt, "most sets"))
@@ -197,7 +197,7 @@ func TestGraphAgainstNaiveSets(t *testing.T) {
 	})
 }
 
-// allPaths follows every path from every conflicted event and returns what lies on those that end in another.
+// allPaths follows every path from every conflicted event, and returns the events on paths that end in a conflicted event.
 func allPaths(r resolution.Room, conflicted []string) []string {
 	on := map[string]bool{}
 	var follow func(path []string)
@@ -218,7 +218,7 @@ func allPaths(r resolution.Room, conflicted []string) []string {
 	return slices.Collect(maps.Keys(on))
 }
 
-// 9.7: other names for users and events, in the same order, give the same result under these names.
+// 9.7: if users and events are renamed and keep their order, the result is the same with the new names.
 func TestRenaming(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r, alg := drawRoom(rt), drawAlgorithm(rt)
@@ -251,12 +251,12 @@ func TestRenaming(t *testing.T) {
 			other.Sets = append(other.Sets, renameAll(set))
 		}
 		if got, _ := mustResolve(rt, alg, other); !maps.Equal(got, renameAll(want)) {
-			rt.Error("other names, another result:", difference(got, renameAll(want)))
+			rt.Error("other names give another result:", difference(got, renameAll(want)))
 		}
 	})
 }
 
-// Calls share nothing and change nothing they are given. The race detector sees what the comparison does not.
+// Concurrent calls share nothing and do not change their arguments. The race detector finds what the comparison misses.
 func TestCallsShareNothing(t *testing.T) {
 	r := resolution.Generate(7).Room
 	before := r.Clone()
@@ -269,7 +269,7 @@ func TestCallsShareNothing(t *testing.T) {
 		all.Go(func() {
 			got, err := stateres.Resolve(stateres.V21, rulesOf(r.Version), r.Create, r.Sets, r.Events, stateres.Options{})
 			if err != nil || !maps.Equal(got, want) {
-				t.Error("another result:", err)
+				t.Error("a concurrent call has another result:", err)
 			}
 			clear(got)
 		})
@@ -280,7 +280,7 @@ func TestCallsShareNothing(t *testing.T) {
 	}
 }
 
-// The package reads nothing but its arguments: it imports nothing with which it could.
+// The package reads only its arguments: it imports no package that could read anything else.
 func TestImportsAreHarmless(t *testing.T) {
 	harmless := []string{"bytes", "cmp", "container/heap", "encoding/json", "errors", "fmt", "maps", "math", "math/bits", "slices", "strconv", "strings"}
 	files, err := os.ReadDir(".")

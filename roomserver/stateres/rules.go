@@ -5,7 +5,7 @@ import (
 	"strconv"
 )
 
-// Creators says whom a room version holds for the creators of a room, and what power they have.
+// Creators says who the creators of a room are in a room version, and what power they have.
 type Creators int
 
 const (
@@ -20,27 +20,26 @@ const (
 	CreatorsAboveAll
 )
 
-// Rules are what state resolution needs to know of a room version.
+// Rules are what state resolution needs to know about a room version.
 type Rules struct {
-	// Allowed returns nil if the state authorises the event, by those rules of the room version that depend on the
-	// room's state: m.federate, memberships, join rules, power levels. It is not asked to check the event's shape, its
-	// signatures or its list of auth events; that was done when the event was received.
+	// Allowed returns nil if the state authorises the event by the rules of the room version that depend on the room's
+	// state: m.federate, memberships, join rules, power levels. It need not check the event's form, its signatures or
+	// its list of auth events; that was done when the event was received.
 	//
-	// State holds at most what the rules may need for this event: what the auth events selection of the server-server
-	// specification names, and the create event, which in room version 12 is always there. A key that is absent means
-	// that the room has no such state. The map is used again for the next event, so Allowed must not keep it.
+	// state holds what the rules may need for this event: the auth events selection of the server-server specification,
+	// and the create event, which in room version 12 is always there. If a key is absent, the room has no such state.
+	// The map is reused for the next event, so Allowed must not keep it.
 	Allowed func(event *Event, state map[Key]*Event) error
 
-	// Creators says who has power without the power levels event.
+	// Creators says who has power without being named in the power levels.
 	Creators Creators
 
 	// RestrictedJoins is true for room versions 8 and above: a join may be authorised by another user (MSC3083).
 	RestrictedJoins bool
 }
 
-// ForRoomVersion returns the algorithm of a room version, "2" to "12", and its rules with the given function for
-// Allowed. Room version "1" has an algorithm of its own that is not here; for it and for unknown versions the error is
-// [ErrBadInput].
+// ForRoomVersion returns the algorithm and the rules of a room version, "2" to "12"; allowed becomes Rules.Allowed. The
+// error is [ErrBadInput] for unknown versions and for version "1", whose algorithm this package does not have.
 func ForRoomVersion(version string, allowed func(event *Event, state map[Key]*Event) error) (Algorithm, Rules, error) {
 	n, err := strconv.Atoi(version)
 	if err != nil || strconv.Itoa(n) != version || n < 2 || n > 12 {

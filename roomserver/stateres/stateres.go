@@ -1,24 +1,24 @@
-// Package stateres resolves the state of a Matrix room: it takes the states of several branches of the room's history
-// and says which single state follows when the branches meet. It implements state resolution version 2 (room versions
-// 2 to 11) and version 2.1 (room version 12).
+// Package stateres resolves the state of a Matrix room: it merges the states of several branches of the room's history
+// into the one state that holds where the branches meet. It implements state resolution version 2 (room versions 2 to
+// 11) and version 2.1 (room version 12).
 //
 // The package is pure. It reads the events that the caller gives it, and nothing else: no database, no network, no
-// clock. It starts no goroutine, keeps nothing between calls and changes none of its arguments, so calls may run side
-// by side. No walk is recursive, because auth chains of 100 000 events exist.
+// clock. It starts no goroutines, keeps nothing between calls and does not change its arguments, so calls may run
+// concurrently. It uses no recursion, because auth chains of 100 000 events exist.
 //
 // Sources: the specification's pages of room versions 2, 11 and 12, MSC1442 (version 2) and MSC4297 (version 2.1).
-// Where the text and Synapse differ, servers have to agree on one answer, and this package agrees with Synapse:
+// All servers must agree on the result. So where the text and Synapse differ, this package does what Synapse does:
 //
 //   - Synapse counts the events of a state set as part of the set's auth chain; the text does not.
 //     [Options.ChainExcludesSelf] follows the text.
-//   - Synapse never lets an event into the state that was rejected before, and does not authorise events by a rejected
-//     one; the text lets a rejected event in if it passes now. [Options.AdmitRejected] follows the text.
+//   - Synapse never admits an event that was rejected before, and never authorises an event by a rejected one. The text
+//     admits a rejected event if it passes now. [Options.AdmitRejected] follows the text.
 //   - When Synapse looks for the auth chain of the power events, it walks only through the full conflicted set. Under
 //     version 2.1 the text gives the same events; under version 2 it may give more.
 //
-// Three differences to Synapse are on purpose. An event that is missing is an error unless [Options.Lenient] is set.
-// Events that cite each other in a circle are always an error. And of two events of one key that an event cites, always
-// the first counts; no valid event does that.
+// This package differs from Synapse in three ways on purpose. A missing event is an error unless [Options.Lenient] is
+// set. Events that cite each other in a cycle are always an error. If an event cites two events with the same key,
+// which no valid event does, the first one counts.
 package stateres
 
 import "maps"
@@ -40,25 +40,25 @@ const (
 	thirdPartyInviteType = "m.room.third_party_invite"
 )
 
-// Event is a state event as the algorithm sees it. Resolve never changes one.
+// Event is a state event in the form that the algorithm needs. Resolve never changes an event.
 type Event struct {
 	ID       string
-	RoomID   string // of the create event too, though in room version 12 its JSON has none
+	RoomID   string // set for the create event too, although its JSON has none in room version 12
 	Type     string
 	StateKey string
 	Sender   string
 	Content  []byte // a JSON object; anything else counts as an empty object
 
-	// AuthEvents are the IDs the event itself lists. In room version 12 the create event is not among them.
+	// AuthEvents are the IDs that the event lists. In room version 12 the create event is not among them.
 	AuthEvents []string
 	// PrevEvents are for [Rules]; this package does not read them.
 	PrevEvents     []string
-	OriginServerTS int64
+	OriginServerTS int64 // Unix ms
 
 	// Rejected says that the event failed its authorisation when it was received. A soft-failed event is not rejected.
 	Rejected bool
 
-	// Value is the caller's own. This package does not read it.
+	// Value is for the caller. This package does not read it.
 	Value any
 }
 
@@ -76,25 +76,25 @@ const (
 	V21
 )
 
-// Options change how Resolve reads the specification. The zero value agrees with Synapse and misses nothing.
+// Options change how Resolve works. The zero value does what Synapse does, except that missing events are an error.
 type Options struct {
-	// ChainExcludesSelf takes the auth chain of a state set by the letter of the specification: without the events of
-	// the set itself, unless another event of the set cites them.
+	// ChainExcludesSelf leaves the events of a state set out of the set's auth chain, unless another event of the set
+	// cites them. This is what the text of the specification says.
 	ChainExcludesSelf bool
 
-	// AdmitRejected lets an event that was rejected before into the state if it passes now, as the specification says.
+	// AdmitRejected admits an event that was rejected before if it passes now, as the specification says.
 	AdmitRejected bool
 
-	// Lenient goes on without the events that are missing, as Synapse does. Two servers that miss different events may
-	// then get different results, so a lenient result should be marked wherever it is kept.
+	// Lenient ignores missing events, as Synapse does. Two servers that miss different events may then get different
+	// results, so the caller should mark a lenient result where it stores it.
 	Lenient bool
 
-	// Trace, if it is not nil, is filled with the intermediate values. It is for tests and for logs.
+	// Trace, if it is not nil, is filled with the intermediate values. It is for tests and logs.
 	Trace *Trace
 }
 
-// Trace holds the intermediate values of one resolution, under the names of the specification. If nothing is in
-// conflict, only Unconflicted is set. The sets are in no particular order.
+// Trace holds the intermediate values of one resolution, under the names of the specification. If there is no conflict,
+// only Unconflicted is set. The sets are in no particular order.
 type Trace struct {
 	Unconflicted   map[Key]string
 	Conflicted     []string // the conflicted state set
@@ -106,17 +106,17 @@ type Trace struct {
 	Admitted       []string // the events of both passes that were authorised
 }
 
-// Resolve merges the state sets into one state. Each set is the state after one of the events that meet, and a key may
-// be absent from a set. All sets have to be given at once: resolving two and then a third gives another answer.
+// Resolve merges the state sets into one state. Each set is the state after one branch; a key may be absent from a set.
+// The caller must give all sets at once: resolving two and then a third gives another result.
 //
-// Events has to hold every event of the sets and their complete auth chains, by event ID, even those of keys on which
-// all sets agree. It may hold more. Create is the room's create event, which in room version 12 is in no auth chain.
+// events must hold every event of the sets and their complete auth chains, by event ID, even for keys on which all sets
+// agree. It may hold more. create is the room's create event, which in room version 12 is in no auth chain.
 //
-// The result is a new map. A key that is in conflict may be absent from it, and it may have a key that no set has. The
-// events of the result need not be authorised by the result; that is how the algorithm is defined. If nothing is in
-// conflict, the result is the common state, and neither events nor rules are looked at.
+// The result is a new map. A conflicted key may be absent from it, and it may have a key that no set has. The result
+// need not authorise its own events; this is how the algorithm is defined. If there is no conflict, the result is the
+// common state, and Resolve does not look at events and rules.
 //
-// The errors are [*MissingError], [ErrForeignEvent], [ErrAuthCycle] and [ErrBadInput]. There is no result then.
+// The errors are [*MissingError], [ErrForeignEvent], [ErrAuthCycle] and [ErrBadInput]. On an error the result is nil.
 func Resolve(alg Algorithm, rules Rules, create *Event, sets []map[Key]string, events map[string]*Event, opts Options) (map[Key]string, error) {
 	if err := checkArguments(alg, rules, create); err != nil {
 		return nil, err
@@ -145,7 +145,7 @@ type resolution struct {
 	rules    Rules
 	create   *Event
 	opts     Options
-	creators map[string]bool // who is above every power level; nil before room version 12
+	creators map[string]bool // users above every power level; nil before room version 12
 	levels   map[int32]*userLevels
 	state    map[Key]int32
 	admitted []int32

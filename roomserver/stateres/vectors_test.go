@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/model/resolution"
 )
 
-// The vectors are those of the design document; their numbers are the same there.
+// V1, V2, … are small rooms (test/model/resolution), each of which tests one rule of the algorithm.
 
 type (
 	Key   = stateres.Key
@@ -26,7 +26,7 @@ func rulesOf(version string) stateres.Rules {
 	return rules
 }
 
-// resolve resolves the room's sets and checks that the model gives the same.
+// resolve resolves the room's sets and checks that the model gives the same result.
 func resolve(t *testing.T, alg stateres.Algorithm, r resolution.Room, opts stateres.Options) (map[Key]string, stateres.Trace) {
 	t.Helper()
 	var trace stateres.Trace
@@ -82,7 +82,7 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// By the letter of the text, the events of a set are not part of its chain; only V21 notices.
+// By the text, the events of a set are not part of its auth chain. Only V21 shows the difference.
 func TestVectorsByTheLetter(t *testing.T) {
 	for _, v := range resolution.Vectors() {
 		for name, alg := range algorithms {
@@ -172,7 +172,7 @@ func TestIntermediateValues(t *testing.T) {
 	check("V15, version 2: L2", names(trace("V15", stateres.V2).MainlineOrder), "t1 t2")
 }
 
-// V17 by the letter of the text: an event that was rejected is admitted if it passes now.
+// V17 by the text: an event that was rejected before is admitted if it passes now.
 func TestAdmitRejected(t *testing.T) {
 	r := vector("V17").Room("12")
 	for name, alg := range algorithms {
@@ -183,7 +183,7 @@ func TestAdmitRejected(t *testing.T) {
 	}
 }
 
-// V20: nothing is asked where nothing is in conflict.
+// V20: without a conflict the rules are not called.
 func TestNoConflict(t *testing.T) {
 	r := vector("V20").Room("12")
 	rules := stateres.Rules{Allowed: func(*Event, map[Key]*Event) error {
@@ -202,7 +202,7 @@ func TestNoConflict(t *testing.T) {
 	}
 }
 
-// V22: events that cite each other.
+// V22: events that cite each other are an error.
 func TestCycle(t *testing.T) {
 	for name, alg := range algorithms {
 		r := vector("V1").Room("12")
@@ -220,7 +220,7 @@ func TestCycle(t *testing.T) {
 	}
 }
 
-// V23: an event of the auth chains is missing.
+// V23: a missing event of the auth chains is an error, unless Lenient is set.
 func TestMissing(t *testing.T) {
 	for name, alg := range algorithms {
 		r := vector("V5").Room("12")

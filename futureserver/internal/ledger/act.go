@@ -7,21 +7,22 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// What is done to a stored future from outside.
+// Actions on a stored future.
 
-// Refreshed says what a refresh costs.
+// Refreshed says when a refresh is durable.
 type Refreshed uint8
 
 const (
-	Kept  Refreshed = iota // it is durable as it stands
-	Dirty                  // so it is, and the stored deadline is to be raised soon; said once
-	Waits                  // it is durable when the changes are
+	Kept  Refreshed = iota // it is durable now
+	Dirty                  // it is durable now, and the owner should call Gather soon; returned for the first such future only
+	Waits                  // it is durable once the changes are on disk
 )
 
-// Refresh restarts a timer. Each future has its true deadline in memory and a stored bound that no acknowledged deadline
-// ever exceeds ("the stored high-water deadline" of docs/durability.md). Below the bound a refresh is durable as it
-// stands; if the next one, after as long a pause as this one, would pass it, it is raised soon; beyond it the answer waits
-// for the changes that raise it. If sure is false, nobody knows whether the disk is still ours: then every answer waits.
+// Refresh restarts a timer. Memory has the true deadline; the disk has a bound that no acknowledged deadline exceeds
+// ("the stored high-water deadline" of docs/durability.md). A refresh below the bound is durable at once. If the next
+// refresh, after an equal pause, would exceed the bound, the bound is raised soon. A refresh above the bound is durable
+// once the changes that raise the bound are on disk. If sure is false, another server may own the database: then every
+// refresh waits for the changes.
 func (l *Ledger) Refresh(ref Ref, sure bool, now Time, c *Changes) Refreshed {
 	r := l.at(ref.Slot)
 	deadline := now.Ceil + int64(r.timeout)
@@ -44,7 +45,7 @@ func (l *Ledger) Refresh(ref Ref, sure bool, now Time, c *Changes) Refreshed {
 	return Kept
 }
 
-// extend sets the stored deadline, given in the ledger's time. Until that is on disk, only the old one counts.
+// extend adds a new stored deadline, given in the ledger's time, to the changes. The old one counts until they are on disk.
 func (l *Ledger) extend(slot uint32, r *record, e storage.Extend, now Time, c *Changes) {
 	high := e.Deadline
 	e.NID, e.Deadline = r.nid, now.wall(high)
@@ -55,8 +56,8 @@ func (l *Ledger) extend(slot uint32, r *record, e storage.Extend, now Time, c *C
 	c.raises = append(c.raises, raise{slot, high})
 }
 
-// setExact writes the stored deadline anew, after the wall clock was set: a future that was never refreshed is exact, any
-// other keeps a whole slack, so that what was raised meanwhile is not taken back.
+// setExact rewrites the stored deadline after the wall clock was set. A future that was never refreshed gets its true
+// deadline. Any other gets a whole slack more, so that this does not undo a raise.
 func (l *Ledger) setExact(slot uint32, r *record, now Time, c *Changes) {
 	high := r.deadline
 	if r.flags&refreshed != 0 {
@@ -65,10 +66,9 @@ func (l *Ledger) setExact(slot uint32, r *record, now Time, c *Changes) {
 	l.extend(slot, r, storage.Extend{Deadline: high, Exact: true}, now, c)
 }
 
-// Gather puts some of the deadlines that are to be raised, or to be written anew, into the changes, and reports whether
-// there are more.
-func (l *Ledger) Gather(c *Changes, most int, now Time) (more bool) {
-	n := min(len(l.dirty), most)
+// Gather adds up to limit deadlines that must be raised or rewritten to the changes, and reports whether there are more.
+func (l *Ledger) Gather(c *Changes, limit int, now Time) (more bool) {
+	n := min(len(l.dirty), limit)
 	for _, slot := range l.dirty[:n] {
 		if r := l.at(slot); r.flags&dirty != 0 && r.state() == api.Scheduled {
 			r.flags &^= dirty
@@ -76,7 +76,7 @@ func (l *Ledger) Gather(c *Changes, most int, now Time) (more bool) {
 		}
 	}
 	l.dirty = l.dirty[n:]
-	for ; n < most && l.rewrite != 0; n++ {
+	for ; n < limit && l.rewrite != 0; n++ {
 		if l.rewrite > l.records.last {
 			l.rewrite = 0
 			break
@@ -89,11 +89,12 @@ func (l *Ledger) Gather(c *Changes, most int, now Time) (more bool) {
 	return l.Ungathered()
 }
 
-// clockStep is what is taken for a step of the wall clock, in ms.
+// clockStep is the smallest change of the wall clock that counts as a step, in ms.
 const clockStep = 1000
 
-// NoticeStep has all deadlines written anew if the wall clock was set since the last call, by a second or more: those on
-// disk were counted by the old one, and would be early after a crash, or late. It returns the step in ms, 0 if there was none.
+// NoticeStep starts to rewrite all deadlines if the wall clock has been set by clockStep or more since the last call. The
+// deadlines on disk are times of the old clock, so after a crash they would be early or late. It returns the step in ms,
+// 0 if there was none.
 func (l *Ledger) NoticeStep(now Time) (step int64) {
 	step = now.Offset - l.offset
 	if max(step, -step) < clockStep {
@@ -104,15 +105,15 @@ func (l *Ledger) NoticeStep(now Time) (step int64) {
 	return step
 }
 
-// Rewrite has all deadlines written anew.
+// Rewrite starts to rewrite all stored deadlines; Gather adds them to the changes.
 func (l *Ledger) Rewrite() { l.rewrite = 1 }
 
-// StoreExact puts the true deadlines of refreshed futures, from a slot on, into the changes, for a clean stop. It returns
-// where to go on, 0 if that was all. Nothing may be refreshed any more.
-func (l *Ledger) StoreExact(from uint32, most int, now Time, c *Changes) (next uint32) {
+// StoreExact adds the true deadlines of refreshed futures to the changes, up to limit of them, beginning at slot from. It
+// serves a clean stop: no future may be refreshed afterwards. It returns the slot to continue at, 0 when it is done.
+func (l *Ledger) StoreExact(from uint32, limit int, now Time, c *Changes) (next uint32) {
 	l.dirty, l.rewrite = nil, 0
 	for slot := from; slot <= l.records.last; slot++ {
-		if len(c.Extends) >= most {
+		if len(c.Extends) >= limit {
 			return slot
 		}
 		if r := l.at(slot); r.state() == api.Scheduled && (r.spare != 0 || r.flags&raising != 0) && r.flags&creating == 0 {
@@ -122,15 +123,16 @@ func (l *Ledger) StoreExact(from uint32, most int, now Time, c *Changes) (next u
 	return 0
 }
 
-// End gives a scheduled future its final state.
+// End gives a scheduled future its final state. It does nothing to any other.
 func (l *Ledger) End(ref Ref, state api.State, now Time, c *Changes) {
 	if r := l.live(ref); r != nil && r.state() == api.Scheduled && r.flags&creating == 0 {
 		l.end(ref.Slot, r, state, nil, now, c)
 	}
 }
 
-// Watchers returns the futures of a room that newer state of these keys could end (nil: any), and a few others, whose
-// 8-bit filter collides. One that is being created is marked instead: its creator compares it again when it is stored.
+// Watchers returns the futures of a room that newer state of these keys could end; nil stands for all keys. The result
+// has some others too: futures whose 8-bit filter collides. A future that is being created is marked instead; its creator
+// compares it with the room again once it is stored.
 func (l *Ledger) Watchers(roomID string, changed []api.StateKeyTuple) (nids []api.NID) {
 	var keys [math.MaxUint8 + 1]bool
 	for _, t := range changed {
@@ -148,7 +150,7 @@ func (l *Ledger) Watchers(roomID string, changed []api.StateKeyTuple) (nids []ap
 	return nids
 }
 
-// Watcher finds a future that Watchers has named.
+// Watcher finds a future that Watchers has returned.
 func (l *Ledger) Watcher(roomID string, nid api.NID) (Ref, bool) {
 	for slot, r := range l.watchedIn(l.hash(roomID)) {
 		if r.nid == nid {
@@ -158,7 +160,7 @@ func (l *Ledger) Watcher(roomID string, nid api.NID) (Ref, bool) {
 	return Ref{}, false
 }
 
-// IsWatched reports whether newer state in that room could concern any future.
+// IsWatched reports whether newer state in that room could end any future.
 func (l *Ledger) IsWatched(roomID string) bool {
 	for range l.watchedIn(l.hash(roomID)) {
 		return true

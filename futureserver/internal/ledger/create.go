@@ -9,13 +9,13 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// How a future comes to be: Reserve gives it a place within the limits, Insert puts its row into the changes, and when
-// these are written it is stored, and its tokens work. Until then it is an arrival, and may be turned away.
+// The creation of a future: Reserve checks the limits and takes a slot, and Insert adds the row to the changes. Once they
+// are written, the future is stored and its tokens work. Until then it is an arrival, which can still be turned away.
 
 var (
-	// ErrLook: the disk has to be asked whether the group's name was used before.
+	// ErrLook: the owner must first ask the disk whether the group's name has been used.
 	ErrLook = errors.New("look at the disk first")
-	// ErrRepeated: a future with the same secret, which is to say of the same transaction, is there already.
+	// ErrRepeated: a future with the same secret exists, so it was created by the same transaction.
 	ErrRepeated = errors.New("the transaction is known")
 )
 
@@ -24,25 +24,25 @@ type Arrival struct {
 	Future  *api.Future
 	Err     error  // why it was turned away
 	Stored  bool   // it is on disk, and live unless it has ended since
-	Recheck bool   // its piece of state changed meanwhile: compare it with the room again
-	Changes uint64 // the number of the changes that hold its row
+	Recheck bool   // its piece of state has changed since it was reserved: compare it with the room again
+	Changes uint64 // the Number of the changes that hold its row
 
 	slot     uint32
 	inserted bool
-	offset   int64 // of the wall clock that its deadline was counted by
+	offset   int64 // of the wall clock when its deadline was computed
 }
 
-// Look is what the disk says of a group's name.
+// Look is what the disk knows about a group's name.
 type Look struct {
-	Used bool // a future of a group of that name has ended
+	Used bool // a future of a group with that name has ended
 
 	taken bool
-	count uint32
+	count uint32 // of Ledger.looks when it was taken
 }
 
-// Reserve checks the limits and the group, and takes a place for the future; it fills in State, NID and GroupID. If it
-// returns ErrLook, the disk is to be asked for the name, without any lock, and Reserve to be called again with the same
-// look. An answer that is out of date by then is not used.
+// Reserve checks the limits and the group and takes a slot for the future. It fills in State, NID and GroupID. On ErrLook
+// the caller asks the disk for the name, without holding a lock, sets look.Used, and calls Reserve again with the same
+// look. If the answer is out of date by then, Reserve returns ErrLook again.
 func (l *Ledger) Reserve(f *api.Future, look *Look, now Time) (*Arrival, error) {
 	f.State = api.Scheduled
 	user, named := l.hash(f.UserID), f.GroupID != ""
@@ -82,12 +82,12 @@ func (l *Ledger) Reserve(f *api.Future, look *Look, now Time) (*Arrival, error) 
 	return a, nil
 }
 
-// checkLimit counts the user's futures of one kind. A limit may have been lowered since they were made: then it takes
-// the end of several to get below it.
+// checkLimit counts the user's futures of one kind. If the limit has been lowered since they were created, several must
+// end before a new one fits.
 func (l *Ledger) checkLimit(user uint64, isManaged bool, now Time) error {
-	most := l.Limits(isManaged).MaxPerUser
+	limit := l.Limits(isManaged).MaxPerUser
 	slots := l.slotsOf(user)
-	if len(slots) < most {
+	if len(slots) < limit {
 		return nil
 	}
 	n := 0
@@ -100,18 +100,18 @@ func (l *Ledger) checkLimit(user uint64, isManaged bool, now Time) error {
 			}
 		}
 	}
-	if n < most {
+	if n < limit {
 		return nil
 	}
 	slices.Sort(deadlines)
-	e := &api.LimitError{Max: most, Managed: isManaged}
-	if tooMany := n - most; tooMany < len(deadlines) {
+	e := &api.LimitError{Max: limit, Managed: isManaged}
+	if tooMany := n - limit; tooMany < len(deadlines) {
 		e.RetryAfter = max(0, time.Duration(deadlines[tooMany]-now.Now)*time.Millisecond)
 	}
 	return e
 }
 
-// Limits returns those that apply to delayed events, or to other futures.
+// Limits returns the limits of delayed events if isManaged is set, else those of other futures.
 func (l *Ledger) Limits(isManaged bool) Limits {
 	if isManaged {
 		return l.cfg.Delayed
@@ -119,8 +119,9 @@ func (l *Ledger) Limits(isManaged bool) Limits {
 	return l.cfg.Futures
 }
 
-// checkGroup: a group takes members until it is over, and action futures only beside a timeout future that runs. A name
-// is good for one group: nobody opens it again. Whether it was used the disk knows, and before it does, closing.
+// checkGroup reports whether the future may join its group. A group takes members until it is over, and action futures
+// only while one of its timeout futures runs. A name can be used for one group only. The disk knows which names were
+// used; closing knows those whose end is not on disk yet.
 func (l *Ledger) checkGroup(user uint64, f *api.Future, look *Look) error {
 	if g := l.openGroup(user, f.GroupID); g != nil {
 		if l.isOver(g) || f.Timeout == 0 && !g.founded {
@@ -141,20 +142,20 @@ func (l *Ledger) checkGroup(user uint64, f *api.Future, look *Look) error {
 	return nil
 }
 
-// isDelayed reports whether that is the ID of a live delayed event, which is alone in its group.
+// isDelayed reports whether id is the ID of a live delayed event, which is always alone in its group.
 func (l *Ledger) isDelayed(id string) bool {
 	_, ok := l.Delayed(id)
 	return ok
 }
 
-// Insert starts the future's clock and puts its row into the changes.
+// Insert starts the future's timer and adds its row to the changes.
 func (l *Ledger) Insert(a *Arrival, c *Changes, now Time) error {
 	if a.Err != nil {
 		return a.Err
 	}
 	f, r := a.Future, l.at(a.slot)
 	size := len(f.Content) + len(f.GroupID) + len(f.Type) + rowBytes
-	if _, known := l.holder(f.Secret); known && f.TxnKey != nil {
+	if _, known := l.findBySecret(f.Secret); known && f.TxnKey != nil {
 		l.turnAway(a, ErrRepeated, c)
 	} else if c.bytes+size > l.cfg.MaxBytes {
 		l.turnAway(a, api.ErrOverloaded, c)
@@ -168,16 +169,16 @@ func (l *Ledger) Insert(a *Arrival, c *Changes, now Time) error {
 		f.Deadline = f.Created + int64(r.timeout)
 	}
 	a.inserted, a.offset, a.Changes = true, now.Offset, c.Number
-	l.passing[f.Secret] = passing{nid: f.NID, user: r.user, arrival: a}
+	l.unsettled[f.Secret] = unsettled{nid: f.NID, user: r.user, arrival: a}
 	c.Inserts = append(c.Inserts, f)
 	c.arrivals = append(c.arrivals, a)
 	c.bytes += size
 	return nil
 }
 
-const rowBytes = 500 // what the rest of a row takes, about
+const rowBytes = 500 // about the size of a row's other columns
 
-// Abandon turns an arrival away that is not stored yet, for a reason of its creator's. One that is stored is left alone.
+// Abandon turns an arrival away with the creator's error. It does nothing to an arrival that is stored.
 func (l *Ledger) Abandon(a *Arrival, err error, c *Changes) {
 	if a.Err == nil && !a.Stored {
 		l.turnAway(a, err, c)
@@ -187,17 +188,17 @@ func (l *Ledger) Abandon(a *Arrival, err error, c *Changes) {
 // stored makes a future live: its tokens work and its timer runs.
 func (l *Ledger) stored(a *Arrival, now Time, c *Changes) {
 	if a.Err != nil {
-		return // it was turned away, and its row goes with the changes that say so
+		return // it was turned away, and those changes delete its row
 	}
 	a.Stored = true
 	delete(l.arrivals, a.Future.NID)
-	delete(l.passing, a.Future.Secret)
+	delete(l.unsettled, a.Future.Secret)
 	r := l.at(a.slot)
 	r.flags &^= creating
 	l.addTokens(a.slot, r, l.tokens.add)
 	if r.timeout != 0 {
 		l.wheel.Add(a.slot)
-		if by := a.offset - l.offset; max(by, -by) >= clockStep { // the wall clock was set meanwhile
+		if by := a.offset - l.offset; max(by, -by) >= clockStep { // the wall clock was set after Insert
 			l.setExact(a.slot, r, now, c)
 		}
 	}
@@ -207,38 +208,38 @@ func (l *Ledger) stored(a *Arrival, now Time, c *Changes) {
 	}
 }
 
-// notStored: nobody can know whether a commit that failed was applied, so its row is taken back.
+// notStored turns the arrival away and deletes its row, because a commit that failed may still have been applied.
 func (l *Ledger) notStored(a *Arrival, err error, c *Changes) {
 	if a.Err == nil {
 		l.turnAway(a, err, c)
 	}
 }
 
-// repeated: a finished future has the secret, and the row was not stored.
+// repeated turns the arrival away: a finished future has its secret, so the row was not stored.
 func (l *Ledger) repeated(a *Arrival) {
 	if a.Err == nil {
-		a.inserted = false // there is no row to take back
-		delete(l.passing, a.Future.Secret)
+		a.inserted = false // there is no row to delete
+		delete(l.unsettled, a.Future.Secret)
 		l.turnAway(a, ErrRepeated, nil)
 	}
 }
 
-// holder finds the future with that secret, unless the disk knows it to have ended.
-func (l *Ledger) holder(secret api.Secret) (p passing, ok bool) {
-	if p, ok = l.passing[secret]; ok {
-		return p, true
+// findBySecret finds the future with that secret, unless its end is on disk already.
+func (l *Ledger) findBySecret(secret api.Secret) (u unsettled, ok bool) {
+	if u, ok = l.unsettled[secret]; ok {
+		return u, true
 	}
 	for _, kind := range []api.TokenKind{api.SendToken, api.GroupToken} {
 		if slot, _, ok := l.findToken(secret.Token(kind)); ok {
-			return passing{nid: l.at(slot).nid}, true
+			return unsettled{nid: l.at(slot).nid}, true
 		}
 	}
-	return p, false
+	return u, false
 }
 
-// BySecret finds the future with that secret, 0 if only the disk can know of it. While it is being stored, arrival is not
-// nil.
+// BySecret finds the future with that secret. nid is 0 if only the disk can know of it. arrival is not nil while the
+// future is being stored.
 func (l *Ledger) BySecret(secret api.Secret) (nid api.NID, arrival *Arrival) {
-	p, _ := l.holder(secret)
-	return p.nid, p.arrival
+	u, _ := l.findBySecret(secret)
+	return u.nid, u.arrival
 }

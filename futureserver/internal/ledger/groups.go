@@ -7,23 +7,23 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// groups are those with more than one future, or with a name that the client chose. They are rare.
+// groups holds the groups that have more than one future or a name that the client chose. They are rare.
 type groups struct {
 	byName map[name]*group
 	bySlot map[uint32]*group
 }
 
-// name is a group's: the hashes of a user and of what the user calls it.
+// name identifies a group: the hashes of a user ID and of the user's group ID.
 type name struct{ user, id uint64 }
 
-// shard is a part of all names.
+// shard is the index of Ledger.looks for the name.
 func (n name) shard() uint8 { return uint8(n.id) }
 
-// group is a set of futures of which at most one reaches its room; settle keeps that so.
+// group is a set of futures of which at most one reaches its room; settle ensures this.
 type group struct {
 	name    name
 	slots   []uint32
-	founded bool // a future of it was stored: from then on it can be over
+	founded bool // one of its futures has been stored; before that it cannot be over
 	over    bool
 }
 
@@ -31,7 +31,7 @@ func (t *table) newName(user uint64, groupID string) name {
 	return name{user, maphash.String(t.seed, groupID)}
 }
 
-// nameOf returns the name of a record's group; named is false for a delayed event, whose group has none.
+// nameOf returns the name of a record's group. named is false for a delayed event, whose group has no name.
 func (t *table) nameOf(slot uint32, r *record) (n name, named bool) {
 	switch {
 	case r.flags&grouped != 0:
@@ -42,16 +42,16 @@ func (t *table) nameOf(slot uint32, r *record) (n name, named bool) {
 	return t.ownName(r), true
 }
 
-// ownName is the name of the group that a future has for itself.
+// ownName is the name of the group of a future that was created without a group ID.
 func (t *table) ownName(r *record) name {
 	token := r.secret.Token(api.GroupToken)
-	var text [22]byte // as the wire has it
+	var text [22]byte // the token's wire form
 	base64.RawURLEncoding.Encode(text[:], token[:])
 	return name{r.user, maphash.Bytes(t.seed, text[:])}
 }
 
-// openGroup finds the group that a user knows by that ID, nil if there is none. A future that is alone under its own
-// group token becomes a group of one by being found.
+// openGroup finds the user's group with that ID, nil if there is none. If the ID is the group token of a future that is
+// alone, openGroup makes a group with that future in it.
 func (t *table) openGroup(user uint64, groupID string) *group {
 	if g := t.groups.byName[t.newName(user, groupID)]; g != nil {
 		return g
@@ -60,7 +60,7 @@ func (t *table) openGroup(user uint64, groupID string) *group {
 	if !ok {
 		return nil
 	}
-	for _, slot := range t.slotsOf(user) { // at most as many as one user may have
+	for _, slot := range t.slotsOf(user) { // the limit per user bounds this search
 		r := t.at(slot)
 		if r.flags&(grouped|managed) == 0 && r.secret.Token(api.GroupToken) == token {
 			g := t.joinGroup(slot, r, t.newName(user, groupID))
@@ -71,7 +71,7 @@ func (t *table) openGroup(user uint64, groupID string) *group {
 	return nil
 }
 
-// adoptFounders has the futures of a user that were alone under their own group token join the groups of that name.
+// adoptFounders puts futures of the user into the groups that are named after their group tokens.
 func (t *table) adoptFounders(user uint64) {
 	for _, slot := range t.slotsOf(user) {
 		r := t.at(slot)
@@ -92,7 +92,7 @@ func (gs *groups) list() (all []*group) {
 	return all
 }
 
-// joinGroup puts a record into the group of that name, which it makes if need be.
+// joinGroup puts a record into the group with that name. It makes the group if there is none.
 func (t *table) joinGroup(slot uint32, r *record, n name) *group {
 	g := t.groups.byName[n]
 	if g == nil {
@@ -105,7 +105,7 @@ func (t *table) joinGroup(slot uint32, r *record, n name) *group {
 	return g
 }
 
-// groupOf returns a record's group, nil if it is alone under its own group token.
+// groupOf returns a record's group, nil if the future is alone and was created without a group ID.
 func (t *table) groupOf(slot uint32, r *record) *group {
 	if r.flags&grouped == 0 {
 		return nil

@@ -10,12 +10,13 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// crash is the end of the process: what was being written is on disk or is not, and nothing else is. Another ledger begins.
+// crash ends the process and restores a new ledger from disk. The changes that were being written are on disk or are not;
+// later ones are lost.
 func (h *history) crash() error {
 	h.note("crash")
 	h.crashed = true
 	for _, c := range h.calls {
-		h.names[groupName(c.f)] = true // nobody knows
+		h.names[groupName(c.f)] = true // it may have been stored
 		h.world.Unanswered(groupName(c.f))
 	}
 	for _, ws := range h.waits {
@@ -39,7 +40,7 @@ func (h *history) crash() error {
 		last = nid
 		h.names[groupName(h.disk.rows[nid].f)] = true
 		if h.known[nid] == nil {
-			h.world.Unanswered(groupName(h.disk.rows[nid].f)) // its creation had no answer, and it lives
+			h.world.Unanswered(groupName(h.disk.rows[nid].f)) // it was stored, but its creation was not answered
 		}
 		if r := h.disk.rows[nid]; r.state.Live() {
 			f := h.l.Find(r.timer(), h.time())
@@ -51,11 +52,11 @@ func (h *history) crash() error {
 	return h.submit()
 }
 
-// finish lets everything come to its end and looks at what is left.
+// finish runs until every future has ended, and checks that nothing is left.
 func (h *history) finish() error {
 	for range 200 {
 		for len(h.calls) > 0 && !slices.ContainsFunc(h.calls, func(c *call) bool { return c.inserted }) {
-			if err := h.goOn(); err != nil {
+			if err := h.advanceCall(); err != nil {
 				return err
 			}
 		}
@@ -83,17 +84,17 @@ func (h *history) finish() error {
 	}
 	for nid, r := range h.disk.rows {
 		if r.state.Live() {
-			return fmt.Errorf("future %d is %v on disk for ever", nid, r.state)
+			return fmt.Errorf("future %d stays %v on disk for ever", nid, r.state)
 		}
 		if h.known[nid] == nil && !h.crashed {
-			return fmt.Errorf("future %d has a row, and its creation was taken back", nid)
+			return fmt.Errorf("future %d has a row, although its creation was undone", nid)
 		}
 	}
 	h.now += 10 * time.Hour.Milliseconds()
 	return h.world.Late(h.at(h.now))
 }
 
-// disk is storage.Database in a few words.
+// disk is a simple storage.Database in memory.
 type disk struct{ rows map[api.NID]*row }
 
 type row struct {
@@ -162,7 +163,7 @@ func (d *disk) apply(b *storage.Batch) (result storage.Result, err error) {
 	for _, c := range b.Claims {
 		r := d.rows[c.NID]
 		if r == nil || r.state != api.Scheduled {
-			return result, fmt.Errorf("future %d is claimed and not scheduled on disk", c.NID)
+			return result, fmt.Errorf("future %d is claimed, but is not scheduled on disk", c.NID)
 		}
 		r.state, r.event = api.Sending, c.Event.ID
 	}

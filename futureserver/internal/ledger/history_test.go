@@ -18,13 +18,13 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/model"
 )
 
-// Random histories of the ledger alone, judged by the model: many callers at once, verbs interleaved at will, a writer that
-// takes as long as it likes, inserts that fail, and a crash between any two changes. There is no clock and no disk, so that
-// a history takes some microseconds. Each follows from its number.
+// Random histories of the ledger alone, checked by the model. They have concurrent callers, methods in any order, a slow
+// writer, inserts that fail, and crashes between any two changes. There is no clock and no disk, so a history takes some
+// microseconds. The number of a history is its seed.
 
 var (
-	histories    = flag.Int("ledger.histories", 100_000, "random histories of the ledger")
-	firstHistory = flag.Int("ledger.first", 0, "the number of the first one")
+	histories    = flag.Int("ledger.histories", 100_000, "number of random histories of the ledger")
+	firstHistory = flag.Int("ledger.first", 0, "number of the first history")
 )
 
 func TestHistories(t *testing.T) {
@@ -50,7 +50,7 @@ func testConfig() Config {
 	return Config{Futures: limits, Delayed: limits, Slack: testSlack * time.Millisecond, Grace: 10 * time.Second, MaxBytes: 5000}
 }
 
-// history is one under way.
+// history is the state of one random history.
 type history struct {
 	*rand.Rand
 	l    *Ledger
@@ -60,14 +60,14 @@ type history struct {
 
 	next, writing *Changes
 	jobs          []*job
-	calls         []*call           // creations that are under way
-	waits         map[uint64][]wait // what is answered when those changes are written
+	calls         []*call           // creations that are not answered yet
+	waits         map[uint64][]wait // by number of changes: actions that are answered when these are written
 	known         map[api.NID]*known
 	world         *model.World
-	events        map[string]int     // by group
-	inRoom        map[api.NID]string // events
+	events        map[string]int     // number of events in the room, by group
+	inRoom        map[api.NID]string // ID of the event in the room
 	crashed       bool
-	names         map[string]bool // of groups that a stored future was ever in, or may have been
+	names         map[string]bool // of groups that had a stored future, or may have had one
 }
 
 // known is a future whose creation was answered.
@@ -76,15 +76,17 @@ type known struct {
 	seen *model.Future
 }
 
+// call is a creation that is not answered yet.
 type call struct {
 	f        *api.Future
 	look     Look
-	looked   bool
+	looked   bool // look.Used has been read from disk
 	arrival  *Arrival
 	asked    int64
 	inserted bool
 }
 
+// job is a future that is due, or whose send token was used.
 type job struct {
 	ref   Ref
 	at    int64
@@ -92,6 +94,7 @@ type job struct {
 	built int64 // 0: not yet
 }
 
+// wait is an action that is answered when changes are written.
 type wait struct {
 	what  string
 	nid   api.NID
@@ -131,7 +134,7 @@ func (h *history) step() error {
 	case n < 16:
 		h.ask()
 	case n < 44:
-		return h.goOn()
+		return h.advanceCall()
 	case n < 52:
 		h.now += []int64{0, 1, 5, 1000, 8000, 40_000}[h.IntN(6)]
 		h.note("time passes")
@@ -160,7 +163,7 @@ func (h *history) step() error {
 	return nil
 }
 
-// ask begins to create a future.
+// ask begins a creation.
 func (h *history) ask() {
 	f := &api.Future{
 		UserID: fmt.Sprintf("@user%d:test", h.IntN(2)), RoomID: fmt.Sprintf("!room%d:test", h.IntN(2)), Type: "m.test",
@@ -170,7 +173,7 @@ func (h *history) ask() {
 	if f.Timeout == 0 && f.GroupID == "" {
 		f.GroupID = "a"
 	}
-	if last := len(h.known); h.IntN(6) == 0 && last > 0 { // a name that the server has given
+	if last := len(h.known); h.IntN(6) == 0 && last > 0 { // the group ID of a known future
 		for _, k := range h.known {
 			if k.f.UserID == f.UserID {
 				f.GroupID = k.f.GroupID
@@ -188,8 +191,8 @@ func (h *history) ask() {
 	h.calls = append(h.calls, &call{f: f, asked: h.now})
 }
 
-// goOn takes one of the creations a step further.
-func (h *history) goOn() error {
+// advanceCall takes one creation a step further.
+func (h *history) advanceCall() error {
 	if len(h.calls) == 0 {
 		return nil
 	}
@@ -197,7 +200,7 @@ func (h *history) goOn() error {
 	c := h.calls[i]
 	drop := func() { h.calls = slices.Delete(h.calls, i, i+1) }
 	if c.arrival == nil {
-		if c.look.taken && !c.looked { // the disk answers as of now; the answer is used later
+		if c.look.taken && !c.looked { // the disk answers now; Reserve uses the answer in a later step
 			c.look.Used, c.looked = h.disk.groupUsed(c.f.UserID, c.f.GroupID), true
 			return nil
 		}
@@ -215,7 +218,7 @@ func (h *history) goOn() error {
 		return nil
 	}
 	if !c.inserted {
-		if h.IntN(8) == 0 { // the room refuses it
+		if h.IntN(8) == 0 { // the room refuses the event
 			h.note("refused %d", c.f.NID)
 			h.l.Abandon(c.arrival, errors.New("refused"), h.next)
 		}
@@ -232,19 +235,19 @@ func (h *history) goOn() error {
 
 func groupName(f *api.Future) string { return f.UserID + " " + f.GroupID }
 
-// judgeRefusal: a name that was never used is refused to no timeout future.
+// judgeRefusal checks that a timeout future was not refused a group name that was never used, or a group that is open.
 func (h *history) judgeRefusal(c *call, err error) error {
 	h.note("refused a member of %s: %v", groupName(c.f), err)
 	if errors.Is(err, api.ErrUnknownGroup) && c.f.Timeout != 0 && !h.names[groupName(c.f)] {
-		return fmt.Errorf("the name %s was never used, and is refused", groupName(c.f))
+		return fmt.Errorf("the name %s was refused, although it was never used", groupName(c.f))
 	}
 	if errors.Is(err, api.ErrUnknownGroup) && c.f.Timeout != 0 && h.world.GroupOpen(groupName(c.f), h.at(h.now)) == 1 && !h.pending(c.f) {
-		return fmt.Errorf("group %s is open, and refuses a timeout future", groupName(c.f))
+		return fmt.Errorf("group %s refused a timeout future, although it is open", groupName(c.f))
 	}
 	return nil
 }
 
-// pending reports whether something that may have ended the group is decided and not answered yet.
+// pending reports whether an action that may have ended the group is not answered yet.
 func (h *history) pending(f *api.Future) bool {
 	for _, ws := range h.waits {
 		for _, w := range ws {
@@ -256,7 +259,7 @@ func (h *history) pending(f *api.Future) bool {
 	return false
 }
 
-// withdraw is a creator that has waited long enough.
+// withdraw lets a creator give up.
 func (h *history) withdraw() {
 	if len(h.calls) == 0 {
 		return
@@ -268,7 +271,7 @@ func (h *history) withdraw() {
 	}
 }
 
-// begin hands the gathered changes to the disk.
+// begin starts to write the gathered changes.
 func (h *history) begin() {
 	if h.writing != nil {
 		return
@@ -279,7 +282,7 @@ func (h *history) begin() {
 	h.next = &Changes{Number: h.next.Number + 1}
 }
 
-// end is when the disk has them; at times it refuses inserts, and then nobody knows.
+// end completes the writing. Sometimes an insert fails; its row may be on disk all the same.
 func (h *history) end() error {
 	if h.writing == nil {
 		return nil
@@ -309,7 +312,7 @@ func (h *history) end() error {
 	return h.submit()
 }
 
-// answer tells those who waited for the changes.
+// answer answers the calls and actions that waited for these changes, and tells the model.
 func (h *history) answer(number uint64) error {
 	for i := 0; i < len(h.calls); i++ {
 		c := h.calls[i]
@@ -333,7 +336,7 @@ func (h *history) answer(number uint64) error {
 	for _, w := range h.waits[number] {
 		k := h.known[w.nid]
 		if h.world.GroupOpen(groupName(k.f), h.at(h.now)) == -1 {
-			continue // it ended after that was decided
+			continue // the group has ended since
 		}
 		err := error(nil)
 		switch w.what {
@@ -352,7 +355,8 @@ func (h *history) answer(number uint64) error {
 	return nil
 }
 
-func (h *history) some() *known {
+// randomKnown picks a known future, nil if there is none.
+func (h *history) randomKnown() *known {
 	if len(h.known) == 0 {
 		return nil
 	}
@@ -360,9 +364,9 @@ func (h *history) some() *known {
 	return h.known[nids[h.IntN(len(nids))]]
 }
 
-// use is a token.
+// use uses a token of a known future.
 func (h *history) use(what string) {
-	k := h.some()
+	k := h.randomKnown()
 	if k == nil {
 		return
 	}
@@ -394,7 +398,7 @@ func (h *history) wait(what string, k *known) {
 	h.waits[h.next.Number] = append(h.waits[h.next.Number], wait{what, k.f.NID, h.now})
 }
 
-// newerState sets the piece of state that futures of a room watch.
+// newerState ends the futures of a room that watch its state.
 func (h *history) newerState() {
 	room := fmt.Sprintf("!room%d:test", h.IntN(2))
 	for _, nid := range h.l.Watchers(room, nil) {
@@ -409,7 +413,7 @@ func (h *history) newerState() {
 	}
 }
 
-// remove ends an account or a room.
+// remove removes an account and a room.
 func (h *history) remove() {
 	name := fmt.Sprintf("@user%d:test", h.IntN(2))
 	room := fmt.Sprintf("!room%d:test", h.IntN(2))
@@ -426,7 +430,7 @@ func (h *history) remove() {
 	}
 }
 
-// due gives what is due to the rooms.
+// due makes jobs of the futures that are due.
 func (h *history) due() {
 	for !h.l.Due(h.time(), 5, func(ref Ref, deadline int64, _ uint64) {
 		h.jobs = append(h.jobs, &job{ref: ref, at: deadline})
@@ -434,7 +438,7 @@ func (h *history) due() {
 	}
 }
 
-// fire takes one of the jobs a step further: its event is built, or claimed.
+// fire takes one job a step further: it builds its event, or claims the future.
 func (h *history) fire() error {
 	if len(h.jobs) == 0 {
 		return nil
@@ -455,7 +459,7 @@ func (h *history) fire() error {
 	return nil
 }
 
-// submit sends what is claimed on disk, once more if it was sent before a crash.
+// submit sends the futures that are claimed on disk. After a crash it sends some for the second time.
 func (h *history) submit() error {
 	for _, nid := range slices.Sorted(maps.Keys(h.disk.rows)) {
 		r := h.disk.rows[nid]
@@ -474,14 +478,14 @@ func (h *history) submit() error {
 	return nil
 }
 
-// arrive is the event in its room; the same event again changes nothing.
+// arrive puts the event into its room. The same event again changes nothing.
 func (h *history) arrive(nid api.NID, r *row) error {
 	switch h.inRoom[nid] {
 	case r.event:
 		return nil
 	case "":
 	default:
-		return fmt.Errorf("future %d is sent as two events", nid)
+		return fmt.Errorf("future %d was sent as two events", nid)
 	}
 	h.inRoom[nid] = r.event
 	h.note("event of %d", nid)

@@ -2,19 +2,18 @@ package ledger
 
 import "slices"
 
-// index finds small numbers by hash: an open-addressing hash table with linear probing, cut into shards so
-// that growing one never holds the lock for long. An entry is six bytes and no pointer: 16 bits of the hash,
-// and the number. The rest is not kept; whoever looks for something verifies the candidates. Hashes are
-// uniformly random and nobody can choose them, so that their own bits say where an entry belongs.
+// index finds small numbers by hash. It is an open-addressing hash table with linear probing. It is cut into shards, so
+// that growing one does not hold the caller's lock for long. An entry has six bytes and no pointer: 16 bits of the hash
+// and the number. The caller must verify each candidate, because the rest of the hash is not stored. Hashes are uniformly
+// random and nobody can choose them, so their bits decide where an entry belongs.
 //
-// The entries of a shard are sorted by those 16 bits, so that a search that fails stops as early as one that
-// succeeds, and all but one place in thirty-two may be taken. A shard may have any size, not only powers of two,
-// and grows by a sixteenth.
+// The entries of a shard are sorted by those 16 bits, so a search that fails stops as early as one that succeeds. A shard
+// may therefore be filled up to 31/32. It may have any size, not only powers of two, and grows by a sixteenth.
 type index struct {
 	shards [256]shard
 }
 
-// address is the part of a hash that says where its entry belongs and rules out most others.
+// address is the part of a hash that the index uses: where the entry belongs, and a print that rules out most others.
 type address struct {
 	shard uint8
 	print uint16
@@ -22,11 +21,11 @@ type address struct {
 
 type shard struct {
 	entries []entry // in order of print, with gaps
-	homes   int     // where entries may begin; behind them is room for those that others push on
+	homes   int     // how many places can be an entry's home; the rest take what is pushed beyond them
 	used    int
 }
 
-// entry is a print and a number in two halves, so that it needs no padding.
+// entry is a print and a number. The number is split in two, so that the entry needs no padding.
 type entry struct {
 	print, high, low uint16
 }
@@ -35,11 +34,11 @@ func newEntry(print uint16, number uint32) entry {
 	return entry{print, uint16(number >> 16), uint16(number)}
 }
 
-// number is 0 if there is no entry in this place.
+// number returns the entry's number; it is 0 in an empty place.
 func (e entry) number() uint32 { return uint32(e.high)<<16 | uint32(e.low) }
 
-// find returns the number at that address that is the one looked for.
-func (x *index) find(a address, is func(number uint32) bool) (number uint32, ok bool) {
+// find returns the first number at that address for which match returns true.
+func (x *index) find(a address, match func(number uint32) bool) (number uint32, ok bool) {
 	s := &x.shards[a.shard]
 	for i := s.home(a.print); i < len(s.entries); i++ {
 		e := s.entries[i]
@@ -47,14 +46,14 @@ func (x *index) find(a address, is func(number uint32) bool) (number uint32, ok 
 		if n == 0 || e.print > a.print {
 			break
 		}
-		if e.print == a.print && is(n) {
+		if e.print == a.print && match(n) {
 			return n, true
 		}
 	}
 	return 0, false
 }
 
-// add puts in a number, which is not 0.
+// add adds a number, which must not be 0.
 func (x *index) add(a address, number uint32) {
 	s := &x.shards[a.shard]
 	for s.used >= s.homes-s.homes/32 || !s.insert(newEntry(a.print, number)) {
@@ -69,19 +68,19 @@ func (x *index) remove(a address, number uint32) {
 	}
 }
 
-// replace changes a number in its place.
+// replace changes a number, which must be in the index, to another.
 func (x *index) replace(a address, from, to uint32) {
 	s := &x.shards[a.shard]
 	s.entries[s.place(newEntry(a.print, from))] = newEntry(a.print, to)
 }
 
-// tail is how many places of n are no homes.
+// tail returns how many of n places are no homes.
 func tail(n int) int { return min(n/32, 64) }
 
-// home maps a print onto the places in order (a multiplication instead of a division).
+// home returns the first place for a print. It keeps the order of the prints.
 func (s *shard) home(print uint16) int { return int(print) * s.homes >> 16 }
 
-// place returns where an entry stands, -1 if it is not there.
+// place returns the place of an entry, -1 if it is not in the shard.
 func (s *shard) place(e entry) int {
 	for i := s.home(e.print); i < len(s.entries) && s.entries[i].number() != 0 && s.entries[i].print <= e.print; i++ {
 		if s.entries[i] == e {
@@ -91,7 +90,7 @@ func (s *shard) place(e entry) int {
 	return -1
 }
 
-// insert pushes what belongs behind e on by one place, up to the next gap. It reports false if there is none.
+// insert inserts e and moves the entries after it by one place, up to the next gap. It reports false if there is no gap.
 func (s *shard) insert(e entry) bool {
 	i := s.home(e.print)
 	for i < len(s.entries) && s.entries[i].number() != 0 && s.entries[i].print <= e.print {
@@ -110,7 +109,7 @@ func (s *shard) insert(e entry) bool {
 	return true
 }
 
-// remove empties place i and moves back every later entry of the run that may stand there.
+// remove empties place i and moves the entries of the run after it back by one, up to the first that is in its home.
 func (s *shard) remove(i int) {
 	end := i + 1
 	for end < len(s.entries) && s.entries[end].number() != 0 && s.home(s.entries[end].print) < end {
@@ -121,11 +120,11 @@ func (s *shard) remove(i int) {
 	s.used--
 }
 
-// resize gives the shard at least n places and a few. If it grows, all entries find room: none is further from the
-// end than it was. It reports false, and does nothing, if they do not.
+// resize gives the shard at least n + 16 places. It reports false and changes nothing if the entries do not fit, which
+// cannot happen to a shard that grows.
 func (s *shard) resize(n int) bool {
 	next := shard{entries: slices.Grow([]entry(nil), n+16), used: s.used}
-	next.entries = next.entries[:cap(next.entries)] // what the allocator has given anyhow
+	next.entries = next.entries[:cap(next.entries)] // use all that the allocator has given
 	next.homes = len(next.entries) - tail(len(next.entries))
 	i := 0
 	for _, e := range s.entries {
@@ -142,14 +141,14 @@ func (s *shard) resize(n int) bool {
 	return true
 }
 
-// gather adds a number of which nothing is asked before fit: so many come in a row that it is quicker to sort them.
+// gather adds a number that find sees only after fit. To add many, gather and fit are faster than add.
 func (x *index) gather(a address, number uint32) {
 	s := &x.shards[a.shard]
 	s.entries = append(s.entries, newEntry(a.print, number))
 	s.used++
 }
 
-// fit puts the entries of an index that was gathered in their places.
+// fit sorts the gathered entries and puts them in their places.
 func (x *index) fit() {
 	var spare []entry
 	for i := range x.shards {
@@ -161,7 +160,7 @@ func (x *index) fit() {
 	}
 }
 
-// sortByPrint sorts by the lower byte and then by the upper one.
+// sortByPrint is a radix sort of from by the lower byte and then by the upper one; to is scratch space of the same length.
 func sortByPrint(from, to []entry) {
 	for shift := 0; shift < 16; shift += 8 {
 		var starts [257]int
@@ -180,7 +179,7 @@ func sortByPrint(from, to []entry) {
 	}
 }
 
-// len counts the entries.
+// len returns the number of entries.
 func (x *index) len() (n int) {
 	for i := range x.shards {
 		n += x.shards[i].used

@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The index against a slice, by what it promises. All entries are forced into one shard and few prints, or into
-// prints that no other has, so that runs, gaps and the end of the shard happen all the time.
+// Compares the index with a map. All entries are in one shard, and many share a few prints, so runs, gaps and the end of
+// the shard occur all the time.
 func TestIndexAgainstSlice(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var x index
@@ -32,12 +32,12 @@ func TestIndexAgainstSlice(t *testing.T) {
 				delete(want, n)
 			case action == 1 && len(want) > 0:
 				n := known()
-				x.replace(want[n], n, next<<16) // both halves of a number count
+				x.replace(want[n], n, next<<16) // uses the upper half of a number too
 				want[next<<16] = want[n]
 				delete(want, n)
 				next++
 			case action == 2:
-				x.remove(address{print: prints.Draw(t, "print")}, next) // nobody's
+				x.remove(address{print: prints.Draw(t, "print")}, next) // not in the index
 			default:
 				want[next] = address{print: prints.Draw(t, "print")}
 				x.add(want[next], next)
@@ -61,18 +61,18 @@ func compareIndex(t *rapid.T, x *index, want map[uint32]address) {
 		seen := map[uint32]bool{}
 		_, ok := x.find(address{print: print}, func(candidate uint32) bool {
 			if want[candidate].print != print || seen[candidate] {
-				t.Fatalf("number %d stands at %v and was a candidate of print %d", candidate, want[candidate], print)
+				t.Fatalf("number %d is at %v, but was a candidate for print %d", candidate, want[candidate], print)
 			}
 			seen[candidate] = true
 			return false
 		})
 		if ok {
-			t.Fatal("it found what nobody looked for")
+			t.Fatal("find returned a number that did not match")
 		}
 	}
 }
 
-// A shard is as full as its explanation says, and unknown hashes are answered after a few steps.
+// A shard is well filled, and a search for an unknown hash takes few steps.
 func TestIndexIsFullAndQuick(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	var x index

@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// restored is a ledger made of these rows, and the changes that its start makes.
+// restored returns a ledger that is restored from these rows, and the changes that the restart makes.
 func restored(timers ...*storage.Timer) (*Ledger, *Changes) {
 	now := Time{Now: 1000, Ceil: 1000, Age: 1}
 	l, c := New(testConfig(), now), new(Changes)
@@ -22,24 +22,24 @@ func restored(timers ...*storage.Timer) (*Ledger, *Changes) {
 	return l, c
 }
 
-// A restart applies the rule to what an older version, or another fault, has left on disk.
+// A restart settles groups that an older version or a fault has left unsettled on disk.
 func TestRestoreSettles(t *testing.T) {
 	_, c := restored(&storage.Timer{State: api.Scheduled}) // an action future without a timeout future
 	if len(c.Ends) != 1 || c.Ends[0].State != api.Discarded {
-		t.Errorf("an orphaned action future lives on: %+v", c.Ends)
+		t.Errorf("an action future without a timeout future has not ended: %+v", c.Ends)
 	}
 	l, c := restored(
 		&storage.Timer{State: api.Sending, Timeout: time.Second, Deadline: 900},
 		&storage.Timer{State: api.Scheduled, Timeout: time.Second, Deadline: 1900})
 	if len(c.Ends) != 1 || c.Ends[0].NID != 2 {
-		t.Errorf("another future of a group that is being sent lives on: %+v", c.Ends)
+		t.Errorf("the other future of a claimed group has not ended: %+v", c.Ends)
 	}
 	if n := l.Counts(); n.Sending != 1 || n.Scheduled != 0 {
 		t.Errorf("%+v", n)
 	}
 }
 
-// An answer of the disk that is out of date is not used: the name may have been used up meanwhile.
+// A look at the disk that is out of date is not used: the name may have been used since.
 func TestALookThatIsOutOfDate(t *testing.T) {
 	now := Time{Now: 1000, Ceil: 1000, Age: 1}
 	l, c := New(testConfig(), now), new(Changes)
@@ -63,16 +63,15 @@ func TestALookThatIsOutOfDate(t *testing.T) {
 	l.Written(c, storage.Result{}, nil, now, next)
 	l.End(Ref{a.slot, a.Future.NID}, api.Cancelled, now, next)
 	if _, err = l.Reserve(member(), &second, now); err != api.ErrUnknownGroup {
-		t.Errorf("its end is on the way to the disk: %v", err)
+		t.Errorf("while the end of the group is being written: %v", err)
 	}
 	l.Written(next, storage.Result{}, nil, now, new(Changes))
 	if _, err = l.Reserve(member(), &second, now); err != ErrLook {
-		t.Errorf("the look is older than the end: %v", err)
+		t.Errorf("with a look that is older than the end of the group: %v", err)
 	}
 }
 
-// A removed account or room takes in nothing for a while, and what is being created there is taken back with the same
-// changes.
+// A removed account or room takes no new futures for a while. A creation that is not finished is undone.
 func TestRemoval(t *testing.T) {
 	now := Time{Now: 1000, Ceil: 1000, Age: 1}
 	l, c := New(testConfig(), now), new(Changes)
@@ -92,7 +91,7 @@ func TestRemoval(t *testing.T) {
 		t.Errorf("%v, %v", a.Err, next.Undos)
 	}
 	if _, err = l.Reserve(member(), new(Look), now); err == nil {
-		t.Error("a request that comes late made a future of a removed account")
+		t.Error("a late request created a future of a removed account")
 	}
 	now.Now += 2 * removedFor
 	if _, err = l.Reserve(member(), new(Look), now); err != nil {
@@ -100,26 +99,26 @@ func TestRemoval(t *testing.T) {
 	}
 }
 
-// A refresh whose bound is on its way to the disk is no reason to answer the next one from memory.
+// While a raised bound is being written, the next refresh must wait too.
 func TestARefreshOnItsWay(t *testing.T) {
 	l, _ := restored(&storage.Timer{State: api.Scheduled, Timeout: time.Second, Deadline: 1900})
 	ref, _, ok := l.ByToken(api.Secret{0}.Token(api.RefreshToken))
 	if !ok {
-		t.Fatal("lost")
+		t.Fatal("the refresh token is not found")
 	}
 	now, c, next := Time{Now: 1500, Ceil: 1500}, new(Changes), new(Changes)
 	if got := l.Refresh(ref, true, now, c); got != Waits {
-		t.Errorf("the first one: %v", got)
+		t.Errorf("the first refresh: %v", got)
 	}
 	if got := l.Refresh(ref, true, now, next); got != Waits {
-		t.Errorf("one in the same millisecond: %v", got)
+		t.Errorf("a refresh in the same millisecond: %v", got)
 	}
 	l.Confirm(c, 0, len(c.Extends))
 	now.Ceil += 100
 	if got := l.Refresh(ref, true, now, next); got == Waits {
-		t.Error("one below the bound that is on disk has to wait")
+		t.Error("a refresh below the bound on disk has to wait")
 	}
 	if got := l.Refresh(ref, false, now, next); got != Waits {
-		t.Errorf("one while nobody knows whose the disk is: %v", got)
+		t.Errorf("a refresh while another server may own the database: %v", got)
 	}
 }

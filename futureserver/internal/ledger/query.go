@@ -2,13 +2,13 @@ package ledger
 
 import "github.com/matrix-org/dendrite/futures/futureserver/api"
 
-// What can be asked.
+// Questions about live futures.
 
-// View is what memory knows of a live future.
+// View is what memory knows about a live future.
 type View struct {
 	Ref
 	State    api.State
-	Deadline int64 // 0 of an action future
+	Deadline int64 // in the ledger's time, ms; 0 for an action future
 	Managed  bool
 	Arriving bool // it is not stored yet
 	user     uint64
@@ -22,7 +22,7 @@ func (l *Ledger) view(slot uint32, r *record) View {
 	}
 }
 
-// ByToken finds what a token stands for. It does not allocate.
+// ByToken finds the future and the kind of a token. It does not allocate.
 func (l *Ledger) ByToken(token api.Token) (ref Ref, kind api.TokenKind, ok bool) {
 	slot, kind, ok := l.findToken(token)
 	if !ok {
@@ -54,7 +54,7 @@ func (l *Ledger) OfUser(userID string) []View {
 	return views
 }
 
-// At returns what is in a place.
+// At returns a live future; ok is false if it has left memory.
 func (l *Ledger) At(ref Ref) (View, bool) {
 	if r := l.live(ref); r != nil {
 		return l.view(ref.Slot, r), true
@@ -68,10 +68,10 @@ func (l *Ledger) IsUser(v View, userID string) bool { return v.user == l.hash(us
 // IsRoom reports whether the future is in that room.
 func (l *Ledger) IsRoom(v View, roomID string) bool { return v.room == l.hash(roomID) }
 
-// RoomOf returns what stands for the room of a live future.
+// RoomOf returns the hash of the room of a live future.
 func (l *Ledger) RoomOf(ref Ref) uint64 { return l.roomOf(l.at(ref.Slot)) }
 
-// Lookup returns the stored future of that user and number.
+// Lookup returns the user's future with that NID, if it is stored.
 func (l *Ledger) Lookup(userID string, nid api.NID) (View, bool) {
 	for _, slot := range l.slotsOf(l.hash(userID)) {
 		if r := l.at(slot); r.nid == nid && r.flags&creating == 0 {
@@ -81,7 +81,7 @@ func (l *Ledger) Lookup(userID string, nid api.NID) (View, bool) {
 	return View{}, false
 }
 
-// Ended is a future whose end is decided and not on disk yet.
+// Ended is a future whose end is decided but not yet on disk.
 type Ended struct {
 	NID      api.NID
 	Managed  bool
@@ -91,35 +91,35 @@ type Ended struct {
 	Failure  *api.Refusal
 }
 
-// Ending returns those of a user's futures.
+// Ending returns the user's futures whose end is decided but not yet on disk.
 func (l *Ledger) Ending(userID string) (ended []Ended) {
 	user := l.hash(userID)
-	for _, p := range l.passing {
-		if p.user == user && p.end != nil {
-			ended = append(ended, Ended{p.nid, p.managed, p.end.State, p.end.At, p.end.Deadline, p.end.Failure})
+	for _, u := range l.unsettled {
+		if u.user == user && u.end != nil {
+			ended = append(ended, Ended{u.nid, u.managed, u.end.State, u.end.At, u.end.Deadline, u.end.Failure})
 		}
 	}
 	return ended
 }
 
-// UnderWay lists those of a user's futures that are claimed, or whose end is not on disk yet.
+// UnderWay lists the user's futures that are claimed, or whose end is not on disk yet.
 func (l *Ledger) UnderWay(userID string) (nids []api.NID) {
 	user := l.hash(userID)
-	for _, p := range l.passing {
-		if p.user == user && p.arrival == nil {
-			nids = append(nids, p.nid)
+	for _, u := range l.unsettled {
+		if u.user == user && u.arrival == nil {
+			nids = append(nids, u.nid)
 		}
 	}
 	return nids
 }
 
-// Counts says how much there is.
+// Counts returns how many futures are live, by state, and of how many users and rooms.
 func (l *Ledger) Counts() api.Counts {
 	return api.Counts{Scheduled: l.scheduled, Sending: l.sending, Users: l.users.len, Rooms: l.rooms.places.len()}
 }
 
-// Tokens counts the tokens that work.
+// Tokens returns how many tokens are valid.
 func (l *Ledger) Tokens() int { return l.tokens.len() }
 
-// Passing counts the secrets that only memory knows, which is not for long.
-func (l *Ledger) Passing() int { return len(l.passing) }
+// Passing returns how many futures are being stored or sent, or have an end that is not on disk yet.
+func (l *Ledger) Passing() int { return len(l.unsettled) }

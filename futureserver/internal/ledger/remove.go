@@ -6,24 +6,25 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// The end of an account or of a room.
+// The removal of an account or of a room.
 
-// removal is why nothing is created for a user or in a room for a while: requests that began before may come late.
+// removal refuses new futures of a removed user or room until that time: requests that began before the removal may
+// still be on their way.
 type removal struct {
 	until int64
 	why   *api.Refusal
 }
 
 const (
-	removedFor   = 60_000 // ms, longer than a request may take
-	mostRemovals = 10_000
+	removedFor  = 60_000 // ms, longer than a request may take
+	maxRemovals = 10_000
 )
 
-// remember refuses what comes late.
-func (l *Ledger) remember(name uint64, why *api.Refusal, now Time) {
-	if len(l.removed) >= mostRemovals {
+// refuseLate notes the removal of a user or a room.
+func (l *Ledger) refuseLate(name uint64, why *api.Refusal, now Time) {
+	if len(l.removed) >= maxRemovals {
 		for name, r := range l.removed {
-			if r.until < now.Now || len(l.removed) >= mostRemovals {
+			if r.until < now.Now || len(l.removed) >= maxRemovals {
 				delete(l.removed, name)
 			}
 		}
@@ -43,25 +44,26 @@ func (l *Ledger) checkRemoved(now Time, names ...uint64) error {
 	return nil
 }
 
-// RemoveUser ends all that a user has and that is not being sent yet, also what is being created.
+// RemoveUser cancels the user's scheduled futures and turns away those that are being created. Futures that are being
+// sent stay.
 func (l *Ledger) RemoveUser(userID string, now Time, c *Changes) {
 	gone := &api.Refusal{Kind: api.Forbidden, Message: "The account has been removed."}
 	user := l.hash(userID)
-	l.remember(user, gone, now)
+	l.refuseLate(user, gone, now)
 	for _, slot := range slices.Clone(l.slotsOf(user)) {
-		// Closing one may close others of its group, and their places are empty then.
+		// The end of one future may have ended others of its group: their slots are free now.
 		if r := l.at(slot); r.nid != 0 {
 			l.remove(slot, r, gone, now, c)
 		}
 	}
 }
 
-// PurgeRoom does the same to a room: with what is being created at the first call, from slot 1, and with what is stored in
-// most slots from that one on. It returns where to go on, 0 if that was all.
-func (l *Ledger) PurgeRoom(roomID string, from uint32, most int, now Time, c *Changes) (next uint32) {
+// PurgeRoom does the same to a room, step by step. The first call has from 1 and turns away what is being created. Each
+// call looks at limit slots, beginning at from. It returns the slot to continue at, 0 when it is done.
+func (l *Ledger) PurgeRoom(roomID string, from uint32, limit int, now Time, c *Changes) (next uint32) {
 	gone := &api.Refusal{Kind: api.RoomNotFound, Message: "The room has been removed."}
 	room := l.hash(roomID)
-	l.remember(room, gone, now)
+	l.refuseLate(room, gone, now)
 	number, ok := l.rooms.find(room)
 	if !ok {
 		return 0
@@ -73,7 +75,7 @@ func (l *Ledger) PurgeRoom(roomID string, from uint32, most int, now Time, c *Ch
 			}
 		}
 	}
-	last := min(l.records.last, from+uint32(most)-1)
+	last := min(l.records.last, from+uint32(limit)-1)
 	for slot := from; slot <= last; slot++ {
 		if r := l.at(slot); r.nid != 0 && r.room == number {
 			l.remove(slot, r, gone, now, c)
@@ -85,7 +87,7 @@ func (l *Ledger) PurgeRoom(roomID string, from uint32, most int, now Time, c *Ch
 	return 0
 }
 
-// remove ends a future whatever it is doing, unless it is being sent.
+// remove cancels a scheduled future or turns an arrival away.
 func (l *Ledger) remove(slot uint32, r *record, why error, now Time, c *Changes) {
 	switch {
 	case r.flags&sending != 0:

@@ -7,25 +7,25 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// From disk into memory.
+// Restoring live futures from disk.
 
-// Found is a live future on its way.
+// Found is a live future that Find has made of its row and that Restore has yet to add.
 type Found struct {
 	record
 	room   uint64
-	name   name // of its group; 0 if that is its own
+	name   name // of its group; zero if it was created without a group ID
 	graced bool
 }
 
-// Overdue reports whether its timer ran out while no server ran.
+// Overdue reports whether the future's timer ran out while no server ran.
 func (f *Found) Overdue(now Time) bool {
 	return f.state() == api.Scheduled && f.timeout != 0 && (f.graced || f.deadline <= now.Ceil)
 }
 
-// Find makes out the future of a row; it may run beside Restore. The true deadlines of a crashed server are lost, but the
-// stored one and now + timeout are both upper bounds of it, so their minimum is never early; and since the stored one
-// does not grow by restarting, a crash loop cannot keep a future alive. A future with a heartbeat that became due while
-// no server ran gets the grace of a restart, once: the row remembers it.
+// Find makes a future of its row. It may run concurrently with Restore. After a crash the true deadline is lost. The
+// stored deadline and now + timeout are both upper bounds of it, so their minimum is never early. A restart does not
+// raise the stored deadline, so a crash loop cannot keep a future alive. A future with a heartbeat that became due while
+// no server ran gets the grace of a restart. It gets it once: the row records it.
 func (l *Ledger) Find(t *storage.Timer, now Time) Found {
 	f := Found{
 		record: record{
@@ -61,7 +61,7 @@ func (l *Ledger) Find(t *storage.Timer, now Time) Found {
 	return f
 }
 
-// Restore puts a future into memory as it is on disk. Its tokens work when all are there.
+// Restore adds a future to memory as it is on disk. Its tokens work after Restored.
 func (l *Ledger) Restore(f *Found) (ref Ref, room uint64, claimed bool) {
 	slot, r := l.put(f.record, f.room)
 	if f.name != (name{}) {
@@ -73,7 +73,7 @@ func (l *Ledger) Restore(f *Found) (ref Ref, room uint64, claimed bool) {
 	ref = Ref{slot, r.nid}
 	switch {
 	case r.flags&sending != 0:
-		l.pass(r)
+		l.addUnsettled(r)
 	case r.timeout != 0:
 		l.wheel.Add(slot)
 	}
@@ -83,8 +83,9 @@ func (l *Ledger) Restore(f *Found) (ref Ref, room uint64, claimed bool) {
 	return ref, l.roomOf(r), r.flags&sending != 0
 }
 
-// Restored ends a restart: from now on futures are found by their tokens. Groups whose founder is on disk as if it were
-// alone take it in, every group is settled, and the grace of a restart becomes durable with the changes.
+// Restored ends a restart. From now on futures are found by their tokens. It puts each future that was created without a
+// group ID into the group that others have joined by its group token. It settles every group, and adds the grace of the
+// restart to the changes.
 func (l *Ledger) Restored(last api.NID, now Time, c *Changes) {
 	l.tokens.fit()
 	l.lastNID = last

@@ -1,33 +1,33 @@
 package ledger
 
-// rooms are the rooms with live futures.
+// rooms holds the rooms with live futures.
 type rooms struct {
-	index  index       // of numbers
-	places slab[place] // by number
+	index  index      // finds the number of a room by its hash
+	places slab[room] // by number
 }
 
-// place is a room with live futures.
-type place struct {
+// room is a room with live futures.
+type room struct {
 	hash    uint64 // of the room ID
-	live    uint32 // records that name it
-	watched uint32 // slot of its first watched future; the record's next is the second
+	live    uint32 // number of live futures in it
+	watched uint32 // slot of its first watched future; record.next links to the others
 }
 
 func (rs *rooms) find(hash uint64) (number uint32, ok bool) {
 	return rs.index.find(addressOf(hash), func(n uint32) bool { return rs.places.at(n).hash == hash })
 }
 
-// number returns the number of a room, which it makes if it is new.
+// number returns the number of a room. A room that is new gets one.
 func (rs *rooms) number(hash uint64) uint32 {
 	if n, ok := rs.find(hash); ok {
 		return n
 	}
-	n := rs.places.add(place{hash: hash})
+	n := rs.places.add(room{hash: hash})
 	rs.index.add(addressOf(hash), n)
 	return n
 }
 
-// forget forgets a room that nothing needs any more.
+// forget drops a room that has no live future.
 func (rs *rooms) forget(n uint32) {
 	p := rs.places.at(n)
 	if p.live == 0 {

@@ -1,6 +1,6 @@
 package ledger
 
-// slab holds things by number, from 1 on. They never move, and to get one more never means to copy the rest.
+// slab holds items by number, beginning with 1. Items never move: a slab grows without copying them.
 type slab[T any] struct {
 	chunks [][]T
 	free   []uint32
@@ -9,14 +9,14 @@ type slab[T any] struct {
 
 const chunkBits = 10
 
-// at returns the thing of that number.
+// at returns the item with that number.
 func (s *slab[T]) at(n uint32) *T { return &s.chunks[n>>chunkBits][n&(1<<chunkBits-1)] }
 
-// len counts the things.
+// len returns the number of items.
 func (s *slab[T]) len() int { return int(s.last) - len(s.free) }
 
-// add stores a thing and returns its number.
-func (s *slab[T]) add(thing T) uint32 {
+// add stores an item and returns its number.
+func (s *slab[T]) add(item T) uint32 {
 	n := s.last + 1
 	if last := len(s.free) - 1; last >= 0 {
 		n, s.free = s.free[last], s.free[:last]
@@ -26,11 +26,11 @@ func (s *slab[T]) add(thing T) uint32 {
 	if int(n>>chunkBits) >= len(s.chunks) {
 		s.chunks = append(s.chunks, make([]T, 1<<chunkBits))
 	}
-	*s.at(n) = thing
+	*s.at(n) = item
 	return n
 }
 
-// drop forgets a thing: its number is free for another.
+// drop removes an item. Its number will be reused.
 func (s *slab[T]) drop(n uint32) {
 	var none T
 	*s.at(n) = none

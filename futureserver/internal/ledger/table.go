@@ -7,9 +7,9 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// record is a live future in memory: all that a heartbeat, a timer and a newer state event need. A million
-// of them are plain arrays without a pointer, so the garbage collector has nothing to follow; content,
-// event type, state key and the names of user and room stay on disk.
+// record is a live future in memory: what a heartbeat, a timer and newer state need. It has no pointer, so the garbage
+// collector does not scan the records. The content, the event type, the state key and the names of user and room are on
+// disk only.
 type record struct {
 	nid      api.NID // 0: the slot is free
 	deadline int64   // the true deadline in ms; 0 for an action future
@@ -26,17 +26,17 @@ type record struct {
 type mark uint8
 
 const (
-	sending   mark = 1 << iota // claimed; scheduled otherwise
+	sending   mark = 1 << iota // claimed; otherwise scheduled
 	creating                   // it is an arrival: its row is not on disk, no token works, no timer runs
-	dirty                      // its stored deadline is to be raised with the next changes
-	raising                    // its true deadline is beyond what is on disk, until changes are written
-	refreshed                  // somebody has refreshed it
+	dirty                      // its stored deadline must be raised with the next changes
+	raising                    // its true deadline exceeds the one on disk until the next changes are written
+	refreshed                  // it has been refreshed
 	managed                    // a delayed event: one ID instead of tokens
 	watched                    // newer state can end it
 	grouped                    // it is in a group of table.groups
 )
 
-// state is 0 if the slot is free.
+// state returns the record's state, 0 if the slot is free.
 func (r *record) state() api.State {
 	switch {
 	case r.nid == 0:
@@ -47,31 +47,31 @@ func (r *record) state() api.State {
 	return api.Scheduled
 }
 
-// keyFilter shortens a storage.KeyHash: of 256 other futures of a room, one is looked up in vain.
+// keyFilter cuts a storage.KeyHash to 8 bits. One in 256 other keys collides and costs a lookup in vain.
 func keyFilter(keyHash uint32) uint8 { return uint8(keyHash >> 24) }
 
-// spareUnit is in ms; 16 bits of it are 17 minutes, more than any slack.
+// spareUnit is the unit of record.spare, in ms. 16 bits hold 17 minutes, which is more than any slack.
 const spareUnit = 16
 
-// high returns the stored deadline, or up to spareUnit less: no deadline beyond it was ever acknowledged. While raising,
-// it returns the true deadline, which is not on disk yet.
+// high returns the stored deadline, or up to spareUnit less. No later deadline was ever acknowledged. If the record is
+// raising, high returns the true deadline, which is not on disk yet.
 func (r *record) high() int64 { return r.deadline + int64(r.spare)*spareUnit }
 
-// move sets the true deadline and leaves the stored one.
+// move sets the true deadline and keeps the stored one.
 func (r *record) move(deadline int64) {
 	high := r.high()
 	r.deadline, r.spare = deadline, 0
 	r.setHigh(high)
 }
 
-// setHigh sets the stored deadline if that is higher.
+// setHigh sets the stored deadline, unless it is higher already.
 func (r *record) setHigh(high int64) {
 	if high > r.high() {
 		r.spare = uint16(min((high-r.deadline)/spareUnit, math.MaxUint16))
 	}
 }
 
-// confirm says that the stored deadline is that high.
+// confirm notes that this deadline is on disk.
 func (r *record) confirm(high int64) {
 	if high >= r.deadline {
 		r.flags &^= raising
@@ -79,12 +79,12 @@ func (r *record) confirm(high int64) {
 	}
 }
 
-// table is where the live futures are.
+// table holds the live futures and finds them by token, user, room and group.
 type table struct {
 	seed    maphash.Seed
 	records slab[record] // the number of a record is its slot
 
-	tokens index // of refs
+	tokens index // finds refs by the token
 	users  users
 	rooms  rooms
 	groups groups
@@ -105,10 +105,10 @@ func addressOf(hash uint64) address { return address{shard: uint8(hash >> 56), p
 // at returns the record in a slot.
 func (t *table) at(slot uint32) *record { return t.records.at(slot) }
 
-// deadlineOf is what the wheel asks.
+// deadlineOf tells the wheel the deadline of a slot.
 func (t *table) deadlineOf(slot uint32) int64 { return t.at(slot).deadline }
 
-// live returns the record in a place if it still is that future, else nil.
+// live returns the record of a future, nil if the future has left memory.
 func (t *table) live(ref Ref) *record {
 	if ref.Slot == 0 || ref.Slot > t.records.last {
 		return nil
@@ -119,12 +119,12 @@ func (t *table) live(ref Ref) *record {
 	return nil
 }
 
-// put stores r, a future in the room with that hash, in a free slot. Its tokens do not work yet.
+// put stores r in a free slot; room is the hash of its room. It does not add its tokens.
 func (t *table) put(r record, room uint64) (uint32, *record) {
 	r.room = t.rooms.number(room)
 	slot := t.records.add(r)
 	if slot > maxSlot {
-		panic("futureserver: a thousand million live futures are more than the table can hold")
+		panic("futureserver: the table cannot hold more than 1,073,741,823 live futures")
 	}
 	rec := t.at(slot)
 	t.enterUser(slot, rec)
@@ -133,7 +133,7 @@ func (t *table) put(r record, room uint64) (uint32, *record) {
 	return slot, rec
 }
 
-// drop forgets the record: its slot is free for another.
+// drop removes a record. Its slot will be reused.
 func (t *table) drop(slot uint32) {
 	r := t.at(slot)
 	t.leaveGroup(slot, r)
@@ -143,7 +143,7 @@ func (t *table) drop(slot uint32) {
 	t.records.drop(slot)
 }
 
-// claim makes a scheduled record one that is being sent.
+// claim changes a scheduled record to sending.
 func (t *table) claim(r *record) {
 	t.count(api.Scheduled, -1)
 	r.flags |= sending

@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// The table against maps: whose futures are where, and what is left when they are gone. All names have the same
-// address in their index, so that only their hashes tell them apart.
+// Compares the table with maps, and checks that nothing is left when all futures are dropped. All names have the same
+// address in the index, so only the full hashes distinguish them.
 func TestTableAgainstMaps(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		table := newTable()
@@ -27,7 +27,7 @@ func TestTableAgainstMaps(t *testing.T) {
 				}
 				slot, r := table.put(f.record, f.room)
 				if _, taken := want[slot]; taken || slot == 0 || table.at(slot) != r {
-					t.Fatalf("slot %d was given away", slot)
+					t.Fatalf("slot %d was given to a second future", slot)
 				}
 				want[slot] = f
 			},
@@ -43,7 +43,7 @@ func TestTableAgainstMaps(t *testing.T) {
 			table.drop(slot)
 		}
 		if table.scheduled+table.users.len+table.users.index.len()+table.rooms.index.len()+table.rooms.places.len()+table.users.lists.len() != 0 {
-			t.Fatalf("something is left of a table whose futures are gone")
+			t.Fatalf("the table is not empty, although all futures were dropped")
 		}
 	})
 }
@@ -93,7 +93,7 @@ func compareTable(t *rapid.T, table *table, want map[uint32]future) {
 	}
 }
 
-// One byte more in a record would be eight: the goal for all is 96.
+// One more byte in a record would cost eight because of alignment. The goal for a future in all is 96 bytes.
 func TestSizes(t *testing.T) {
 	if record, entry := unsafe.Sizeof(record{}), unsafe.Sizeof(entry{}); record != 56 || entry != 6 {
 		t.Errorf("a record takes %d bytes and an entry of the index %d", record, entry)

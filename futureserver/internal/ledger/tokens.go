@@ -7,10 +7,10 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// The token index finds the future that a token stands for, and knows all that do. A token is not kept: a
-// candidate is verified by deriving its token again from the future's secret.
+// The token index holds every valid token. It does not store the tokens: a candidate is verified by deriving its token
+// from the future's secret again.
 
-// ref is a slot and a kind: what the token index holds.
+// ref is an entry of the token index: a slot and a kind of token.
 type ref uint32
 
 func newRef(slot uint32, kind api.TokenKind) ref { return ref(slot<<2 | uint32(kind)) }
@@ -45,7 +45,7 @@ func (t *table) findToken(token api.Token) (slot uint32, kind api.TokenKind, ok 
 	return ref(n).slot(), ref(n).kind(), ok
 }
 
-// addTokens makes a record's tokens work; add is the index's way to put them in.
+// addTokens adds a record's tokens to the index by add, which is index.add or index.gather.
 func (t *table) addTokens(slot uint32, r *record, add func(a address, number uint32)) {
 	for _, k := range r.kinds() {
 		add(tokenAddress(r.secret.Token(k)), uint32(newRef(slot, k)))

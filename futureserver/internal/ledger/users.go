@@ -2,18 +2,18 @@ package ledger
 
 import "slices"
 
-// users finds the futures of a user. Most users have one, and that costs them an entry in the index; who has
-// several has a list.
+// users finds the futures of a user. Most users have one future, which is an entry in the index. A user with several has
+// a list.
 type users struct {
-	index index // of slots, and of lists with the bit several
+	index index // holds slots, and numbers of lists with the bit several
 	lists slab[[]uint32]
 	len   int
 }
 
-// several marks the number of a list.
+// several marks a number in the index as the number of a list.
 const several = 1 << 31
 
-// findUser returns what the index holds of a user.
+// findUser returns the user's entry in the index: a slot or the number of a list.
 func (t *table) findUser(user uint64) (number uint32, ok bool) {
 	return t.users.index.find(addressOf(user), func(n uint32) bool {
 		if n&several != 0 {
@@ -23,7 +23,7 @@ func (t *table) findUser(user uint64) (number uint32, ok bool) {
 	})
 }
 
-// slotsOf returns the slots of a user's futures. A list is the table's own: it changes with the table.
+// slotsOf returns the slots of a user's futures. The caller must not change the slice, and it changes with the table.
 func (t *table) slotsOf(user uint64) []uint32 {
 	n, ok := t.findUser(user)
 	switch {
@@ -35,7 +35,7 @@ func (t *table) slotsOf(user uint64) []uint32 {
 	return *t.users.lists.at(n &^ several)
 }
 
-// enterUser notes that a slot is the user's.
+// enterUser adds the slot to the user's futures.
 func (t *table) enterUser(slot uint32, r *record) {
 	n, ok := t.findUser(r.user)
 	switch {

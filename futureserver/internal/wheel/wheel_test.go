@@ -18,7 +18,7 @@ const (
 	year   = 365 * day
 )
 
-// model is a wheel as anybody would write it: a slice of the slots that are in it, sorted by deadline.
+// model is the simplest wheel: a slice of slots, sorted by deadline.
 type model struct {
 	now      int64
 	slots    []uint32
@@ -45,7 +45,7 @@ func (m *model) remove(slot uint32) bool {
 	return true
 }
 
-// next returns when the first slot goes out: one that came too late goes out now.
+// next returns when the first slot is handed out. A slot whose deadline has passed is handed out now.
 func (m *model) next() int64 {
 	if len(m.slots) == 0 {
 		return math.MaxInt64
@@ -76,11 +76,11 @@ func (m *model) advance(t *rapid.T, w *wheel.Wheel, now int64, budget int, again
 			t.Fatalf("%d entries were handed out on a budget of %d", handed, budget)
 		}
 		if rounds > 1_000_000 {
-			t.Fatal("the wheel never comes to an end")
+			t.Fatal("the wheel does not finish")
 		}
 	}
 	if now >= m.now && m.next() <= now {
-		t.Fatalf("at %d the wheel is done, yet an entry due at %d has not come", now, m.next())
+		t.Fatalf("at %d the wheel is done, but an entry due at %d was not handed out", now, m.next())
 	}
 	m.now = max(m.now, now)
 }
@@ -162,7 +162,7 @@ func TestWheelBehavesLikeASortedSlice(t *testing.T) {
 	})
 }
 
-// TestMovedBack: a deadline that moves back is the caller's mistake; its entry must not be lost for that.
+// TestMovedBack: an entry must not be lost when its deadline is lowered.
 func TestMovedBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		first, second := span(t, "first"), span(t, "second")
@@ -173,12 +173,12 @@ func TestMovedBack(t *testing.T) {
 		n := 0
 		w.Advance(max(first, second), 1000, func(uint32) { n++ })
 		if n != 1 || w.Next() != math.MaxInt64 {
-			t.Errorf("it came %d times", n)
+			t.Errorf("the entry was handed out %d times", n)
 		}
 	})
 }
 
-// TestStopsAnywhere leaves a bucket half open and adds entries, earlier and later, before it goes on.
+// TestStopsAnywhere interrupts the opening of a bucket and adds earlier and later entries before it continues.
 func TestStopsAnywhere(t *testing.T) {
 	w := wheel.New(1, func(slot uint32) int64 {
 		if slot >= 10 {
@@ -211,7 +211,7 @@ func TestStopsAnywhere(t *testing.T) {
 	}
 }
 
-// TestLongerThanALap: elsewhere a timeout beyond one turn of the wheel came up to twice too late.
+// TestLongerThanALap: in other timing wheels a timeout of more than one lap fired up to twice too late.
 func TestLongerThanALap(t *testing.T) {
 	for _, timeout := range []int64{64, 65, 4095, 4096, 4097, 1 << 18, 7 * day, 30 * day, 50 * day, 100 * day, 140 * year} {
 		const start = 1_795_000_000_123
@@ -221,7 +221,7 @@ func TestLongerThanALap(t *testing.T) {
 		for now := w.Next(); now != math.MaxInt64; now = w.Next() {
 			w.Advance(now, 1, func(uint32) { fired = now })
 			if wakes++; wakes > 10_000 {
-				t.Fatalf("timeout %d: the wheel wakes its owner for ever", timeout)
+				t.Fatalf("timeout %d: Next makes its owner wake up for ever", timeout)
 			}
 		}
 		if fired != start+timeout {
@@ -230,8 +230,8 @@ func TestLongerThanALap(t *testing.T) {
 	}
 }
 
-// TestRearm: elsewhere an owner that sleeps until the earliest time missed what was added while it slept, or
-// put its alarm off with every refresh until nothing fired at all.
+// TestRearm: in other designs an owner that slept until Next missed an earlier entry that was added meanwhile, or every
+// refresh postponed its alarm, so that nothing fired.
 func TestRearm(t *testing.T) {
 	deadlines, asked := []int64{10 * second, 5 * second}, 0
 	w := wheel.New(0, func(slot uint32) int64 { asked++; return deadlines[slot] })
@@ -242,17 +242,17 @@ func TestRearm(t *testing.T) {
 	}
 	w.Remove(1)
 	asked = 0
-	due := func(uint32) { t.Error("it fired while it was refreshed") }
+	due := func(uint32) { t.Error("the entry fired although it was refreshed") }
 	for now := int64(0); now < 60*second; now += 100 {
 		deadlines[0] = now + 8*second // refreshed ten times a second
 		w.Advance(now, 10, due)
 	}
 	if asked < 6 || asked > 15 {
-		t.Errorf("in a minute of refreshes the entry was looked at %d times", asked)
+		t.Errorf("in a minute of refreshes the wheel asked for the deadline %d times", asked)
 	}
 }
 
-// TestRemoveFromWithin: a future that fires takes its whole group out of the wheel.
+// TestRemoveFromWithin: due may remove other slots, as a future that fires removes its whole group.
 func TestRemoveFromWithin(t *testing.T) {
 	w := wheel.New(0, func(uint32) int64 { return 500 })
 	for slot := range uint32(100) {
@@ -276,20 +276,20 @@ func TestAddTwicePanics(t *testing.T) {
 	w.Add(7)
 	defer func() {
 		if recover() == nil {
-			t.Error("a slot was put in twice")
+			t.Error("a slot was added twice")
 		}
 	}()
 	deadline = 6
 	w.Add(7)
 }
 
-// TestJumpOverYears: a quiet century must not be walked through tick by tick.
+// TestJumpOverYears: Advance must skip a century without entries at once.
 func TestJumpOverYears(t *testing.T) {
 	w := wheel.New(0, func(uint32) int64 { return 99 * year })
 	w.Add(1)
 	n := 0
 	if !w.Advance(100*year, 10_000, func(uint32) { n++ }) || n != 1 {
-		t.Errorf("%d entries came", n)
+		t.Errorf("%d entries were handed out", n)
 	}
 }
 
@@ -331,7 +331,7 @@ func BenchmarkRemove(b *testing.B) {
 	perEntry(b)
 }
 
-// BenchmarkFire hands everything out, in the steps that a run loop would take.
+// BenchmarkFire hands out all entries, in the steps of a run loop.
 func BenchmarkFire(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
@@ -342,8 +342,8 @@ func BenchmarkFire(b *testing.B) {
 	perEntry(b)
 }
 
-// BenchmarkRefresh is the wheel's whole share in a minute of heartbeats: each entry was refreshed often, and
-// is moved once.
+// BenchmarkRefresh measures what the wheel does in a minute of heartbeats: each entry was refreshed often but is moved
+// once.
 func BenchmarkRefresh(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()

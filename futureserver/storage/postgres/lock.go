@@ -11,23 +11,23 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// The lock belongs to the session that writes: if a transaction commits, its session lived, and so the lock was held.
-// Heartbeats that need no transaction are answered as long as Confirm has seen the lock a moment ago.
+// The lock belongs to the session that writes. A commit proves that the session was alive and so held the lock.
+// Heartbeats that need no transaction rely on Confirm, which has seen the lock recently.
 //
-// A session ends without our doing when PostgreSQL restarts or the network breaks. Then the lock is taken
-// again in a new one. Another server may have come and gone in between, and what we remember may be wrong
-// without a sign; therefore each server that starts counts the epoch up, and it must be ours still.
+// The session ends when PostgreSQL restarts or the network breaks. A new session then takes the lock again. Another
+// server may have held the lock in between, which would make our memory stale. So each server that starts increments the
+// epoch, and the new session checks that the epoch is still ours.
 
 const (
-	lockPatience = 5 * time.Second // PostgreSQL may need a moment to notice that a client was killed
+	lockPatience = 5 * time.Second // PostgreSQL may take a moment to notice that a client was killed
 	lockPoll     = 50 * time.Millisecond
 )
 
 const (
-	// Of these tables, not of the whole database: several servers may share one by schemas.
+	// The lock is that of the schema, because several servers may share a database by schemas.
 	tryLock = `SELECT pg_try_advisory_lock(hashtext('futureserver'), hashtext(current_schema()))`
 
-	// What has been answered must survive a power cut, even where the rest of the database need not.
+	// Answered requests must survive a power cut, even if the operator accepts less for the rest of the database.
 	forceDurable = `
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`
 
@@ -39,12 +39,12 @@ ON CONFLICT (one) DO UPDATE SET epoch = futureserver_owner.epoch + 1 RETURNING e
 
 	thisPID = `SELECT pg_backend_pid()`
 
-	// The session takes no other advisory lock.
+	// Any advisory lock of the session is ours: it takes no other.
 	isLocked = `
 SELECT epoch, EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND pid = $1 AND granted) FROM futureserver_owner`
 )
 
-// start takes the lock for the first time, and makes the tables under it.
+// start takes the lock, creates the tables and increments the epoch.
 func (w *writer) start(ctx context.Context) error {
 	if err := w.acquire(ctx); err != nil {
 		return err
@@ -65,7 +65,7 @@ func (w *writer) Begin(ctx context.Context) (*sql.Tx, error) {
 		if err == nil || ctx.Err() != nil {
 			return tx, err
 		}
-		w.release() // beginning fails for no other reason than that the session is over
+		w.release() // BEGIN fails only if the session has ended
 	}
 	if err := w.resume(ctx); err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func (w *writer) Begin(ctx context.Context) (*sql.Tx, error) {
 	return w.conn.BeginTx(ctx, nil)
 }
 
-// resume takes the lock again after the session has ended.
+// resume takes the lock again after the session has ended, and checks the epoch.
 func (w *writer) resume(ctx context.Context) error {
 	err := w.acquire(ctx)
 	if errors.Is(err, storage.ErrLocked) {
@@ -92,7 +92,7 @@ func (w *writer) resume(ctx context.Context) error {
 	return err
 }
 
-// acquire takes the lock in a session of its own.
+// acquire takes the lock in a new session. It gives up after lockPatience.
 func (w *writer) acquire(ctx context.Context) error {
 	patience := time.After(lockPatience)
 	for {
@@ -102,7 +102,7 @@ func (w *writer) acquire(ctx context.Context) error {
 		}
 		if err == nil {
 			err = fmt.Errorf("%w: its tables in this PostgreSQL database are locked; stop that server, or give this one a database of its own", storage.ErrLocked)
-		} else if !errors.Is(err, driver.ErrBadConn) { // that was an old connection: the pool has others
+		} else if !errors.Is(err, driver.ErrBadConn) { // ErrBadConn: a dead connection from the pool; try the next one
 			return err
 		}
 		select {
@@ -138,7 +138,7 @@ func (w *writer) try(ctx context.Context) (locked bool, err error) {
 	return true, nil
 }
 
-// Confirm implements shared.Writer. It asks in another session, for the writer's may be busy for long.
+// Confirm implements shared.Writer. It asks in another session, because the writer's may be busy for a long time.
 func (w *writer) Confirm(ctx context.Context, readers *sql.DB) error {
 	var epoch int64
 	var locked bool
@@ -153,7 +153,7 @@ func (w *writer) Confirm(ctx context.Context, readers *sql.DB) error {
 	return nil
 }
 
-// release ends the session, and the lock with it. Merely closed, the connection would go back to the pool.
+// release ends the session and so releases the lock. Close alone would return the connection to the pool.
 func (w *writer) release() {
 	w.pid.Store(0)
 	if w.conn != nil {

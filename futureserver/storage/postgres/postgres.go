@@ -1,5 +1,5 @@
-// Package postgres keeps futures in a PostgreSQL database, as a rule the one that the rest of the server
-// uses, in tables of their own and over connections of its own.
+// Package postgres keeps futures in a PostgreSQL database, usually the one that the rest of the server uses. It has its
+// own tables and connections.
 package postgres
 
 import (
@@ -15,26 +15,25 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage/shared"
 )
 
-// connections is how many Open takes if the options allow more: one writes, the others read. The rest of
-// the server may use up nearly all that PostgreSQL grants.
-const connections = 5
+// maxConnections is how many connections Open uses at most: one writes, the others read. It is small, because the rest
+// of the server may use nearly all that PostgreSQL allows.
+const maxConnections = 5
 
-// Open opens the database that the connection string names and makes the tables. It holds an advisory lock
-// for its tables until Close or until its connection ends; if another server has it, Open waits five seconds
-// for it to go, and then the error wraps storage.ErrLocked. The connection must be to PostgreSQL itself:
-// a pooler that hands sessions round would hand the lock round too.
+// Open opens the database of the connection string and creates the tables. It holds an advisory lock for its tables
+// until Close. If another server has the lock, Open waits five seconds for it; then the error wraps storage.ErrLocked.
+// The connection must go to PostgreSQL directly: a pooler that shares sessions would share the lock too.
 func Open(ctx context.Context, opts *config.DatabaseOptions) (storage.Database, error) {
 	db, err := sql.Open("postgres", string(opts.ConnectionString))
 	if err != nil {
 		return nil, fmt.Errorf("open the futures database: %w", err)
 	}
-	limit := connections
+	limit := maxConnections
 	if n := opts.MaxOpenConns(); n > 0 {
-		limit = max(min(n, connections), 2)
+		limit = max(min(n, maxConnections), 2)
 	}
 	db.SetMaxOpenConns(limit)
 	db.SetMaxIdleConns(limit)
-	db.SetConnMaxLifetime(opts.ConnMaxLifetime()) // the writer's is never idle, so it is never too old
+	db.SetConnMaxLifetime(opts.ConnMaxLifetime()) // does not close the writer's connection, which is never idle
 	w := &writer{db: db}
 	if err = w.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the futures database: %w", err), w.Close())

@@ -14,7 +14,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/storagetest"
 )
 
-// What both databases promise is tested in test/storagetest; here is what only a server can do: go away.
+// test/storagetest tests what both databases have in common. These tests end PostgreSQL's sessions.
 
 // bundle is an open database and an administrator's connection to the same schema.
 type bundle struct {
@@ -35,7 +35,7 @@ func setup(t *testing.T) *bundle {
 	return &bundle{opts: opts, db: storagetest.MustOpen(t, opts), admin: admin}
 }
 
-// insert stores one more future.
+// insert stores another future.
 func (b *bundle) insert() error {
 	b.next++
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
@@ -46,7 +46,7 @@ func (b *bundle) insert() error {
 	return err
 }
 
-// disconnect ends the session that holds the lock, as a restart would.
+// disconnect ends the session that holds the lock, as a restart of PostgreSQL does.
 func (b *bundle) disconnect(t *testing.T) {
 	t.Helper()
 	var n int
@@ -58,7 +58,7 @@ WHERE locktype = 'advisory' AND objid::bigint = hashtext(current_schema())::bigi
 	}
 }
 
-// commit inserts until it works: an error is returned to the caller, who tries again.
+// commit retries an insert until it succeeds, as the core does.
 func (b *bundle) commit(t *testing.T) {
 	t.Helper()
 	var err error
@@ -96,16 +96,16 @@ func TestLockLost(t *testing.T) {
 			t.Fatalf("two servers write: %v", err)
 		}
 	}
-	// Even when the other one has gone, what this one remembers may be wrong.
+	// After the other server has stopped, the first one's memory is still stale.
 	if err := second.Close(); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
 		if err := b.insert(); !errors.Is(err, storage.ErrLockLost) {
-			t.Fatalf("a server writes that missed what another one wrote: %v", err)
+			t.Fatalf("a server with stale memory can write: %v", err)
 		}
 	}
-	// It must not stand in the way of a third.
+	// It must not keep the lock from a third server.
 	storagetest.MustOpen(t, b.opts)
 }
 
@@ -118,7 +118,7 @@ func TestLostInTheMiddle(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback()
-	if _, err = tx.Exec("LOCK TABLE futureserver_events"); err != nil { // where the next insert waits
+	if _, err = tx.Exec("LOCK TABLE futureserver_events"); err != nil { // the next insert waits for this lock
 		t.Fatal(err)
 	}
 	result := make(chan error, 1)
@@ -148,7 +148,7 @@ func TestRestart(t *testing.T) {
 	load := func() error {
 		f, err := b.db.Load(t.Context(), 1)
 		if err == nil && f == nil {
-			err = errors.New("the future is gone")
+			err = errors.New("the future is not on disk")
 		}
 		return err
 	}
@@ -172,7 +172,7 @@ WHERE application_name = 'survivor'`)
 	b.commit(t)
 }
 
-// TestDurable: a database set up for speed does not make our answers less durable.
+// TestDurable: commits are durable even if the database is configured with synchronous_commit = off.
 func TestDurable(t *testing.T) {
 	b := setup(t)
 	b.db.Close()
@@ -206,7 +206,7 @@ func waitFor(t *testing.T, db *sql.DB, condition string) {
 	t.Fatal("waited in vain for: " + condition)
 }
 
-// TestOlderTables opens tables as the first version made them, with a live and a finished future in them.
+// TestOlderTables opens tables of the first version that hold a live and a finished future.
 func TestOlderTables(t *testing.T) {
 	b := setup(t)
 	b.commit(t)
@@ -226,7 +226,7 @@ DROP TABLE futureserver_raised;
 CREATE INDEX futureserver_events_finished_ts_idx ON futureserver_events (finished_ts) WHERE finished_ts > 0`); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second time there is nothing to add
+	for range 2 { // the second time the tables have been upgraded
 		db := storagetest.MustOpen(t, b.opts)
 		fs, err := db.LoadAll(t.Context(), []api.NID{1, 2})
 		if err != nil || len(fs) != 2 || fs[0].State != api.Scheduled || fs[1].State != api.Cancelled {

@@ -2,9 +2,9 @@ package postgres
 
 import "github.com/matrix-org/dendrite/futures/futureserver/storage/shared"
 
-// schema makes the newest form of the tables, also of older ones.
+// schema creates the tables, or upgrades those of an older version.
 //
-// A live future has a row in futureserver_timers and in futureserver_events, a finished one in futureserver_events only.
+// A live future has a row in futureserver_timers and one in futureserver_events. A finished future has only the latter.
 const schema = tables + added + shared.Indexes
 
 const tables = `
@@ -26,16 +26,16 @@ CREATE TABLE IF NOT EXISTS futureserver_timers (
 	room_id BYTEA NOT NULL,
 	-- empty if it is derived from the secret
 	group_id BYTEA NOT NULL,
-	-- -1: it has no heartbeat, as far as this row knows; else the deadline that was the grace of a restart, 0 for none
+	-- -1: it is not known to have a heartbeat; else the deadline that was the grace of a restart, 0 for none
 	grace_ts BIGINT NOT NULL DEFAULT -1
 );
 
--- Of scheduled futures whose heartbeats have raised the deadline: the stored one, Unix ms, never below the true one. It
--- counts instead of the timer's.
+-- Scheduled futures whose heartbeats have raised the deadline: the stored deadline, Unix ms, never before the true one.
+-- It replaces the timer's.
 CREATE TABLE IF NOT EXISTS futureserver_raised (
 	nid BIGINT PRIMARY KEY,
 	deadline_ts BIGINT NOT NULL
-) WITH (fillfactor = 50); -- leaves each page room for the new versions of its rows: no index changes with them
+) WITH (fillfactor = 50); -- new versions of a row fit into its page, so an update changes no index
 
 CREATE TABLE IF NOT EXISTS futureserver_events (
 	nid BIGINT PRIMARY KEY,
@@ -64,7 +64,7 @@ CREATE TABLE IF NOT EXISTS futureserver_events (
 	-- the final state and its time; 0 while the future is live
 	state SMALLINT NOT NULL DEFAULT 0,
 	finished_ts BIGINT NOT NULL DEFAULT 0,
-	-- how long servers had run on this database by then, ms: what retention is counted by
+	-- for how long servers had run on this database at that time, ms; retention counts this time
 	finished_age BIGINT NOT NULL DEFAULT 0,
 	-- of a finished future: when its timer would have run out
 	deadline_ts BIGINT NOT NULL DEFAULT 0,
@@ -73,11 +73,11 @@ CREATE TABLE IF NOT EXISTS futureserver_events (
 	failure_message BYTEA NOT NULL DEFAULT ''
 );
 
--- One row: how often the lock has been taken by a server that started.
+-- One row: how often a server has started on this database.
 CREATE TABLE IF NOT EXISTS futureserver_owner (
 	one SMALLINT PRIMARY KEY CHECK (one = 1),
 	epoch BIGINT NOT NULL,
-	-- how long servers have run on this database, ms
+	-- for how long servers have run on this database, ms
 	age_ms BIGINT NOT NULL DEFAULT 0
 );
 
@@ -88,7 +88,7 @@ CREATE TABLE IF NOT EXISTS futureserver_key (
 );
 `
 
-// added are columns that tables of version 1 do not have.
+// added adds the columns that tables of version 1 do not have.
 const added = `
 ALTER TABLE futureserver_timers ADD COLUMN IF NOT EXISTS grace_ts BIGINT NOT NULL DEFAULT -1;
 ALTER TABLE futureserver_events ADD COLUMN IF NOT EXISTS finished_age BIGINT NOT NULL DEFAULT 0;

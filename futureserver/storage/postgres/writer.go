@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage/shared"
 )
 
-// Each statement takes whole columns as arrays, so that a batch costs a few round trips however long it is.
+// Each statement takes whole columns as arrays, so that a batch costs a few round trips, whatever its size.
 const (
 	insertFutures = `
 WITH given AS (
@@ -42,7 +42,7 @@ UPDATE futureserver_raised r SET deadline_ts = g.deadline_ts
 FROM unnest($1::bigint[], $2::bigint[]) AS g (nid, deadline_ts)
 WHERE r.nid = g.nid AND r.deadline_ts < g.deadline_ts`
 
-	// Only a future's first heartbeat looks for its timer, even if others of its batch are not the first.
+	// Only the first heartbeat of a future reads its timer, even if the batch has other heartbeats too.
 	raiseFirst = `
 WITH new AS MATERIALIZED (
 	SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS g (nid, deadline_ts)
@@ -103,11 +103,11 @@ FROM disarmed d JOIN unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint
 WHERE e.nid = d.nid`
 )
 
-// writer is the connection that writes and holds the lock, and the pool it came from.
+// writer holds the connection that writes and has the lock, and the pool that the connection came from.
 type writer struct {
 	db    *sql.DB
-	conn  *sql.Conn    // nil if the session is over
-	pid   atomic.Int64 // of the session's process; 0 if it is over
+	conn  *sql.Conn    // nil if the session has ended
+	pid   atomic.Int64 // of the session's process in PostgreSQL; 0 if the session has ended
 	epoch int64
 
 	insert, raiseAgain, raiseFirst, set, setGrace, claim, end, undo *sql.Stmt
@@ -115,7 +115,7 @@ type writer struct {
 
 var _ shared.Writer = (*writer)(nil)
 
-// prepare readies the statements; database/sql does it anew for each session that needs them.
+// prepare prepares the statements. database/sql repeats this for each session that uses them.
 func (w *writer) prepare(ctx context.Context) (err error) {
 	for _, s := range []struct {
 		stmt **sql.Stmt
@@ -146,22 +146,22 @@ func (w *writer) Insert(ctx context.Context, tx *sql.Tx, futures []*api.Future) 
 	nids := ints(futures, func(f *api.Future) int64 { return int64(f.NID) })
 	rows, err := tx.StmtContext(ctx, w.insert).QueryContext(ctx,
 		nids,
-		bytes(futures, func(f *api.Future) []byte { return f.Secret[:] }),
+		blobs(futures, func(f *api.Future) []byte { return f.Secret[:] }),
 		ints(futures, func(f *api.Future) int64 { return int64(f.Policy) }),
 		ints(futures, func(f *api.Future) int64 { return f.Timeout.Milliseconds() }),
-		bytes(futures, func(f *api.Future) string { return f.UserID }),
-		bytes(futures, func(f *api.Future) string { return f.RoomID }),
-		bytes(futures, func(f *api.Future) string { return f.Type }),
+		blobs(futures, func(f *api.Future) string { return f.UserID }),
+		blobs(futures, func(f *api.Future) string { return f.RoomID }),
+		blobs(futures, func(f *api.Future) string { return f.Type }),
 		isState,
-		bytes(futures, func(f *api.Future) string { t, _ := f.Tuple(); return t.StateKey }),
-		bytes(futures, func(f *api.Future) []byte { return f.Content }),
-		bytes(futures, func(f *api.Future) string { return f.GroupID }),
+		blobs(futures, func(f *api.Future) string { t, _ := f.Tuple(); return t.StateKey }),
+		blobs(futures, func(f *api.Future) []byte { return f.Content }),
+		blobs(futures, func(f *api.Future) string { return f.GroupID }),
 		ints(futures, func(f *api.Future) int64 { return f.Created }),
-		bytes(futures, func(f *api.Future) string { return f.Base }),
-		bytes(futures, func(f *api.Future) string { return f.DeviceID }),
+		blobs(futures, func(f *api.Future) string { return f.Base }),
+		blobs(futures, func(f *api.Future) string { return f.DeviceID }),
 		ints(futures, func(f *api.Future) int64 { return f.SessionID }),
-		bytes(futures, func(f *api.Future) string { return f.TxnID }),
-		bytes(futures, shared.TimerGroupID),
+		blobs(futures, func(f *api.Future) string { return f.TxnID }),
+		blobs(futures, shared.TimerGroupID),
 		ints(futures, func(f *api.Future) int64 { return f.Deadline }),
 		ints(futures, func(f *api.Future) int64 { return int64(shared.KeyHash(f)) }),
 		ints(futures, func(f *api.Future) int64 { return f.OriginTS }))
@@ -205,8 +205,8 @@ func (w *writer) Claim(ctx context.Context, tx *sql.Tx, claims []storage.Claim) 
 	nids := ints(claims, func(c storage.Claim) int64 { return int64(c.NID) })
 	rows, err := tx.StmtContext(ctx, w.claim).QueryContext(ctx,
 		nids,
-		bytes(claims, func(c storage.Claim) string { return c.Event.ID }),
-		bytes(claims, func(c storage.Claim) []byte { return c.Event.PDU }))
+		blobs(claims, func(c storage.Claim) string { return c.Event.ID }),
+		blobs(claims, func(c storage.Claim) []byte { return c.Event.PDU }))
 	return found(nids, rows, err)
 }
 
@@ -217,13 +217,13 @@ func (w *writer) End(ctx context.Context, tx *sql.Tx, ends []storage.End) error 
 		ints(ends, func(e storage.End) int64 { return int64(e.State) }),
 		ints(ends, func(e storage.End) int64 { return e.At }),
 		ints(ends, func(e storage.End) int64 { kind, _ := shared.Failure(e.Failure); return int64(kind) }),
-		bytes(ends, func(e storage.End) string { _, message := shared.Failure(e.Failure); return message }),
+		blobs(ends, func(e storage.End) string { _, message := shared.Failure(e.Failure); return message }),
 		ints(ends, func(e storage.End) int64 { return e.Deadline }),
 		ints(ends, func(e storage.End) int64 { return e.Age }))
 	return err
 }
 
-// ints is one column of a batch.
+// ints returns one column of a batch.
 func ints[T any](batch []T, column func(T) int64) pq.Int64Array {
 	a := make(pq.Int64Array, len(batch))
 	for i, row := range batch {
@@ -232,8 +232,8 @@ func ints[T any](batch []T, column func(T) int64) pq.Int64Array {
 	return a
 }
 
-// bytes is one column of a batch.
-func bytes[T any, B string | []byte](batch []T, column func(T) B) pq.ByteaArray {
+// blobs returns one column of a batch.
+func blobs[T any, B string | []byte](batch []T, column func(T) B) pq.ByteaArray {
 	a := make(pq.ByteaArray, len(batch))
 	for i, row := range batch {
 		a[i] = []byte(column(row))
@@ -241,7 +241,7 @@ func bytes[T any, B string | []byte](batch []T, column func(T) B) pq.ByteaArray 
 	return a
 }
 
-// found reports which of the numbers the rows hold; each row counts for the first that is left.
+// found reports which of the nids are in the rows. If a number is in nids twice, each row stands for one of them.
 func found(nids pq.Int64Array, rows *sql.Rows, err error) ([]bool, error) {
 	if err != nil {
 		return nil, err
@@ -255,10 +255,10 @@ func found(nids pq.Int64Array, rows *sql.Rows, err error) ([]bool, error) {
 		}
 		left[nid]++
 	}
-	is := make([]bool, len(nids))
+	in := make([]bool, len(nids))
 	for i, nid := range nids {
-		is[i] = left[nid] > 0
+		in[i] = left[nid] > 0
 		left[nid]--
 	}
-	return is, rows.Err()
+	return in, rows.Err()
 }

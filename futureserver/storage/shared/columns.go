@@ -7,8 +7,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// TimerGroupID is f's group ID as its timer stores it: empty if it is f's own, as most are, for the secret
-// yields it.
+// TimerGroupID is f's group ID as its timer stores it: empty if it is derived from f's secret, as most are.
 func TimerGroupID(f *api.Future) string {
 	if f.GroupID == f.Token(api.GroupToken).String() {
 		return ""
@@ -24,7 +23,7 @@ func KeyHash(f *api.Future) uint32 {
 	return 0
 }
 
-// Failure returns what is stored of a refusal: kind 0 stands for none.
+// Failure returns the columns of a refusal; kind 0 stands for none.
 func Failure(r *api.Refusal) (kind api.RefusalKind, message string) {
 	if r == nil {
 		return 0, ""
@@ -32,7 +31,7 @@ func Failure(r *api.Refusal) (kind api.RefusalKind, message string) {
 	return r.Kind, r.Message
 }
 
-// Graced returns those deadlines that are the grace of a restart.
+// Graced returns the deadlines that are the grace of a restart.
 func Graced(exact []storage.Extend) (graced []storage.Extend) {
 	for _, e := range exact {
 		if e.Grace {
@@ -42,7 +41,7 @@ func Graced(exact []storage.Extend) (graced []storage.Extend) {
 	return graced
 }
 
-// text reads a column of bytes. Some drivers return nil for no bytes, which a plain string would refuse.
+// text scans a column of bytes. Some drivers return nil for an empty column, which a plain string cannot scan.
 type text string
 
 // Scan implements sql.Scanner.

@@ -12,8 +12,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// forgetAtOnce bounds how long one batch may be busy with the past.
-const forgetAtOnce = 1000
+// maxForgotten bounds how many rows one statement deletes, so that no batch takes long.
+const maxForgotten = 1000
 
 const forget = `
 DELETE FROM futureserver_events WHERE nid IN (
@@ -21,7 +21,7 @@ DELETE FROM futureserver_events WHERE nid IN (
 	ORDER BY finished_age LIMIT $2
 )`
 
-// trim reads the finished delayed events of one user, of which there are few more than are kept.
+// trim reads all finished delayed events of one user. There are few more than the user may keep.
 const trim = `
 DELETE FROM futureserver_events WHERE nid IN (
 	SELECT e.nid FROM futureserver_events e
@@ -35,8 +35,8 @@ const (
 SELECT e.user_id FROM futureserver_events e WHERE e.user_id > $1 AND ` + isDelayed + ` ORDER BY e.user_id LIMIT 1`
 )
 
-// trimAtOnce is how many users' turn it is in one batch.
-const trimAtOnce = 30
+// usersPerBatch is how many users are trimmed in turn with each batch.
+const usersPerBatch = 30
 
 const storeAge = `UPDATE futureserver_owner SET age_ms = $1 WHERE age_ms < $1`
 
@@ -89,7 +89,7 @@ func (d *Database) apply(ctx context.Context, tx *sql.Tx, b *storage.Batch) (r s
 	return r, nil
 }
 
-// forgetOld deletes what has been finished for long, and what is too much of one user.
+// forgetOld stores the age and deletes finished futures: those older than ForgetBefore, and those beyond KeepPerUser.
 func (d *Database) forgetOld(ctx context.Context, tx *sql.Tx, b *storage.Batch) (forgotten int, err error) {
 	if b.Age != 0 {
 		if _, err = tx.ExecContext(ctx, storeAge, b.Age); err != nil {
@@ -97,21 +97,21 @@ func (d *Database) forgetOld(ctx context.Context, tx *sql.Tx, b *storage.Batch) 
 		}
 	}
 	if b.ForgetBefore != 0 {
-		if forgotten, err = Affected(tx.ExecContext(ctx, forget, b.ForgetBefore, forgetAtOnce)); err != nil {
+		if forgotten, err = Affected(tx.ExecContext(ctx, forget, b.ForgetBefore, maxForgotten)); err != nil {
 			return 0, err
 		}
 	}
 	if b.KeepPerUser != 0 {
-		n, err := d.keep(ctx, tx, b)
+		n, err := d.trimUsers(ctx, tx, b)
 		return forgotten + n, err
 	}
 	return forgotten, nil
 }
 
-// keep deletes what is too much of some users. It looks at the futures of those alone.
-func (d *Database) keep(ctx context.Context, tx *sql.Tx, b *storage.Batch) (forgotten int, err error) {
+// trimUsers deletes the finished futures beyond KeepPerUser of the users in Trims and of the next few users in turn.
+func (d *Database) trimUsers(ctx context.Context, tx *sql.Tx, b *storage.Batch) (forgotten int, err error) {
 	trimUser := func(user []byte) error {
-		n, err := Affected(tx.ExecContext(ctx, trim, user, forgetAtOnce, b.KeepPerUser))
+		n, err := Affected(tx.ExecContext(ctx, trim, user, maxForgotten, b.KeepPerUser))
 		forgotten += n
 		return err
 	}
@@ -125,7 +125,7 @@ func (d *Database) keep(ctx context.Context, tx *sql.Tx, b *storage.Batch) (forg
 		}
 	}
 	after := d.trimmed
-	for range trimAtOnce {
+	for range usersPerBatch {
 		var user []byte
 		err = tx.QueryRowContext(ctx, nextUser, after).Scan(&user)
 		if errors.Is(err, sql.ErrNoRows) {
@@ -144,7 +144,7 @@ func (d *Database) keep(ctx context.Context, tx *sql.Tx, b *storage.Batch) (forg
 	return forgotten, nil
 }
 
-// Affected returns how many rows a statement has changed.
+// Affected returns how many rows a statement has changed. It takes the two results of Exec.
 func Affected(result sql.Result, err error) (int, error) {
 	if err != nil {
 		return 0, err
@@ -172,8 +172,8 @@ func (d *Database) insert(ctx context.Context, tx *sql.Tx, futures []*api.Future
 	return duplicate, nil
 }
 
-// isDuplicate tells why a future was not stored: either a finished one has its secret, or it is there already
-// because this batch was committed before.
+// isDuplicate reports why a future was not stored: true if a finished future has its secret, false if it is stored
+// already because the same batch was committed before.
 func isDuplicate(ctx context.Context, tx *sql.Tx, f *api.Future) (bool, error) {
 	var secret []byte
 	err := tx.QueryRowContext(ctx, "SELECT secret FROM futureserver_events WHERE nid = $1", int64(f.NID)).Scan(&secret)
@@ -186,8 +186,8 @@ func isDuplicate(ctx context.Context, tx *sql.Tx, f *api.Future) (bool, error) {
 	return false, err
 }
 
-// merge makes one extension out of several of the same future: an exact one replaces what came before it.
-// Both results are in order of NID, which is the order on disk.
+// merge combines the extensions of each future into one. An exact extension replaces those before it. Both results are
+// in order of NID, which is the order on disk.
 func merge(extends []storage.Extend) (raises, exact []storage.Extend) {
 	sorted := slices.SortedStableFunc(slices.Values(extends), func(a, b storage.Extend) int {
 		return cmp.Compare(a.NID, b.NID)
@@ -210,7 +210,7 @@ func merge(extends []storage.Extend) (raises, exact []storage.Extend) {
 	return raises, exact
 }
 
-// claim applies the claims in their order, as many at once as have nothing to do with each other.
+// claim applies the claims in their order. Claims that name no future twice are applied together.
 func (d *Database) claim(ctx context.Context, tx *sql.Tx, claims []storage.Claim) ([]bool, error) {
 	lost := make([]bool, 0, len(claims))
 	for len(claims) > 0 {
@@ -236,7 +236,7 @@ func (d *Database) claim(ctx context.Context, tx *sql.Tx, claims []storage.Claim
 	return lost, nil
 }
 
-// independent returns how many claims, from the first on, name no future twice.
+// independent returns the length of the longest prefix of claims that names no future twice.
 func independent(claims []storage.Claim) int {
 	seen := make(map[api.NID]bool, len(claims))
 	for i, c := range claims {
@@ -250,7 +250,7 @@ func independent(claims []storage.Claim) int {
 	return len(claims)
 }
 
-// end applies the first end of each future: it is final.
+// end applies the first end of each future and ignores later ones.
 func (d *Database) end(ctx context.Context, tx *sql.Tx, ends []storage.End) error {
 	if len(ends) == 0 {
 		return nil

@@ -1,20 +1,20 @@
 package shared
 
-// Indexes makes the indexes of futureserver_events, in words that both databases know. Their conditions are those of the
-// reads (isDelayed, finished_ts > 0): a database uses a partial index only where it sees that.
+// Indexes is SQL for both databases that creates the indexes of futureserver_events. Their conditions are those of the
+// reads (isDelayed, finished_ts > 0): a database uses a partial index only if the query has its condition.
 const Indexes = `
--- All indexes are of finished futures. A future lies anywhere in an index, so that each costs as much as all the rest of
--- storing it; those who schedule one wait for none.
+-- All indexes are of finished futures. A new future would have a random place in an index, and updating one index would
+-- cost as much as all the rest of storing the future. So a creation updates none.
 CREATE INDEX IF NOT EXISTS futureserver_events_secret_idx
 	ON futureserver_events (secret) WHERE finished_ts > 0;
 CREATE INDEX IF NOT EXISTS futureserver_events_group_id_idx
 	ON futureserver_events (group_id, user_id) WHERE finished_ts > 0;
 CREATE INDEX IF NOT EXISTS futureserver_events_finished_age_idx
 	ON futureserver_events (finished_age) WHERE finished_ts > 0;
--- Delayed events, for their users, who list them and recognise those that were sent.
+-- For users who list their delayed events, and for delay_id of those that were sent.
 CREATE INDEX IF NOT EXISTS futureserver_events_delayed_idx
 	ON futureserver_events (user_id, state) WHERE finished_ts > 0 AND policy & 4 <> 0;
--- These were of all futures once, of fewer, or by the wall clock.
+-- Indexes of earlier versions.
 DROP INDEX IF EXISTS futureserver_events_finished_ts_idx;
 DROP INDEX IF EXISTS futureserver_events_user_txn_idx;
 DROP INDEX IF EXISTS futureserver_events_txn_key_idx;

@@ -18,7 +18,7 @@ SELECT t.nid, state, policy, secret, COALESCE(r.deadline_ts, t.deadline_ts), tim
 	CASE WHEN r.nid IS NULL THEN t.grace_ts WHEN t.grace_ts < 0 THEN 0 ELSE t.grace_ts END
 FROM futureserver_timers t LEFT JOIN futureserver_raised r ON r.nid = t.nid ORDER BY t.nid`
 
-// A live future's state and deadline are its timer's, a finished future has no timer.
+// The state and deadline of a live future come from its timer. A finished future has no timer.
 const (
 	selectFutures = `
 SELECT e.nid, e.secret, COALESCE(t.state, e.state), e.policy, e.user_id, e.room_id, e.type,
@@ -37,7 +37,7 @@ SELECT type, state_key, base, user_id, policy FROM futureserver_events WHERE nid
 const selectGroup = `
 SELECT EXISTS (SELECT 1 FROM futureserver_events WHERE group_id = $1 AND user_id = $2 AND finished_ts > 0)`
 
-// As the index wants them: api.Managed is 4, api.Sent is 3.
+// The numbers are literals, because an index is used only for its own condition: api.Managed is 4, api.Sent is 3.
 const (
 	isDelayed = "e.finished_ts > 0 AND e.policy & 4 <> 0"
 	isSent    = isDelayed + " AND e.state = 3"
@@ -49,8 +49,8 @@ SELECT event_id, group_id FROM futureserver_events e WHERE user_id = $1 AND ` + 
 // block is how many futures one statement loads.
 const block = 16
 
-// Scan implements storage.Database. The blobs are the driver's own memory, lent until the next row. The statement is
-// prepared although it runs once: only then does lib/pq have numbers and bytes sent as they are, not as text.
+// Scan implements storage.Database. The blobs are in the driver's memory and valid until the next row. The statement is
+// prepared although it runs once, because lib/pq uses the binary format for prepared statements only.
 func (d *Database) Scan(ctx context.Context, each func(*storage.Timer) error) (highest api.NID, err error) {
 	rows, err := d.scan.QueryContext(ctx)
 	if err != nil {
@@ -58,7 +58,7 @@ func (d *Database) Scan(ctx context.Context, each func(*storage.Timer) error) (h
 	}
 	defer rows.Close()
 	var t storage.Timer
-	var nid, state, policy, timeout, keyHash, grace int64 // plain, because converting costs more than reading
+	var nid, state, policy, timeout, keyHash, grace int64 // not their own types: the conversion inside Scan is slow
 	var secret, user, room, group sql.RawBytes
 	for rows.Next() {
 		if err = rows.Scan(&nid, &state, &policy, &secret, &t.Deadline, &timeout, &keyHash, &user, &room, &group, &grace); err != nil {
@@ -282,13 +282,13 @@ func (d *Database) SelectSenders(ctx context.Context, each func(userID string)) 
 	return rows.Err()
 }
 
-// selectAll reads the rows of a query made of selectFutures.
+// selectAll runs a query that begins with selectFutures and reads its rows.
 func (d *Database) selectAll(ctx context.Context, query string, args []any) ([]*api.Future, error) {
 	rows, err := d.readers.QueryContext(ctx, query, args...)
 	return appendFutures(nil, rows, err)
 }
 
-// appendFutures reads the rows of selectFutures, if there was no error.
+// appendFutures appends the rows of selectFutures. It takes the two results of Query.
 func appendFutures(futures []*api.Future, rows *sql.Rows, err error) ([]*api.Future, error) {
 	if err != nil {
 		return nil, fmt.Errorf("select futures: %w", err)

@@ -1,8 +1,8 @@
-// Package shared is what the SQLite and the PostgreSQL storage have in common: the order of changes inside
-// a transaction, and all reads. What differs is a Writer.
+// Package shared is what the SQLite and the PostgreSQL storage have in common: the order of changes in a transaction,
+// and all reads. What differs is in a Writer.
 //
-// All text that a client or another server has chosen is stored as bytes. PostgreSQL's text holds neither a
-// NUL nor broken UTF-8, and one such character would take everybody else's share of a batch down with it.
+// All text that a client or another server has chosen is stored as bytes. PostgreSQL's text type accepts neither NUL
+// nor invalid UTF-8, and one such character would make the whole batch fail.
 package shared
 
 import (
@@ -16,54 +16,53 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// Writer is the one connection that changes the database and that holds its lock. Its statements are what
-// the two databases differ in.
+// Writer is the only connection that changes the database. It holds the database's lock. No slice that it gets names a
+// future twice.
 type Writer interface {
-	// Begin starts a transaction, unless the lock is lost for good.
+	// Begin starts a transaction. The error wraps storage.ErrLockLost if another server owns the database now.
 	Begin(ctx context.Context) (*sql.Tx, error)
 
-	// Insert stores the futures that collide with none in NID, nor with a finished one in their secret, and arms
-	// their timers. It reports which those were.
+	// Insert stores futures and their timers. It leaves out a future whose NID is taken or whose secret is that of a
+	// finished one. stored says which futures were stored.
 	Insert(ctx context.Context, tx *sql.Tx, futures []*api.Future) (stored []bool, err error)
 
-	// Raise raises the deadlines of scheduled futures and lowers none. It is given no future twice.
+	// Raise raises the deadlines of scheduled futures. It lowers none.
 	Raise(ctx context.Context, tx *sql.Tx, raises []storage.Extend) error
 
-	// Set sets the deadlines of scheduled futures, and remembers which of them are the grace of a restart. It is given no
-	// future twice.
+	// Set sets the deadlines of scheduled futures, and records which of them are the grace of a restart.
 	Set(ctx context.Context, tx *sql.Tx, exact []storage.Extend) error
 
-	// Claim turns scheduled futures into sending ones and stores their events. It reports for which that is
-	// true now, and is given no future twice.
+	// Claim changes scheduled futures to sending and stores their events. won is also true for a future that was claimed
+	// with the same event before.
 	Claim(ctx context.Context, tx *sql.Tx, claims []storage.Claim) (won []bool, err error)
 
-	// End disarms the futures that are live and notes what became of them. It is given no future twice.
+	// End deletes the timers of live futures and stores their outcomes.
 	End(ctx context.Context, tx *sql.Tx, ends []storage.End) error
 
-	// Undo deletes all rows of futures whose creation was taken back.
+	// Undo deletes all rows of futures whose creation is undone.
 	Undo(ctx context.Context, tx *sql.Tx, nids []api.NID) error
 
-	// Confirm is storage.Database's.
+	// Confirm does what storage.Database promises.
 	Confirm(ctx context.Context, readers *sql.DB) error
 
 	// Close releases the lock.
 	Close() error
 }
 
-// Database implements storage.Database over a Writer, and a pool of connections that read.
+// Database implements storage.Database with a Writer and a pool of connections for reading.
 type Database struct {
 	writer  Writer
 	readers *sql.DB
 	key     []byte
 	age     int64
-	trimmed []byte // the user whose turn it was last; of Commit
+	trimmed []byte // the last user whom trimUsers has trimmed in turn; only Commit uses it
 
 	scan, load, loadAll, loadEnded, loadFinished, loadBase, groupUsed, selectSent *sql.Stmt
 }
 
 var _ storage.Database = (*Database)(nil)
 
-// New returns the database. It owns the writer and the readers from now on, even if it fails.
+// New returns the database. It takes ownership of the writer and the readers, also if it fails.
 func New(ctx context.Context, writer Writer, readers *sql.DB) (*Database, error) {
 	d := &Database{writer: writer, readers: readers, trimmed: []byte{}}
 	err := d.loadKey(ctx)
@@ -87,7 +86,7 @@ func New(ctx context.Context, writer Writer, readers *sql.DB) (*Database, error)
 	return d, nil
 }
 
-// parameters lists $1 to $n.
+// parameters returns the list $1, …, $n.
 func parameters(n int) string {
 	list := "$1"
 	for i := 2; i <= n; i++ {
@@ -96,7 +95,7 @@ func parameters(n int) string {
 	return list
 }
 
-// loadKey reads the database's key, which it makes if there is none yet, and its age.
+// loadKey reads the database's key and its age. It creates the key if there is none.
 func (d *Database) loadKey(ctx context.Context) error {
 	tx, err := d.writer.Begin(ctx)
 	if err != nil {
@@ -127,7 +126,7 @@ func (d *Database) Age() int64 { return d.age }
 // Confirm implements storage.Database.
 func (d *Database) Confirm(ctx context.Context) error { return d.writer.Confirm(ctx, d.readers) }
 
-// Close closes the readers first, so that the writer leaves a tidy database behind, and gives up the lock last.
+// Close closes the readers first, so that the last connection, the writer's, can clean up. It releases the lock last.
 func (d *Database) Close() error {
 	return errors.Join(d.readers.Close(), d.writer.Close())
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage/shared"
 )
 
-// migrate makes the newest form of the tables, also of older ones.
+// migrate creates the tables, or upgrades those of an older version.
 func migrate(ctx context.Context, db *sql.DB) error {
 	if _, err := db.ExecContext(ctx, tables); err != nil {
 		return err
@@ -16,7 +16,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	for _, c := range []struct {
 		table, column string
 		value         int
-	}{ // that were added to tables of version 1
+	}{ // columns that tables of version 1 do not have
 		{"futureserver_timers", "grace_ts", -1}, {"futureserver_events", "finished_age", 0},
 	} {
 		var n int
@@ -32,7 +32,7 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	return err
 }
 
-// A live future has a row in futureserver_timers and in futureserver_events, a finished one in futureserver_events only.
+// A live future has a row in futureserver_timers and one in futureserver_events. A finished future has only the latter.
 const tables = `
 CREATE TABLE IF NOT EXISTS futureserver_timers (
 	nid INTEGER PRIMARY KEY,
@@ -52,12 +52,12 @@ CREATE TABLE IF NOT EXISTS futureserver_timers (
 	room_id BLOB NOT NULL,
 	-- empty if it is derived from the secret
 	group_id BLOB NOT NULL,
-	-- -1: it has no heartbeat, as far as this row knows; else the deadline that was the grace of a restart, 0 for none
+	-- -1: it is not known to have a heartbeat; else the deadline that was the grace of a restart, 0 for none
 	grace_ts INTEGER NOT NULL DEFAULT -1
 ) STRICT;
 
--- Of scheduled futures whose heartbeats have raised the deadline: the stored one, Unix ms, never below the true one. It
--- counts instead of the timer's.
+-- Scheduled futures whose heartbeats have raised the deadline: the stored deadline, Unix ms, never before the true one.
+-- It replaces the timer's.
 CREATE TABLE IF NOT EXISTS futureserver_raised (
 	nid INTEGER PRIMARY KEY,
 	deadline_ts INTEGER NOT NULL
@@ -90,7 +90,7 @@ CREATE TABLE IF NOT EXISTS futureserver_events (
 	-- the final state and its time; 0 while the future is live
 	state INTEGER NOT NULL DEFAULT 0,
 	finished_ts INTEGER NOT NULL DEFAULT 0,
-	-- how long servers had run on this database by then, ms: what retention is counted by
+	-- for how long servers had run on this database at that time, ms; retention counts this time
 	finished_age INTEGER NOT NULL DEFAULT 0,
 	-- of a finished future: when its timer would have run out
 	deadline_ts INTEGER NOT NULL DEFAULT 0,
@@ -99,7 +99,7 @@ CREATE TABLE IF NOT EXISTS futureserver_events (
 	failure_message BLOB NOT NULL DEFAULT x''
 ) STRICT;
 
--- One row: how often a server has opened this file, and how long they have run on it, ms.
+-- One row: how often a server has opened this file, and for how long servers have run on it, ms.
 CREATE TABLE IF NOT EXISTS futureserver_owner (
 	one INTEGER PRIMARY KEY CHECK (one = 1),
 	epoch INTEGER NOT NULL,

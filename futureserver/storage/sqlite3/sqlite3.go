@@ -1,5 +1,5 @@
-// Package sqlite3 keeps futures in a SQLite file of their own, so that no future waits behind the
-// roomserver's writes. One connection writes; others read beside it, which write-ahead logging allows.
+// Package sqlite3 keeps futures in their own SQLite file, so that they do not wait for the roomserver's writes. One
+// connection writes; others read at the same time, which write-ahead logging allows.
 package sqlite3
 
 import (
@@ -22,11 +22,11 @@ import (
 
 const readers = 4
 
-// Open opens the file that the connection string names, and creates it if need be; its folder must exist.
-// It is this process's alone until Close: beside it lies a lock file, which stays, for the operating system
-// drops the lock of a process that dies. The error wraps storage.ErrLocked if another server has it.
+// Open opens the file of the connection string. It creates the file if needed; its folder must exist. Open locks a file
+// beside it until Close, so that no other server can open it; the error then wraps storage.ErrLocked. The lock file is
+// never deleted: the operating system releases the lock when the process dies.
 //
-// The limits in the options do not apply.
+// The connection limits in opts are ignored.
 func Open(ctx context.Context, opts *config.DatabaseOptions) (storage.Database, error) {
 	path, err := sqlutil.ParseFileURI(opts.ConnectionString)
 	if err != nil {
@@ -52,7 +52,8 @@ func Open(ctx context.Context, opts *config.DatabaseOptions) (storage.Database, 
 	return shared.New(ctx, w, r)
 }
 
-// acquire locks a file beside the database, for SQLite's own locks do not survive a second descriptor.
+// acquire locks a file beside the database. A lock on the database file itself would be lost whenever SQLite closes
+// another descriptor of it.
 func acquire(path string) (*flock.Flock, error) {
 	lock := flock.New(path + ".lock")
 	ok, err := lock.TryLock()
@@ -68,10 +69,11 @@ func acquire(path string) (*flock.Flock, error) {
 	return lock, nil
 }
 
-// dsn names the file and the pragmas of each connection to it, in the words of both SQLite drivers: mattn's
-// wants _name=value, modernc's, used where there is no C compiler, _pragma=name(value). Each ignores the other's.
+// dsn returns the data source name: the file, and pragmas for each connection. It suits both SQLite drivers. mattn's
+// expects _name=value; modernc's, which is used without a C compiler, expects _pragma=name(value). Each ignores the
+// other's form.
 func dsn(path string, pragmas ...string) string {
-	q := url.Values{"_txlock": {"immediate"}} // a writer that waits for the lock is better than one that fails
+	q := url.Values{"_txlock": {"immediate"}} // take the write lock at BEGIN: a later upgrade of the lock could fail
 	pragmas = append(pragmas, "busy_timeout", "10000")
 	for i := 0; i < len(pragmas); i += 2 {
 		q.Set("_"+pragmas[i], pragmas[i+1])

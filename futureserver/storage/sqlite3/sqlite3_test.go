@@ -20,7 +20,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// What both databases promise is tested in test/storagetest; here is what only files have.
+// test/storagetest tests what both databases have in common. These tests are about files.
 
 func optionsFor(path string) *config.DatabaseOptions {
 	return &config.DatabaseOptions{ConnectionString: config.DataSource((&url.URL{Scheme: "file", Path: path}).String())}
@@ -30,8 +30,8 @@ func future() *api.Future {
 	return &api.Future{NID: 1, Secret: api.NewSecret(), UserID: "@alice:example.org", Content: []byte("{}")}
 }
 
-// In a bubble time stands still until every goroutine waits, and nothing may outlive it: the whole storage
-// must live and die inside.
+// In a synctest bubble, time advances only when every goroutine is blocked, and every goroutine must end before the bubble
+// does. The storage must work under these rules.
 func TestBubble(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "futureserver.db")
 	synctest.Test(t, func(t *testing.T) {
@@ -80,7 +80,7 @@ func TestPragmas(t *testing.T) {
 	}
 }
 
-// A file that has the transactions' column and the indexes of before is opened, and loses what costs time.
+// A file with the column and the indexes of an earlier version can be opened, and loses the old indexes.
 func TestOldIndexes(t *testing.T) {
 	opts := optionsFor(filepath.Join(t.TempDir(), "futureserver.db"))
 	for run := range 2 {
@@ -120,10 +120,9 @@ func change(t *testing.T, opts *config.DatabaseOptions, statements string) {
 	}
 }
 
-// TestKeepingIsCheap compares what it costs to look after a user whose events are too many, beside few and beside many
-// finished events of others.
+// TestKeepingIsCheap checks that the time to trim a user does not depend on how many finished events other users have.
 func TestKeepingIsCheap(t *testing.T) {
-	const each, few, many, factor = 10, 400, 40_000, 20 // a look at all of them is some hundred times as much
+	const each, few, many, factor = 10, 400, 40_000, 20 // a scan of all events would take about a hundred times as long
 	beside := func(others int) time.Duration {
 		db, err := Open(t.Context(), optionsFor(filepath.Join(t.TempDir(), "futureserver.db")))
 		if err != nil {
@@ -184,7 +183,7 @@ func TestRefusedPaths(t *testing.T) {
 	}
 }
 
-// A file that is no database must not be touched, and must not stay locked.
+// A file that is not a database must not be changed and must not stay locked.
 func TestNotADatabase(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "futureserver.db")
 	text := strings.Repeat("This is somebody's diary. ", 100)
@@ -204,8 +203,8 @@ func TestNotADatabase(t *testing.T) {
 	lock.Unlock()
 }
 
-// A second server that was let in because the lock file was removed takes the file over: the first one cannot write any
-// more, and finds out without writing.
+// If the lock file is removed, a second server can open the database. The first one can then no longer write, and Confirm
+// tells it so.
 func TestLockFileIsRemoved(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "futures.db")
 	first, err := Open(t.Context(), optionsFor(path))
@@ -217,7 +216,7 @@ func TestLockFileIsRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err = first.Confirm(t.Context()); err != nil {
-		t.Errorf("nobody else is there: %v", err)
+		t.Errorf("Confirm without a second server: %v", err)
 	}
 	second, err := Open(t.Context(), optionsFor(path))
 	if err != nil {
@@ -225,17 +224,17 @@ func TestLockFileIsRemoved(t *testing.T) {
 	}
 	defer second.Close()
 	if err = first.Confirm(t.Context()); !errors.Is(err, storage.ErrLockLost) {
-		t.Errorf("the first server is told %v", err)
+		t.Errorf("Confirm on the first server: %v", err)
 	}
 	if _, err = first.Commit(t.Context(), &storage.Batch{ForgetBefore: 1}); !errors.Is(err, storage.ErrLockLost) {
-		t.Errorf("the first server writes: %v", err)
+		t.Errorf("a commit on the first server: %v", err)
 	}
 	if _, err = second.Commit(t.Context(), &storage.Batch{ForgetBefore: 1}); err != nil {
 		t.Error(err)
 	}
 }
 
-// A file of the previous version is brought up to date, futures and all.
+// A file of the previous version is upgraded and keeps its futures.
 func TestOlderTables(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "futures.db")
 	db, err := Open(t.Context(), optionsFor(path))

@@ -15,10 +15,10 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage/shared"
 )
 
-// Parameters are ?1, ?2, ...: SQLite takes $2 for a name and numbers names as they appear.
+// Parameters are ?1, ?2, ... For SQLite $2 is a name, and names are numbered in the order in which they appear.
 const (
-	// A finished future's secret becomes NULL, and what is not allowed is ignored. INSERT ... SELECT ... WHERE would say
-	// it better, but SQLite makes a temporary table for each that reads the table it writes to.
+	// If a finished future has the secret, the value becomes NULL, which the column forbids, and OR IGNORE skips the row.
+	// INSERT ... SELECT ... WHERE would be clearer, but SQLite makes a temporary table if that reads the table it writes.
 	insertEvent = `
 INSERT OR IGNORE INTO futureserver_events (nid, secret, policy, timeout_ms, user_id, room_id, type, state_key, content,
 	group_id, created_ts, base, device_id, session_id, txn_id, origin_ts)
@@ -29,12 +29,12 @@ VALUES (?1, iif(EXISTS (SELECT 1 FROM futureserver_events WHERE secret = ?2 AND 
 INSERT INTO futureserver_timers (nid, state, policy, secret, deadline_ts, timeout_ms, key_hash, user_id, room_id, group_id)
 VALUES (?1, 1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)`
 
-	// One statement for all, fed with {"nid": deadline, ...}, is three times as fast as one for each.
+	// One statement for the batch, with the parameter {"nid": deadline, ...}, is three times as fast as one per future.
 	raiseAgain = `
 UPDATE futureserver_raised SET deadline_ts = e.value FROM json_each(?1) AS e
 WHERE nid = CAST(e.key AS INTEGER) AND deadline_ts < e.value`
 
-	// Only a future's first heartbeat looks for its timer, even if others of its batch are not the first.
+	// Only the first heartbeat of a future reads its timer, even if the batch has other heartbeats too.
 	raiseFirst = `
 INSERT INTO futureserver_raised (nid, deadline_ts)
 SELECT t.nid, e.value FROM json_each(?1) AS e CROSS JOIN futureserver_timers AS t ON t.nid = CAST(e.key AS INTEGER)
@@ -74,21 +74,21 @@ UPDATE futureserver_events SET state = ?2, finished_ts = ?3, failure_kind = ?4, 
 	finished_age = ?7 WHERE nid = ?1`
 )
 
-// A checkpoint writes a page once, however often the log has it, so a log of 40 MB makes less work than one of
-// 4 MB. What a statement may have to undo stays in memory: beyond 64 KB it would go to a file, which costs a batch
-// of deadlines or claims a quarter more. After a checkpoint the log's file is cut to 8 MB: it would stay as large as it ever
-// was.
+// A checkpoint writes each page once, however often it is in the log, so a log of 40 MB costs less than one of 4 MB.
+// temp_store keeps statement journals in memory: beyond 64 KB they would go to a file, and a batch of deadlines or
+// claims would cost a quarter more.
+// After a checkpoint the log file is cut to 8 MB; otherwise it would keep the largest size that it ever had.
 const pragmas = `
 PRAGMA wal_autocheckpoint = 10000;
 PRAGMA temp_store = MEMORY;
 PRAGMA journal_size_limit = 8388608;
 `
 
-// writer is the one connection that writes. Its statements run to their end whatever becomes of the
-// context: they take microseconds, and the driver would start a goroutine for each to watch it.
+// writer is the only connection that writes. Its statements ignore the context: they take microseconds, and the driver
+// would start a goroutine for each one to watch the context.
 type writer struct {
 	lock  *flock.Flock
-	db    *sql.DB // of one connection
+	db    *sql.DB // with one connection
 	epoch int64
 
 	insertEvent, insertTimer, raiseAgain, raiseFirst, set, setGrace, lowerAll, claim, lower, store, disarm, end, owner *sql.Stmt
@@ -96,9 +96,9 @@ type writer struct {
 
 var _ shared.Writer = (*writer)(nil)
 
-// newWriter opens the connection and makes the tables. It owns the lock from now on, even if it fails.
+// newWriter opens the connection and creates the tables. It takes ownership of the lock, also if it fails.
 func newWriter(ctx context.Context, path string, lock *flock.Flock) (*writer, error) {
-	// FULL, because what has been answered must survive a power cut: the driver's default in WAL mode is less.
+	// synchronous is FULL, because answered requests must survive a power cut.
 	db, err := sql.Open(sqlutil.SQLITE_DRIVER_NAME, dsn(path, "journal_mode", "WAL", "synchronous", "FULL"))
 	if err != nil {
 		return nil, errors.Join(err, lock.Unlock())
@@ -144,7 +144,8 @@ func (w *writer) Begin(ctx context.Context) (*sql.Tx, error) {
 	return tx, nil
 }
 
-// check reads the epoch: each server that opens the file counts it up, whatever has become of the lock file.
+// check reads the epoch. Each server that opens the file increments it, so this detects a second server even if somebody
+// has deleted the lock file.
 func (w *writer) check(row *sql.Row) error {
 	var epoch int64
 	err := row.Scan(&epoch)
@@ -224,7 +225,7 @@ func (w *writer) Set(_ context.Context, tx *sql.Tx, exact []storage.Extend) erro
 	return err
 }
 
-// deadlines is {"nid": deadline, ...}.
+// deadlines returns the JSON object {"nid": deadline, ...}.
 func deadlines(extends []storage.Extend) string {
 	object := []byte{'{'}
 	for i, e := range extends {
