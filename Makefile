@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: base help build run test interop demo soak mutants bench bench-quick lint vulns clean
+.PHONY: base help build run test interop demo soak kills mutants bench bench-quick lint fuzz vulns clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
 
@@ -49,6 +49,19 @@ demo: build ## Show futures at work, in half a minute
 soak: base ## Let twenty users live with futures for ten minutes while the server is killed, and judge it
 	@go test ./test/soak -count=1 -v -timeout 0 -soak 10m
 
+KILLS ?= 10000
+LIMIT ?= 1h
+kills: base ## Kill servers KILLS times in all, for LIMIT at most, judge each round, and go on where the last run ended
+	@mkdir -p .cache
+	if command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
+		dir=$$(mktemp -d)
+		trap 'test/postgres.sh stop "$$dir"; rm -rf "$$dir"' EXIT
+		settings=$$(test/postgres.sh start "$$dir")
+		eval "$$settings"
+	fi
+	go test ./test/crash -run TestKills -count=1 -timeout 0 -v -many $(KILLS) -limit $(LIMIT) \
+		-report "$$PWD/.cache/kills.jsonl" -revision "$$(git describe --always --dirty)"
+
 mutants: base ## Break the code line by line and check that the tests of the invariants notice
 	@go run ./test/mutants
 
@@ -64,12 +77,24 @@ bench: base ## Measure what futures cost, on SQLite and, if it is installed, Pos
 bench-quick: base ## The same smaller, on SQLite, in two minutes
 	@go run ./test/bench -quick
 
-lint: base ## Check the formatting, and what go vet knows
+lint: base ## Check the formatting, and what go vet and staticcheck know (staticcheck.conf)
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l)
 	if [ -n "$$unformatted" ]; then echo "Not formatted: $$unformatted"; exit 1; fi
+	(cd test/lint && GOWORK=off go build -o ../../.cache/ honnef.co/go/tools/cmd/staticcheck)
 	go vet ./...
+	.cache/staticcheck ./...
 	(cd test/clients/mautrix && GOWORK=off go vet .)
 	(cd test/vulns && GOWORK=off go vet .)
+
+# A number of inputs, not a time: at the end of a time Go's fuzzer fails by chance ("context deadline exceeded").
+FUZZ ?= 20000x
+
+fuzz: base ## Feed all that reads what others write with junk, some seconds each
+	@for package in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n 1 dirname | sort -u); do
+		for name in $$(grep -ho '^func Fuzz[A-Za-z]*' "$$package"/*_test.go | cut -c 6-); do
+			go test "./$$package" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ)
+		done
+	done
 
 vulns: base ## Compare the known advisories of all modules with docs/advisories.md
 	@cd test/vulns

@@ -64,6 +64,9 @@ func AddPublicRoutes(
 	calls := newBearerCalls(futures, fcfg)
 	tokens := newTokenHandler(calls)
 	management := &ManagementHandler{bearerCalls: calls, users: userAPI, open: fcfg.DelayedEvents.OpenManagement}
+	if remembered, ok := userAPI.(rememberedSessions); ok {
+		management.known = remembered
+	}
 	r.addFutures(tokens)
 	r.addDelayedEvents(management)
 

@@ -19,10 +19,13 @@ const (
 	paramGroup   = "future_group_id"
 )
 
+// sendFutureSpace is that of the transaction IDs of E1.
+const sendFutureSpace = "send_future"
+
 // generation0 returns the dialect of E1 and E2.
 func generation0(enabled bool) *dialect {
 	d := &dialect{
-		space:       "send_future",
+		space:       sendFutureSpace,
 		statePolicy: api.CancelOnNewerState,
 		read:        readFuture,
 		answer:      func(f *api.Future) any { return tokensOf(f) },

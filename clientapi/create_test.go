@@ -222,7 +222,8 @@ func TestCreateTransactions(t *testing.T) {
 	})
 	t.Run("2.5.3 equal state requests are two futures", func(t *testing.T) {
 		h := newHarness()
-		if h.put(state+"?future_timeout=10").body == h.put(state+"?future_timeout=10").body {
+		first, second := h.put(state+"?future_timeout=10"), h.put(state+"?future_timeout=10")
+		if first.body == second.body {
 			t.Error("the second got the tokens of the first")
 		}
 	})

@@ -272,7 +272,8 @@ func TestDelayedTransactions(t *testing.T) {
 	})
 	t.Run("gen1 3.3 state has no transactions", func(t *testing.T) {
 		h := newHarness()
-		if h.put(rooms+"state/m.room.topic"+delay10).delayID(t) == h.put(rooms+"state/m.room.topic"+delay10).delayID(t) {
+		first, second := h.put(rooms+"state/m.room.topic"+delay10), h.put(rooms+"state/m.room.topic"+delay10)
+		if first.delayID(t) == second.delayID(t) {
 			t.Error("the second request got the first delay_id")
 		}
 	})

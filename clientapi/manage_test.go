@@ -295,6 +295,12 @@ func TestManagementAllocations(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { h.management.ServeHTTP(w, req) }); n > 0 {
 		t.Errorf("%v allocations for one restart", n)
 	}
+	sessions := rememberedSessions{NewSessions(new(tokenUsers))}
+	h.management.users, h.management.known = sessions, sessions
+	req.Header.Set("Authorization", "Bearer alice")
+	if n := testing.AllocsPerRun(100, func() { h.management.ServeHTTP(w, req) }); n > 0 { // the first is not counted
+		t.Errorf("%v allocations for one restart with an access token", n)
+	}
 }
 
 type allManaged struct{ api.FutureInternalAPI }

@@ -105,7 +105,7 @@ func identify(req *http.Request, device *userapi.Device, d *dialect) (*api.Futur
 	if !f.Policy.Has(api.Managed) { // the event of others does not name its transaction (generation 2, 4.8)
 		f.TxnID = txnID
 	}
-	f.TxnKey = digest(d.space, device.AppserviceID, device.UserID, device.ID, f.RoomID, f.Type, txnID)
+	f.TxnKey = transactionKey(d.space, device, f.RoomID, f.Type, txnID)
 	return f, nil
 }
 
@@ -147,6 +147,20 @@ func readTimestamp(query url.Values, device *userapi.Device, f *api.Future) *uti
 
 // isText reports whether every database can store s as text and every client read it.
 func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+
+// WasFuture returns what tells whether a future has become an event with this transaction ID: it is then one of
+// /send_future. Other scheduled events do not name their transaction.
+func WasFuture(futures api.FutureInternalAPI) func(ctx context.Context, device *userapi.Device, room, eventType, txnID, eventID string) bool {
+	return func(ctx context.Context, device *userapi.Device, room, eventType, txnID, eventID string) bool {
+		key := transactionKey(sendFutureSpace, device, room, eventType, txnID)
+		f, err := futures.QueryFutureByTransaction(ctx, device.UserID, key)
+		return err == nil && f != nil && f.Event != nil && f.Event.ID == eventID
+	}
+}
+
+func transactionKey(space string, device *userapi.Device, room, eventType, txnID string) []byte {
+	return digest(space, device.AppserviceID, device.UserID, device.ID, room, eventType, txnID)
+}
 
 // digest hashes the parts so that no two different lists of parts hash alike.
 func digest(parts ...string) []byte {

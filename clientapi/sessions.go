@@ -73,6 +73,17 @@ func (r rememberedSessions) QueryAccessToken(ctx context.Context, req *userapi.Q
 	return err
 }
 
+// owner returns whose token it is, if that is remembered, else "". It allocates nothing.
+func (r rememberedSessions) owner(token string) string {
+	key := sha256.Sum256([]byte(token))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if known, ok := r.known[key]; ok && time.Now().Before(known.until) {
+		return known.device.UserID
+	}
+	return ""
+}
+
 // recall returns a copy of the device that is remembered, or nil, and how often anything has been forgotten.
 func (s *Sessions) recall(key [sha256.Size]byte) (*userapi.Device, int) {
 	s.mu.Lock()

@@ -36,14 +36,17 @@ type Options struct {
 	Registerer prometheus.Registerer
 	// Step is told of each step of a future's life. Tests stop the process there; nil otherwise.
 	Step func(string)
+	// Ready is closed when the rooms can take events: when everybody who reads what they put out is there. Nothing is
+	// sent before. nil if that is so already.
+	Ready <-chan struct{}
 	// Storm is told when more rooms have due events than may be in flight, and when that is over, in turn. The server
 	// waits for it.
 	Storm func(begins bool)
 }
 
 // NewInternalAPI opens the database, recovers the futures in it and starts. Timers run when it returns; what
-// became due while the server was down is sent at once, in order of the deadlines, unless it had a heartbeat: then that is
-// waited for until cfg.RestartGrace is over.
+// became due while the server was down is sent as soon as o.Ready is closed, in order of the deadlines, unless it had a
+// heartbeat: then that is waited for until cfg.RestartGrace is over.
 // It fails if another server uses the same database.
 func NewInternalAPI(ctx context.Context, cfg *config.FutureServer, room api.Room, o Options) (Server, error) {
 	db, err := openDatabase(ctx, &cfg.Database)
@@ -58,7 +61,7 @@ func NewInternalAPI(ctx context.Context, cfg *config.FutureServer, room api.Room
 		RoomsInFlight: max(1, cfg.RoomsInFlight),
 		Retention:     cfg.Retention,
 		KeepPerUser:   cfg.DelayedEvents.KeepPerUser,
-	}, db, room, internal.NewMetrics(o.Registerer), internal.Hooks{Step: o.Step, Storm: o.Storm})
+	}, db, room, internal.NewMetrics(o.Registerer), internal.Hooks{Step: o.Step, Ready: o.Ready, Storm: o.Storm})
 	if err != nil {
 		return nil, err
 	}

@@ -169,14 +169,9 @@ func (d *draft) membership() gomatrixserverlib.StateKeyTuple {
 	return gomatrixserverlib.StateKeyTuple{EventType: spec.MRoomMember, StateKey: d.proto.SenderID}
 }
 
-// tuples are the pieces of state that the event depends on.
+// tuples are the pieces of state that the event depends on, its sender's membership, and the one that it sets.
 func (d *draft) tuples() []gomatrixserverlib.StateKeyTuple {
-	return append(d.needed.Tuples(), d.ownTuples()...)
-}
-
-// ownTuples are the sender's membership and the piece of state that the event sets.
-func (d *draft) ownTuples() []gomatrixserverlib.StateKeyTuple {
-	tuples := []gomatrixserverlib.StateKeyTuple{d.membership()}
+	tuples := append(d.needed.Tuples(), d.membership())
 	if d.isState() {
 		tuples = append(tuples, d.key)
 	}
@@ -197,7 +192,7 @@ func (r *Room) snapshot(ctx context.Context, roomID string, tuples []gomatrixser
 	case !room.RoomExists:
 		return nil, unknownRoom()
 	case room.RoomVersion == gomatrixserverlib.RoomVersionPseudoIDs:
-		return nil, refuse(api.BadEvent, "futures are not possible in rooms of version %s", room.RoomVersion)
+		return nil, noPseudoIDs()
 	}
 	return &snapshot{room}, nil
 }

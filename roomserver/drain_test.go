@@ -135,7 +135,7 @@ func TestConsumerSurvivesRestartOfNATS(t *testing.T) {
 	if _, err := js.AddStream(&nats.StreamConfig{Name: stream, Retention: nats.InterestPolicy}); err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{T: t, cfg: &cfg, process: process.NewProcessContext(), js: js, room: NewRoom(&cfg, nil, nil, new(Gates))}
+	r := &rig{T: t, cfg: &cfg, process: process.NewProcessContext(), js: js, room: &Room{cfg: &cfg, gates: new(Gates)}}
 	c, f := r.consumer(), newFutures()
 	c.Start(f)
 	r.publish("!a:test", "purge_room", nil)

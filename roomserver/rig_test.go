@@ -71,7 +71,18 @@ func newRig(t *testing.T, dbType test.DBType) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &rig{t, cfg, proc, rsAPI, db, js, conn, NewRoom(cfg, rsAPI, db, new(Gates)), output}
+	r := &rig{t, cfg, proc, rsAPI, db, js, conn, nil, output}
+	r.forget()
+	return r
+}
+
+// forget does to r.room what a restart does.
+func (r *rig) forget() {
+	r.Helper()
+	var err error
+	if r.room, err = NewRoom(r.cfg, r.rsAPI, r.db, new(Gates)); err != nil {
+		r.Fatal(err)
+	}
 }
 
 // nobody is a federation without other servers.

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +30,8 @@ func wantRefusal(t *testing.T, what string, err error, want api.RefusalKind) {
 		t.Errorf("%s: got error %v, want a refusal: %v", what, err, want)
 	case want != 0 && refusal.Message == "":
 		t.Errorf("%s: the refusal says nothing", what)
+	case want != 0 && (strings.Contains(refusal.Message, "<nil>") || strings.Contains(refusal.Message, "%!")):
+		t.Errorf("%s: the refusal is no sentence: %s", what, refusal.Message)
 	}
 }
 
@@ -92,7 +95,11 @@ func TestAdmit(t *testing.T) {
 			wantRefusal(r.T, c.what, err, c.want)
 		}
 
-		_, err := NewRoom(r.cfg, pseudoIDs{r.rsAPI}, r.db, new(Gates)).Admit(r.Context(), text(alice, roomID))
+		room := &Room{cfg: r.cfg, rsAPI: pseudoIDs{r.rsAPI}, db: r.db, gates: new(Gates)}
+		_, err := room.Admit(r.Context(), state(alice, roomID, "m.room.name", "", `{}`))
+		wantRefusal(r.T, "pseudo-ID room", err, api.BadEvent)
+		r.exec("UPDATE roomserver_rooms SET room_version = $1 WHERE room_id = $2", string(gomatrixserverlib.RoomVersionPseudoIDs), roomID)
+		_, err = r.room.Admit(r.Context(), text(alice, roomID))
 		wantRefusal(r.T, "pseudo-ID room", err, api.BadEvent)
 	})
 }
@@ -104,6 +111,49 @@ func (p pseudoIDs) QueryLatestEventsAndState(ctx context.Context, req *rsapi.Que
 	err := p.RoomserverInternalAPI.QueryLatestEventsAndState(ctx, req, res)
 	res.RoomVersion = gomatrixserverlib.RoomVersionPseudoIDs
 	return err
+}
+
+// TestStanding compares the short look at a room with the roomserver's own.
+func TestStanding(t *testing.T) {
+	withDatabases(t, func(r *rig) {
+		alice, bob, eve, kicked := test.NewUser(r.T), test.NewUser(r.T), test.NewUser(r.T), test.NewUser(r.T)
+		roomID := r.create("10", alice, bob, kicked)
+		other := r.create("11", alice, eve)
+		keys := []string{"", "a", "b", alice.ID}
+		compare := func() {
+			r.Helper()
+			for _, room := range []string{roomID, other} {
+				for _, user := range []*test.User{alice, bob, eve, kicked} {
+					for _, kind := range []string{"com.example.seat", "com.example.other", "m.room.name", "m.room.member"} {
+						for _, key := range keys {
+							d, err := r.room.draft(state(user, room, kind, key, `{"membership":"join"}`))
+							if err != nil {
+								r.Fatal(err)
+							}
+							long, err := r.room.snapshot(r.Context(), room, d.tuples())
+							if err != nil {
+								r.Fatal(err)
+							}
+							want := standing{long.RoomVersion, long.hasSender(d) == nil, long.current(d).ID}
+							if got, err := r.room.standing(r.Context(), d); err != nil || got != want {
+								r.Fatalf("%s in %s, %s %q: %+v, %v; want %+v", user.ID, room, kind, key, got, err, want)
+							}
+						}
+					}
+				}
+			}
+		}
+		compare()
+		for i := range 40 { // enough for a snapshot of several blocks
+			for _, key := range keys[:3] {
+				r.send(state(alice, roomID, "com.example.seat", key, fmt.Sprintf(`{"i":%d}`, i)))
+			}
+		}
+		r.send(state(alice, roomID, "m.room.member", kicked.ID, `{"membership":"leave"}`))
+		r.send(state(alice, roomID, "m.room.member", eve.ID, `{"membership":"invite"}`))
+		r.send(state(bob, roomID, "m.room.member", bob.ID, `{"membership":"join","displayname":"Bob"}`))
+		compare()
+	})
 }
 
 func TestBaseAndCurrent(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
+	"github.com/matrix-org/dendrite/setup/jetstream"
 	"github.com/matrix-org/dendrite/test"
 )
 
@@ -26,7 +27,7 @@ func TestSoftFailure(t *testing.T) {
 		r.verdict(f, api.Refused)
 
 		// After a restart the row alone proves nothing; one more submission does.
-		r.room = NewRoom(r.cfg, r.rsAPI, r.db, new(Gates))
+		r.forget()
 		r.verdict(f, api.Unknown)
 		r.submit(f)
 
@@ -69,7 +70,7 @@ func TestRejection(t *testing.T) {
 			r.Fatal("the event was not rejected")
 		}
 		r.verdict(f, api.Refused)
-		r.room = NewRoom(r.cfg, r.rsAPI, r.db, new(Gates))
+		r.forget()
 		r.verdict(f, api.Refused)
 		r.levels(alice, roomID, "0")
 		r.verdict(f, api.Unknown) // the rejection may have been a passing fault
@@ -85,7 +86,7 @@ func TestHalfProcessed(t *testing.T) {
 		r.published(f.Event.ID)
 		// What a crash leaves between storing and publishing.
 		r.exec("UPDATE roomserver_events SET sent_to_output = $1 WHERE event_id = $2", false, f.Event.ID)
-		r.room = NewRoom(r.cfg, r.rsAPI, r.db, new(Gates))
+		r.forget()
 		r.verdict(f, api.Unknown)
 		r.levels(alice, roomID, "50")
 		r.verdict(f, api.Unknown)
@@ -96,6 +97,50 @@ func TestHalfProcessed(t *testing.T) {
 			r.Errorf("the event was published %d times", len(out))
 		}
 	})
+}
+
+// TestUnpublished has JetStream refuse the output of an event that the roomserver has stored. Until readers can know of
+// it, it is not in the room, whatever the database says; and the same event can still come, even one that could
+// not follow itself.
+func TestUnpublished(t *testing.T) {
+	withDatabases(t, func(r *rig) {
+		alice, bob := test.NewUser(r.T), test.NewUser(r.T)
+		roomID := r.create("10", alice, bob)
+		for _, f := range []*api.Future{
+			text(bob, roomID),
+			state(alice, roomID, "com.example.seat", "", `{"taken":true}`),
+			state(bob, roomID, "m.room.member", bob.ID, `{"membership":"leave"}`),
+		} {
+			r.build(f)
+			r.refuseOutput(true)
+			if err := r.room.Submit(r.Context(), []*api.Future{f}); err == nil {
+				r.Fatalf("%s: the event was published", f.Type)
+			}
+			r.verdict(f, api.Unknown)
+			r.refuseOutput(false)
+			r.submit(f)
+			r.verdict(f, api.Proved)
+			if out := r.published(f.Event.ID); len(out) != 1 {
+				r.Errorf("%s: the event was published %d times", f.Type, len(out))
+			}
+		}
+	})
+}
+
+// refuseOutput has JetStream take no more of what the roomserver publishes, or take it again.
+func (r *rig) refuseOutput(refuse bool) {
+	r.Helper()
+	info, err := r.js.StreamInfo(r.cfg.Global.JetStream.Prefixed(jetstream.OutputRoomEvent))
+	if err != nil {
+		r.Fatal(err)
+	}
+	info.Config.MaxMsgSize = -1
+	if refuse {
+		info.Config.MaxMsgSize = 1
+	}
+	if _, err := r.js.UpdateStream(&info.Config); err != nil {
+		r.Fatal(err)
+	}
 }
 
 func TestPurgedRoom(t *testing.T) {
@@ -133,7 +178,7 @@ func TestSubmitIsBounded(t *testing.T) {
 	alice := test.NewUser(t)
 	f := r.build(text(alice, r.create("10", alice)))
 	synctest.Test(t, func(t *testing.T) {
-		room, start := NewRoom(r.cfg, deaf{r.rsAPI}, r.db, new(Gates)), time.Now()
+		room, start := &Room{cfg: r.cfg, rsAPI: deaf{r.rsAPI}, db: r.db, gates: new(Gates)}, time.Now()
 		if err := room.Submit(context.Background(), []*api.Future{f}); err == nil {
 			t.Error("no error")
 		}

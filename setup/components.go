@@ -29,6 +29,7 @@ import (
 
 	south "github.com/matrix-org/dendrite/futures/roomserver"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
+	"github.com/matrix-org/dendrite/futures/setup/guard"
 )
 
 // components are Dendrite's, put together as its own monolith does it.
@@ -43,26 +44,19 @@ type components struct {
 	caches  *caching.Caches
 	gates   *south.Gates
 	metrics bool
+	started func() // to be called when all consumers of JetStream exist
 }
 
 // resolveStates gives Dendrite our state resolution for rooms of version 12.
 var resolveStates = sync.OnceFunc(func() { state.ResolveSets = south.NewResolver().Resolve })
 
-// newComponents starts all components. wrap may put something between the user API and whoever calls it. What
+// newComponents starts all components. check may refuse the roomserver's database before anybody uses it. wrap may put something between the user API and whoever calls it. What
 // makes Dendrite panic, such as a database or a NATS server that is not there, is an error here.
 func newComponents(
 	processCtx *process.ProcessContext, cfg *config.Dendrite, networks fconfig.Networks, metrics bool,
-	wrap func(userapis.UserInternalAPI) userapis.UserInternalAPI,
+	check func(*sql.DB) error, wrap func(userapis.UserInternalAPI) userapis.UserInternalAPI,
 ) (c *components, err error) {
-	defer func() {
-		switch reason := recover().(type) {
-		case nil:
-		case *logrus.Entry:
-			c, err = nil, fmt.Errorf("%s: %v", reason.Message, reason.Data[logrus.ErrorKey])
-		default:
-			panic(reason)
-		}
-	}()
+	defer asError(&err)
 	c = &components{
 		process: processCtx,
 		cm:      sqlutil.NewConnectionManager(processCtx, cfg.Global.DatabaseOptions),
@@ -74,7 +68,16 @@ func newComponents(
 	c.Config = cfg
 	c.FedClient, c.Client = newClients(cfg, networks)
 	cfg.UserAPI.PushGatewayDial = guardedDialer(networks).DialContext // users choose where gateways are, and gateways redirect
+	if c.roomDB, _, err = c.cm.Connection(&cfg.RoomServer.Database); err != nil {
+		return nil, err
+	}
+	if err := check(c.roomDB); err != nil {
+		return nil, err
+	}
 
+	if err := c.prepareJetStream(&cfg.Global.JetStream); err != nil {
+		return nil, err
+	}
 	resolveStates()
 	rooms := roomserver.NewInternalAPI(processCtx, cfg, c.cm, c.nats, c.caches, metrics)
 	complete := make(chan struct{})
@@ -89,14 +92,39 @@ func newComponents(
 	rooms.SetUserAPI(users)
 	c.RoomserverAPI, c.FederationAPI, c.UserAPI, c.AppserviceAPI = rooms, federation, users, services
 
-	c.js, c.conn = c.nats.Prepare(processCtx, &cfg.Global.JetStream)
-	c.roomDB, _, err = c.cm.Connection(&cfg.RoomServer.Database)
-	return c, err
+	return c, nil
+}
+
+// asError makes an error of what Dendrite panics with when it cannot start.
+func asError(err *error) {
+	switch reason := recover().(type) {
+	case nil:
+	case *logrus.Entry:
+		*err = fmt.Errorf("%s: %v", reason.Message, reason.Data[logrus.ErrorKey])
+	default:
+		panic(reason)
+	}
+}
+
+// prepareJetStream starts or connects to JetStream, and puts it in order before anybody uses it.
+func (c *components) prepareJetStream(cfg *config.JetStream) (err error) {
+	if len(cfg.Addresses) == 0 {
+		if err := guard.MendFolder(string(cfg.StoragePath)); err != nil {
+			return err
+		}
+	}
+	c.js, c.conn = c.nats.Prepare(c.process, cfg)
+	if c.started, err = guard.KeepMessages(c.js, cfg); err != nil {
+		return err
+	}
+	return guard.AlignConsumers(c.conn, c.js, cfg)
 }
 
 // addRoutes registers what all components answer to.
-func (c *components) addRoutes(routers httputil.Routers) error {
+func (c *components) addRoutes(routers httputil.Routers) (err error) {
+	defer asError(&err)
 	c.AddAllPublicRoutes(c.process, c.Config, routers, c.cm, c.nats, c.caches, c.metrics)
+	c.started()
 	if len(c.Config.MSCs.MSCs) == 0 {
 		return nil
 	}

@@ -128,28 +128,33 @@ func (g *gating) guard(routers httputil.Routers, ours map[*mux.Route]bool) error
 	for name := range gatedRoutes {
 		missing[name] = true
 	}
-	for _, router := range []*mux.Router{routers.Client, routers.DendriteAdmin} {
-		if err := router.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
-			name := routeName(route)
-			if rooms, ok := gatedRoutes[name]; ok && !ours[route] {
-				route.Handler(g.handler(rooms, route.GetHandler()))
-				delete(missing, name)
-			}
-			return nil
-		}); err != nil {
-			return err
+	wrapRoutes(routers, ours, func(name string, next http.Handler) http.Handler {
+		rooms, ok := gatedRoutes[name]
+		if !ok {
+			return next
 		}
-	}
+		delete(missing, name)
+		return g.handler(rooms, next)
+	})
 	if len(missing) > 0 {
 		return fmt.Errorf("Dendrite has no routes %v; the rooms' gates cannot be put before them", missing)
 	}
 	return nil
 }
 
+// wrapRoutes puts something before those of the routers' routes that are not in ours.
+func wrapRoutes(routers httputil.Routers, ours map[*mux.Route]bool, wrap func(name string, next http.Handler) http.Handler) {
+	for route := range routesOf(routers) {
+		if name := routeName(route); name != "" && !ours[route] {
+			route.Handler(wrap(name, route.GetHandler()))
+		}
+	}
+}
+
 // routesOf returns all routes that are registered.
 func routesOf(routers httputil.Routers) map[*mux.Route]bool {
 	routes := make(map[*mux.Route]bool)
-	for _, router := range []*mux.Router{routers.Client, routers.DendriteAdmin} {
+	for _, router := range []*mux.Router{routers.Client, routers.DendriteAdmin, routers.SynapseAdmin} {
 		_ = router.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
 			routes[route] = true
 			return nil

@@ -51,6 +51,8 @@ func inStorms() func(begins bool) {
 
 // ballast is counted by the garbage collector, which runs when the heap has doubled. It is never touched, so that it
 // takes no memory itself; the garbage that comes together meanwhile does.
+//
+//lint:ignore U1000 it is there for the collector
 var ballast []byte
 
 const ballastSize = 96 << 20

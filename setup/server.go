@@ -5,7 +5,9 @@
 package setup
 
 import (
+	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +28,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver"
 	"github.com/matrix-org/dendrite/futures/roomserver"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
+	"github.com/matrix-org/dendrite/futures/setup/guard"
 )
 
 // Options are what a server is started with.
@@ -43,7 +46,7 @@ type Options struct {
 	Local *Local
 	// Metrics registers Prometheus metrics in the default registry, which is possible once in a process.
 	Metrics bool
-	// Step is told of each step of a future's life, for tests that stop the process there.
+	// Step is told of each step of the start and of a future's life, for tests that stop the process there.
 	Step func(string)
 }
 
@@ -79,6 +82,9 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := verify(o.Dendrite, o.Futures); err != nil {
 		return nil, err
 	}
+	if o.Step == nil {
+		o.Step = func(string) {}
+	}
 	s := &Server{process: process.NewProcessContext(), stopping: make(chan struct{}), done: make(chan struct{})}
 	s.process.ComponentStarted() // until stopDendrite, so that nobody starts to count while it is waited for
 	defer func() {
@@ -100,22 +106,35 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.tracing, err = startReporting(s.process, o.Dendrite, o.Metrics); err != nil {
 		return nil, err
 	}
-	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
+	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, checkRooms(ctx, o), func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
 		s.sessions = clientapi.NewSessions(roomserver.WrapUserAPI(users, s.dropFutures))
 		return clientapi.NoteCallers(s.sessions)
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := s.startFutures(ctx, o); err != nil {
+	ready := make(chan struct{})
+	if err := s.startFutures(ctx, o, ready); err != nil {
 		return nil, fmt.Errorf("futureserver: %w", err)
 	}
+	o.Step("unread") // futures are there; not all consumers of the output are
 	if err := s.serve(o); err != nil {
 		return nil, err
 	}
 	s.surviveOutages()
+	// Dendrite creates the last consumers of the roomserver's output together with its routes. JetStream keeps a message
+	// only for consumers that exist: what a future had sent before would have been missing in /sync for ever.
+	close(ready)
 	minwinsvc.SetOnExit(s.stopService)
 	return s, nil
+}
+
+// checkRooms refuses a database with rooms that the server could not serve.
+func checkRooms(ctx context.Context, o Options) func(*sql.DB) error {
+	return func(db *sql.DB) error {
+		source := cmp.Or(o.Dendrite.RoomServer.Database.ConnectionString, o.Dendrite.Global.DatabaseOptions.ConnectionString)
+		return guard.CheckRoomVersions(ctx, db, source.IsSQLite(), o.Futures.IgnoreUnknownRooms)
+	}
 }
 
 // verify looks for mistakes in the configuration and fills in what depends on both parts of it.
@@ -133,10 +152,13 @@ func verify(cfg *config.Dendrite, futures *fconfig.FutureServer) error {
 }
 
 // startFutures starts the futureserver between its two adapters. The consumer is created first, so that no
-// state change goes unseen from before the first future on.
-func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
+// state change goes unseen from before the first future on. No future is sent before ready is closed.
+func (s *Server) startFutures(ctx context.Context, o Options, ready <-chan struct{}) (err error) {
 	c := s.components
-	room := roomserver.NewRoom(o.Dendrite, c.RoomserverAPI, c.roomDB, c.gates)
+	room, err := roomserver.NewRoom(o.Dendrite, c.RoomserverAPI, c.roomDB, c.gates)
+	if err != nil {
+		return err
+	}
 	if s.consumer, err = roomserver.NewConsumer(s.process, c.js, room); err != nil {
 		return err
 	}
@@ -145,7 +167,7 @@ func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
 		js := &o.Dendrite.Global.JetStream
 		return c.js.DeleteConsumer(js.Prefixed(jetstream.OutputRoomEvent), js.Durable(roomserver.ConsumerName))
 	}
-	options := futureserver.Options{Step: o.Step, Storm: inStorms()}
+	options := futureserver.Options{Step: o.Step, Ready: ready, Storm: inStorms()}
 	if o.Metrics {
 		options.Registerer = prometheus.DefaultRegisterer
 	}
@@ -181,6 +203,9 @@ func (s *Server) serve(o Options) error {
 	if err != nil {
 		return err
 	}
+	if err := guardTransactions(s.newTransactions(syncDB), routers, ours); err != nil {
+		return err
+	}
 	handler := clientapi.StateAfter(newHandler(o.Dendrite, routers), syncDB, s.components.UserAPI, s.components.RoomserverAPI)
 	if s.futures != nil {
 		handler = clientapi.ShowDelayIDs(s.futures, handler)
@@ -192,6 +217,18 @@ func (s *Server) serve(o Options) error {
 	}
 	s.front.serve(s.process.Context(), o, handler, s.finish)
 	return nil
+}
+
+// newTransactions knows what clients have been answered, before the start too.
+func (s *Server) newTransactions(syncDB *sql.DB) *guard.Transactions {
+	c := s.components
+	store := guard.Store{
+		Users: s.sessions.Remembered(), Conn: c.conn, JS: c.js, Config: &c.Config.Global.JetStream, SyncDB: syncDB,
+	}
+	if s.futures != nil {
+		store.Scheduled = clientapi.WasFuture(s.futures)
+	}
+	return guard.NewTransactions(s.process.Context(), store)
 }
 
 // dropFutures is called when an account has been deactivated.

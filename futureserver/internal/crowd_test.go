@@ -88,7 +88,6 @@ type crowdFuture struct {
 	secret    api.Secret
 	group     string
 	answered  bool // 200
-	refused   bool // an error other than those that leave it open
 	lower     time.Time
 	mayEnd    bool // somebody used a token that ends it, or ended its room or account
 	sendAsked bool

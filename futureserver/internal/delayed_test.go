@@ -2,6 +2,8 @@ package internal
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -96,4 +98,49 @@ func TestDelayedEvents(t *testing.T) {
 		}
 		b.after(time.Hour, 2)
 	})
+}
+
+// Who has too many delayed events reads that word.
+func TestTooManyDelayedEvents(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		for range testConfig().Delayed.MaxPerUser {
+			b.create(delayed(time.Hour))
+		}
+		_, err := b.PerformFutureCreation(b.Context(), delayed(time.Hour))
+		if _, ok := errors.AsType[*api.LimitError](err); !ok || !strings.Contains(err.Error(), "delayed events") {
+			t.Errorf("one too many: %v", err)
+		}
+	})
+}
+
+// What a client reads of a timer is the same after an orderly stop, at whatever fraction of a millisecond it began.
+func TestAStopMovesNoDeadline(t *testing.T) {
+	for _, fraction := range []time.Duration{0, 1, 300 * time.Microsecond, 999 * time.Microsecond} {
+		inBubble(t, func(b *bench) {
+			time.Sleep(fraction)
+			b.create(delayed(time.Hour))
+			refreshed := b.create(delayed(time.Hour))
+			if err := b.PerformDelayedEventAction(b.Context(), refreshed.GroupID, refreshed.UserID, api.Restart); err != nil {
+				b.Fatal(err)
+			}
+			deadlines := func() (ds []int64) {
+				fs, err := b.QueryFutures(b.Context(), api.Filter{UserID: refreshed.UserID})
+				if err != nil || len(fs) != 2 {
+					b.Fatalf("%d futures, %v", len(fs), err)
+				}
+				for _, f := range fs {
+					ds = append(ds, f.Deadline)
+				}
+				return ds
+			}
+			before := deadlines()
+			if err := b.Stop(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			b.start(testConfig())
+			if after := deadlines(); !slices.Equal(before, after) {
+				b.Errorf("%s into a millisecond: the deadlines were %d and are %d", fraction, before, after)
+			}
+		})
+	}
 }

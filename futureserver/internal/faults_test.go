@@ -72,6 +72,33 @@ func TestAWithdrawnFutureClosesNoName(t *testing.T) {
 	})
 }
 
+// the process dies right after a withdrawn future's row is gone: nothing is left of it, and the retry is new.
+func TestAWithdrawnFutureAfterACrash(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		if err := b.Stop(b.Context()); err != nil {
+			t.Fatal(err)
+		}
+		freezer := newFreezer()
+		b.startStepping(testConfig(), freezer.step)
+		freezer.arm("withdrawn")
+		time.AfterFunc(40*time.Second, b.holdCommits())
+		if _, err := b.PerformFutureCreation(b.Context(), inGroup(state(time.Hour, "k"), "mygroup")); err == nil {
+			t.Error("a future was answered that is not on disk")
+		}
+		<-freezer.frozen
+		b.crash(freezer)
+		b.start(testConfig())
+		if _, err := b.PerformFutureCreation(b.Context(), inGroup(state(2*time.Hour, "k"), "mygroup")); err != nil {
+			t.Errorf("the retry: %v", err)
+		}
+		time.Sleep(90 * time.Minute)
+		synctest.Wait()
+		if n := len(b.rooms.all()); n != 0 {
+			t.Errorf("%d events of the withdrawn future", n)
+		}
+	})
+}
+
 // the insert of a sibling and the claim of the group are in one transaction; the process dies right after it.
 func TestOneEventOfAGroupAfterACrash(t *testing.T) {
 	inBubble(t, func(b *bench) {
@@ -441,5 +468,35 @@ func TestARemovalIsDurableForWhatIsBeingCreated(t *testing.T) {
 		if c := b.QueryFutureCounts(b.Context()); c.Scheduled > 0 {
 			t.Errorf("the removal was durable, but %d future(s) of the account are scheduled", c.Scheduled)
 		}
+	})
+}
+
+// closingDatabase takes its time to close.
+type closingDatabase struct {
+	storage.Database
+	closed atomic.Bool
+}
+
+func (d *closingDatabase) Close() error {
+	time.Sleep(time.Second)
+	d.closed.Store(true)
+	return d.Database.Close()
+}
+
+// whoever has called Stop may open the database afterwards, also if somebody else had called it before.
+func TestTheSecondStopWaits(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		db := &closingDatabase{Database: b.db}
+		b.locked(func() { b.Server.db = db })()
+		var stops sync.WaitGroup
+		for range 2 {
+			stops.Go(func() {
+				if err := b.Stop(b.Context()); err != nil || !db.closed.Load() {
+					t.Errorf("Stop returned, the database is closed: %v, %v", db.closed.Load(), err)
+				}
+			})
+		}
+		stops.Wait()
+		b.start(testConfig())
 	})
 }

@@ -26,27 +26,23 @@ const (
 	giveUpAfter   = 24 * time.Hour // of trying without an answer from the room
 )
 
-// fire takes the jobs of one room as far as they go now, and returns those that have to go on later.
+// fire takes the jobs of one room as far as they go now, and returns those that have to go on later. From its look at the
+// room until its events are proved it is inside the room's gate, if need be over several attempts: whoever built
+// meanwhile would build beside them.
 func (s *Server) fire(jobs []job) (later []job) {
-	leave := func() {}
-	for i := range jobs {
-		if kept := jobs[i].leave; kept != nil {
-			leave, jobs[i].leave = kept, nil
-		}
-		jobs[i].pause = 0
-		if jobs[i].since == 0 {
-			jobs[i].since = s.clock.now()
-		}
-	}
-	if !jobs[0].claimed {
-		jobs, later, leave = s.prepare(jobs)
-	}
-	if len(jobs) == 0 {
-		leave()
-		return later
+	leave := s.beginAttempt(jobs)
+	ctx, cancel := context.WithTimeout(s.ctx, submitMost)
+	defer cancel()
+	jobs, later = s.load(ctx, jobs)
+	if len(jobs) > 0 && !jobs[0].claimed {
+		var rebuild, unwanted []job
+		leave = s.room.Enter(ctx, jobs[0].future.RoomID)
+		jobs, rebuild = s.build(ctx, jobs)
+		jobs, unwanted = s.claim(jobs)
+		later = slices.Concat(later, rebuild, unwanted)
 	}
 	unclear := s.deliver(jobs)
-	if len(unclear) > 0 { // the room may be about to take them in: whoever builds now would build beside them
+	if len(unclear) > 0 {
 		unclear[0].leave = leave
 	} else {
 		leave()
@@ -54,84 +50,25 @@ func (s *Server) fire(jobs []job) (later []job) {
 	return append(later, unclear...)
 }
 
-// prepare builds the events of jobs and claims them. What it has seen of the room stays true until leave is called.
-func (s *Server) prepare(jobs []job) (claimed, later []job, leave func()) {
-	ready, later, leave := s.build(jobs)
-	if len(ready) == 0 {
-		return nil, later, leave
-	}
-	s.hooks.Step("built")
-	claimed, rest := s.claim(ready)
-	if len(claimed) > 0 {
-		s.hooks.Step("claimed")
-	}
-	return claimed, append(later, rest...), leave
-}
-
-// wanted reports whether the job may still fire its future. Under the lock.
-func (s *Server) wanted(j *job) bool {
-	switch s.ledger.Ready(j.Ref, j.at, j.send != nil) {
-	case ledger.Ready:
-		return true
-	case ledger.Early:
-		s.rewind()
-	default:
-		j.answer(api.ErrGone)
-	}
-	return false
-}
-
-// build makes the events, without deciding anything. Those that could be made are ready, in the order in which
-// they build on each other.
-func (s *Server) build(jobs []job) (ready, later []job, leave func()) {
+// beginAttempt begins an attempt, and returns how to leave the gate in which the last one has stayed.
+func (s *Server) beginAttempt(jobs []job) (leave func()) {
 	leave = func() {}
-	ctx, cancel := context.WithTimeout(s.ctx, submitMost)
-	defer cancel()
-	jobs, later = s.stillWanted(jobs)
-	jobs, unread := s.load(ctx, jobs, s.refused)
-	later = append(later, unread...)
-	if len(jobs) == 0 {
-		return nil, later, leave
-	}
-	leave = s.room.Enter(ctx, jobs[0].future.RoomID)
-	for i, built := range s.room.Build(ctx, futures(jobs)) {
-		j := &jobs[i]
-		switch {
-		case built.Err != nil:
-			if !s.refused(j, built.Err) {
-				later = append(later, *j)
-			}
-		case built.Event == nil: // it comes when those before it are in the room
-			later = append(later, *j)
-		default:
-			j.future.Event = built.Event
-			ready = append(ready, *j)
-		}
-	}
-	return ready, later, leave
-}
-
-// stillWanted returns those jobs that may still fire. What several want at once is fired by the first; the others see
-// later what became of it.
-func (s *Server) stillWanted(jobs []job) (wanted, later []job) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	for i := range jobs {
 		j := &jobs[i]
-		switch {
-		case j.send != nil && j.send.ctx.Err() != nil: // nobody waits for it any more, and nothing has happened
-		case slices.ContainsFunc(wanted, func(first job) bool { return first.NID == j.NID }):
-			later = append(later, *j)
-		case s.wanted(j):
-			wanted = append(wanted, *j)
+		if j.leave != nil {
+			leave, j.leave = j.leave, nil
+		}
+		j.pause = 0
+		if j.since == 0 {
+			j.since = s.clock.now()
 		}
 	}
-	return wanted, later
+	return leave
 }
 
-// load reads the futures of jobs, unless they have them. Those that it cannot read are told to failed, and come
-// later if that does not end them.
-func (s *Server) load(ctx context.Context, jobs []job, failed func(*job, error) (over bool)) (loaded, later []job) {
+// load returns those jobs that may go on, with their futures, which it reads from disk unless they have them.
+func (s *Server) load(ctx context.Context, jobs []job) (loaded, later []job) {
+	jobs, later = s.stillWanted(jobs)
 	var nids []api.NID
 	for i := range jobs {
 		if jobs[i].future == nil {
@@ -146,11 +83,44 @@ func (s *Server) load(ctx context.Context, jobs []job, failed func(*job, error) 
 		}
 		if j.future != nil {
 			loaded = append(loaded, *j)
-		} else if !failed(j, err) {
+		} else if !s.refused(j, err) {
 			later = append(later, *j)
 		}
 	}
 	return loaded, later
+}
+
+// stillWanted returns those jobs that may still fire, or are claimed. What several want at once is fired by the first; the
+// others see later what became of it.
+func (s *Server) stillWanted(jobs []job) (wanted, later []job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range jobs {
+		j := &jobs[i]
+		switch {
+		case j.claimed:
+			wanted = append(wanted, *j)
+		case j.send != nil && j.send.ctx.Err() != nil: // nobody waits for it any more, and nothing has happened
+		case slices.ContainsFunc(wanted, func(first job) bool { return first.NID == j.NID }):
+			later = append(later, *j)
+		case s.wanted(j):
+			wanted = append(wanted, *j)
+		}
+	}
+	return wanted, later
+}
+
+// wanted reports whether the job may still fire its future. Under the lock.
+func (s *Server) wanted(j *job) bool {
+	switch s.ledger.Ready(j.Ref, j.at, j.send != nil) {
+	case ledger.Ready:
+		return true
+	case ledger.Early:
+		s.rewind()
+	default:
+		j.answer(api.ErrGone)
+	}
+	return false
 }
 
 // whole finds a live future among those read from disk.
@@ -171,49 +141,35 @@ func futures(jobs []job) []*api.Future {
 	return fs
 }
 
-// refused deals with an event that could not be built, and reports whether the job is over.
-func (s *Server) refused(j *job, err error) (over bool) {
-	refusal, final := errors.AsType[*api.Refusal](err)
-	switch {
-	case errors.Is(err, api.ErrNewerState):
-		s.conclude(j, api.Invalidated, nil)
-		j.answer(api.ErrGone)
-		return true
-	case j.send != nil:
-		j.answer(err) // the future and its group stay as they were
-		return true
-	case final:
-		s.logFailure(j.future, refusal)
-		s.conclude(j, api.Failed, refusal)
-		return true
+// build makes the events, without deciding anything. Those that could be made are ready, in the order in which
+// they build on each other.
+func (s *Server) build(ctx context.Context, jobs []job) (ready, later []job) {
+	for i, built := range s.room.Build(ctx, futures(jobs)) {
+		j := &jobs[i]
+		switch {
+		case built.Err != nil:
+			if !s.refused(j, built.Err) {
+				later = append(later, *j)
+			}
+		case built.Event == nil: // it comes when those before it are in the room
+			later = append(later, *j)
+		default:
+			j.future.Event = built.Event
+			ready = append(ready, *j)
+		}
 	}
-	return s.tryAgain(j, err)
-}
-
-// tryAgain says when, and gives up on a future that has had no answer from its room for a day: then the job is
-// over.
-func (s *Server) tryAgain(j *job, err error) (over bool) {
-	tried := s.clock.now() - j.since
-	if tried > giveUpAfter.Milliseconds() {
-		refusal := &api.Refusal{Kind: api.Internal, Message: "The server could not find out what the room says."}
-		s.logFailure(j.future, refusal)
-		s.conclude(j, api.Failed, refusal)
-		j.answer(refusal)
-		return true
+	if len(ready) > 0 {
+		s.hooks.Step("built")
 	}
-	// Not much longer than it has been tried, so that after an outage all goes on soon.
-	j.pause = min(backoff(j.attempt), time.Second+time.Duration(tried/8)*time.Millisecond)
-	j.attempt++
-	if j.attempt == 3 && s.ctx.Err() == nil {
-		logrus.WithError(err).WithField("future", int64(j.NID)).Warn("futureserver: a due event is stuck; it will be tried on")
-	}
-	s.metrics.retried.Inc()
-	return false
+	return ready, later
 }
 
 // claim decides: it claims the longest prefix that may still be sent, for each event builds on its predecessor. It
 // returns those whose claim is durable, and those that have to be built anew.
 func (s *Server) claim(jobs []job) (claimed, later []job) {
+	if len(jobs) == 0 {
+		return nil, nil
+	}
 	b, first, n := s.decideClaims(jobs)
 	jobs, later = jobs[:n], jobs[min(n+1, len(jobs)):] // the one in between is not wanted any more
 	if n == 0 {
@@ -236,6 +192,9 @@ func (s *Server) claim(jobs []job) (claimed, later []job) {
 			claimed = append(claimed, *j)
 		}
 	}
+	if len(claimed) > 0 {
+		s.hooks.Step("claimed")
+	}
 	return claimed, later
 }
 
@@ -256,12 +215,12 @@ func (s *Server) decideClaims(jobs []job) (b *batch, first, n int) {
 
 // deliver submits the claimed events and asks the room what became of them.
 func (s *Server) deliver(jobs []job) (later []job) {
+	if len(jobs) == 0 {
+		return nil
+	}
 	timeout := min(submitTimeout<<min(jobs[0].attempt, 4), submitMost) + time.Duration(len(jobs)-1)*submitEach
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()
-	if jobs, later = s.load(ctx, jobs, s.tryAgain); len(jobs) == 0 { // what was claimed before a restart
-		return later
-	}
 	fs := futures(jobs)
 	for _, f := range fs {
 		s.delayIDs.submit(f)
@@ -309,6 +268,46 @@ func (s *Server) forgetClaim(j *job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ledger.Forget(j.Ref)
+}
+
+// refused deals with an event that could not be built, and reports whether the job is over.
+func (s *Server) refused(j *job, err error) (over bool) {
+	refusal, final := errors.AsType[*api.Refusal](err)
+	switch {
+	case errors.Is(err, api.ErrNewerState):
+		s.conclude(j, api.Invalidated, nil)
+		j.answer(api.ErrGone)
+		return true
+	case j.send != nil:
+		j.answer(err) // the future and its group stay as they were
+		return true
+	case final:
+		s.logFailure(j.future, refusal)
+		s.conclude(j, api.Failed, refusal)
+		return true
+	}
+	return s.tryAgain(j, err)
+}
+
+// tryAgain says when, and gives up on a future that has had no answer from its room for a day: then the job is
+// over.
+func (s *Server) tryAgain(j *job, err error) (over bool) {
+	tried := s.clock.now() - j.since
+	if tried > giveUpAfter.Milliseconds() {
+		refusal := &api.Refusal{Kind: api.Internal, Message: "The server could not find out what the room says."}
+		s.logFailure(j.future, refusal)
+		s.conclude(j, api.Failed, refusal)
+		j.answer(refusal)
+		return true
+	}
+	// Not much longer than it has been tried, so that after an outage all goes on soon.
+	j.pause = min(backoff(j.attempt), time.Second+time.Duration(tried/8)*time.Millisecond)
+	j.attempt++
+	if j.attempt == 3 && s.ctx.Err() == nil {
+		logrus.WithError(err).WithField("future", int64(j.NID)).Warn("futureserver: a due event is stuck; it will be tried on")
+	}
+	s.metrics.retried.Inc()
+	return false
 }
 
 // logFailure is the operator's line for each future that fails.

@@ -23,6 +23,11 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 	if hooks.Step == nil {
 		hooks.Step = func(string) {}
 	}
+	if hooks.Ready == nil {
+		ready := make(chan struct{})
+		close(ready)
+		hooks.Ready = ready
+	}
 	if hooks.Storm == nil {
 		hooks.Storm = func(bool) {}
 	}
@@ -51,6 +56,7 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 		db.Close()
 		return nil, fmt.Errorf("futureserver: reading the futures: %w", err)
 	}
+	hooks.Step("recovered")
 	m.observe(s)
 	s.loops.Add(4)
 	go s.run()

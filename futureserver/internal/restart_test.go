@@ -78,14 +78,46 @@ func TestRestartGraceIsGivenOnce(t *testing.T) {
 // startSkewed starts a server whose wall clock can be set.
 func (b *bench) startSkewed(cfg Config, skew *atomic.Int64) {
 	b.Helper()
-	db, err := openTestDatabase(b.path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	hooks := Hooks{Skew: func() time.Duration { return time.Duration(skew.Load()) }}
-	if b.Server, err = New(b.Context(), cfg, db, b.rooms, NewMetrics(nil), hooks); err != nil {
-		b.Fatal(err)
-	}
+	b.startWith(cfg, Hooks{Skew: func() time.Duration { return time.Duration(skew.Load()) }})
+}
+
+// Until the rooms are ready nothing is sent to them: neither what is overdue, nor what was claimed before, nor what somebody
+// asks to be sent. Then all of it is.
+func TestNothingIsSentBeforeReady(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.create(message(time.Second))
+		asked := b.create(message(time.Hour))
+		freezer := newFreezer()
+		if err := b.Stop(b.Context()); err != nil {
+			t.Fatal(err)
+		}
+		b.startStepping(testConfig(), freezer.step)
+		claimed := b.create(inGroup(message(time.Hour), "claimed"))
+		freezer.arm("claimed")
+		go b.PerformTokenAction(b.Context(), claimed.Token(api.SendToken)) //nolint:errcheck // it ends with the crash
+		synctest.Wait()
+		b.crash(freezer)
+
+		ready := make(chan struct{})
+		b.startWith(testConfig(), Hooks{Ready: ready})
+		go b.PerformTokenAction(b.Context(), asked.Token(api.SendToken)) //nolint:errcheck // seen by its event
+		b.after(10*time.Second, 0)
+		close(ready)
+		b.after(time.Second, 3)
+	})
+}
+
+// A server that was never told to begin stops like any other.
+func TestStopBeforeReady(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		if err := b.Stop(b.Context()); err != nil {
+			t.Fatal(err)
+		}
+		b.startWith(testConfig(), Hooks{Ready: make(chan struct{})})
+		if err := b.Stop(b.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // A clock that is fast for a minute makes nothing older: what has ended is remembered.

@@ -33,8 +33,9 @@ type Limits = ledger.Limits
 
 // Hooks are told what happens. They may be nil.
 type Hooks struct {
-	Step  func(string) // each step of a future's life; tests stop the process there
-	Storm func(bool)   // whether rooms wait because as many as may be are in flight; called when that changes, in order
+	Step  func(string)    // each step of a future's life; tests stop the process there
+	Ready <-chan struct{} // nothing is sent before it is closed; nil if all is ready
+	Storm func(bool)      // whether rooms wait because as many as may be are in flight; called when that changes, in order
 
 	Skew func() time.Duration // by how much the wall clock was set since the start; tests set it
 }
@@ -68,6 +69,7 @@ type Server struct {
 	storm     bool // rooms wait because as many as may be are in flight
 	stormed   chan struct{}
 
+	begun    bool  // rooms may have their turns
 	stopping bool  // nothing new is accepted
 	over     bool  // and nothing is begun any more
 	failed   error // why the server cannot go on

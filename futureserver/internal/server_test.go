@@ -51,11 +51,16 @@ func (b *bench) start(cfg Config) {
 // startStepping starts a server that tells of its steps.
 func (b *bench) startStepping(cfg Config, step func(string)) {
 	b.Helper()
+	b.startWith(cfg, Hooks{Step: step})
+}
+
+func (b *bench) startWith(cfg Config, hooks Hooks) {
+	b.Helper()
 	db, err := openTestDatabase(b.path)
 	if err != nil {
 		b.Fatal(err)
 	}
-	if b.Server, err = New(b.Context(), cfg, db, b.rooms, NewMetrics(nil), Hooks{Step: step}); err != nil {
+	if b.Server, err = New(b.Context(), cfg, db, b.rooms, NewMetrics(nil), hooks); err != nil {
 		b.Fatal(err)
 	}
 }
@@ -197,7 +202,7 @@ func TestQueries(t *testing.T) {
 		if err != nil || len(list) != 3 || list[0].NID != soon.NID || list[1].NID != late.NID || list[2].NID != action.NID {
 			b.Fatalf("%v, %v", list, err)
 		}
-		if left := time.UnixMilli(list[0].Deadline).Sub(time.Now()); left != time.Minute {
+		if left := time.Until(time.UnixMilli(list[0].Deadline)); left != time.Minute {
 			b.Errorf("the list shows %v to go", left)
 		}
 		if n, err := b.PerformAdminCancellation(b.Context(), api.Filter{NID: soon.NID}); n != 1 || err != nil {

@@ -19,6 +19,7 @@ func transaction(key string, f *api.Future) *api.Future {
 
 // holdCommits keeps the database from finishing what it is given from now on, until release.
 func (b *bench) holdCommits() (release func()) {
+	synctest.Wait() // the writer may be at work, as it is once a minute
 	gate := make(chan struct{})
 	whole := b.db
 	b.mu.Lock() // the writer takes its batch under the lock

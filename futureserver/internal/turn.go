@@ -104,6 +104,12 @@ func (h *readyHeap) Pop() any {
 // run turns the wheel: the only goroutine that does.
 func (s *Server) run() {
 	defer s.loops.Done()
+	select {
+	case <-s.hooks.Ready:
+	case <-s.stopRun:
+		return
+	}
+	s.begin()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	alarm := newAlarm()
@@ -122,6 +128,13 @@ func (s *Server) run() {
 		timer.Reset(max(0, pause))
 		alarm.set(pause)
 	}
+}
+
+// begin lets the rooms have their turns.
+func (s *Server) begin() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun = true
 }
 
 // dispatchDue starts what is due, when all of it is in its queue: it goes out in order. It returns when to look again.
@@ -191,7 +204,7 @@ func (s *Server) offer(rm *room) {
 
 // dispatch starts as many rooms as may be in flight. Under the lock.
 func (s *Server) dispatch() {
-	for s.inFlight < s.cfg.RoomsInFlight && len(s.ready) > 0 && !s.stopping {
+	for s.begun && s.inFlight < s.cfg.RoomsInFlight && len(s.ready) > 0 && !s.stopping {
 		rm := heap.Pop(&s.ready).(*room)
 		rm.busy = true
 		jobs := rm.take(s.ready)
@@ -199,7 +212,7 @@ func (s *Server) dispatch() {
 		s.work.Go(func() { s.advance(rm, jobs, landed) })
 	}
 	s.metrics.waiting(len(s.ready))
-	if storm := len(s.ready) > 0 && !s.stopping; storm != s.storm {
+	if storm := s.begun && len(s.ready) > 0 && !s.stopping; storm != s.storm {
 		s.storm = storm
 		notify(s.stormed)
 	}

@@ -133,10 +133,7 @@ func (s *Server) gather() (more bool) {
 // Only an insert may fail, for nobody has been told of it yet.
 func (s *Server) commit(b *batch) {
 	s.hooks.Step("commit")
-	defer s.hooks.Step("committed")
-	if len(b.Ends) > 0 {
-		defer s.hooks.Step("finalised")
-	}
+	defer s.written(b)
 	err := s.transact(b, &b.Batch)
 	if err == nil {
 		return
@@ -187,6 +184,27 @@ func (s *Server) insertSingly(b *batch, err error) {
 		}
 		b.failed[i] = errors.Join(errNotStored, err)
 	}
+}
+
+// written tells which steps the batch was.
+func (s *Server) written(b *batch) {
+	if len(b.Ends) > 0 {
+		s.hooks.Step("finalised")
+	}
+	if len(b.Undos) > 0 {
+		s.hooks.Step("withdrawn")
+	}
+	if n := len(b.Extends); n > 0 { // a batch rarely has several kinds
+		switch last := b.Extends[n-1]; {
+		case last.Grace:
+			s.hooks.Step("graced")
+		case last.Exact:
+			s.hooks.Step("exact")
+		default:
+			s.hooks.Step("raised")
+		}
+	}
+	s.hooks.Step("committed")
 }
 
 func (s *Server) turnedAway(a *ledger.Arrival) error {

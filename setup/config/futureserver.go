@@ -56,6 +56,8 @@ type FutureServer struct {
 	MaxConnectionsPerAddress int `yaml:"max_connections_per_address"`
 	// SQLiteWAL switches Dendrite's own SQLite files to write-ahead logging at start. The files stay so.
 	SQLiteWAL bool `yaml:"sqlite_wal"`
+	// IgnoreUnknownRooms lets the server start although its database has rooms of versions that it does not know.
+	IgnoreUnknownRooms bool `yaml:"ignore_unknown_rooms"`
 }
 
 // DelayedEvents are the policies for generations 1 and 2.

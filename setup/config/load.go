@@ -73,6 +73,8 @@ func (c *FutureServer) fields(r *reader) fields {
 		"trusted_proxies":             r.prefixes(&c.TrustedProxies),
 		"max_connections_per_address": r.integer(&c.MaxConnectionsPerAddress, 0, 1_000_000),
 		"sqlite_wal":                  r.boolean(&c.SQLiteWAL),
+
+		"ignore_unknown_rooms": r.boolean(&c.IgnoreUnknownRooms),
 	}
 }
 

@@ -64,7 +64,7 @@ func heartbeat(s *scene) {
 	}
 	s.has(0, "x")
 	event := s.sees("x")
-	if early := last.Add(timeout).Sub(time.Now()); early > 0 {
+	if early := time.Until(last.Add(timeout)); early > 0 {
 		s.Errorf("it came %s too early", early)
 	}
 	if ts := event.Get("origin_server_ts").Int(); ts < last.Add(timeout).UnixMilli() {

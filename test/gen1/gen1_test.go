@@ -79,7 +79,7 @@ func scheduling() []requirement {
 func message(s *rig.Scene) {
 	before := time.Now()
 	r := s.Alice.Delay(s.Room, "send/m.room.message/t1", rig.Text("x"), soon)
-	if id := s.ID(r); strings.ContainsFunc(id, func(r rune) bool { return strings.IndexRune(".-_~", r) < 0 && (r < '0' || r > 'z') }) || len(id) < 20 {
+	if id := s.ID(r); strings.ContainsFunc(id, func(r rune) bool { return !strings.ContainsRune(".-_~", r) && (r < '0' || r > 'z') }) || len(id) < 20 {
 		s.Errorf("the delay_id is %q", id)
 	}
 	s.Has(0, "x")
@@ -174,7 +174,7 @@ func transaction(s *rig.Scene) {
 		s.Errorf("the transactions of /send are the same: %s", sent.Body)
 	}
 	s.Has(1, "x", "y", "z")
-	if s.State("test", "", "s", later) == s.State("test", "", "s", later) {
+	if first, second := s.State("test", "", "s", later), s.State("test", "", "s", later); first == second {
 		s.Error("state has transactions")
 	}
 }

@@ -119,7 +119,7 @@ func message(s *rig.Scene) {
 		body, before := fmt.Sprint("x", i), time.Now()
 		id := s.ID(put(s, version, "m.room.message", delayed(body, soon)))
 		if len(id) > 255 || strings.ContainsFunc(id, func(r rune) bool {
-			return strings.IndexRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-", r) < 0
+			return !strings.ContainsRune("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~-", r)
 		}) {
 			s.Errorf("3.2: the delay_id is %q", id)
 		}

@@ -208,6 +208,7 @@ func TestFirstEventOnTheWire(t *testing.T) {
 		room.Message(c.bob, "history")
 	}
 	c.alice.Join(room.ID, c.f.Name)
+	c.alice.WaitFor(room.ID, func(e gjson.Result) bool { return e.Get("state_key").Str == c.alice.ID }, patience)
 	from, found := "", false
 	for range 20 {
 		query := url.Values{"dir": {"b"}, "limit": {"10"}}

@@ -222,11 +222,11 @@ func (m *meeting) state(key string) gjson.Result {
 	return m.alice.GetState(m.room, m.stateType(key), key)
 }
 
-// consistent reports whether the last event in the timeline that sets the key is the current state. The timeline may be
-// a moment late.
+// consistent reports whether the last event in the timeline that sets the key is the current state, sooner or later: on a busy
+// machine the timeline is behind.
 func (m *meeting) consistent(key string) bool {
 	m.Helper()
-	for end := time.Now().Add(time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		r := m.alice.Do(http.MethodGet, rig.Path("rooms", m.room, "state", m.stateType(key), key), url.Values{"format": {"event"}}, nil)
 		var last gjson.Result
 		for _, event := range m.alice.Timeline(m.room) {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/dendrite/setup/config"
 
@@ -27,6 +28,9 @@ type launch struct {
 
 	Step string // crash at this step
 	N    int    // when it is passed for the Nth time
+
+	PauseAt string // a step that takes long
+	Pause   time.Duration
 }
 
 func (l launch) env() string {
@@ -58,7 +62,7 @@ func serve(order string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	bomb := &bomb{armed: map[string]int{l.Step: l.N}}
+	bomb := &bomb{armed: map[string]int{l.Step: l.N}, pauseAt: l.PauseAt, pause: l.Pause}
 	server, err := start(ctx, l, bomb)
 	if err != nil {
 		return err
@@ -107,10 +111,16 @@ func address(scheme, hostPort string) config.ServerAddress {
 type bomb struct {
 	mu    sync.Mutex
 	armed map[string]int // passages left before the step is the last
+
+	pauseAt string
+	pause   time.Duration
 }
 
-// pass is called at each step of a future's life.
+// pass is called at each step of the start and of a future's life.
 func (b *bomb) pass(step string) {
+	if step == b.pauseAt {
+		time.Sleep(b.pause)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if n := b.armed[step]; n > 1 {

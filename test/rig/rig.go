@@ -123,6 +123,16 @@ func (s *Server) TryStart() error {
 	}
 }
 
+// StartAndKill starts the server after it has ended and kills it after the given time, wherever it has come to by then.
+func (s *Server) StartAndKill(after time.Duration) {
+	s.t.Helper()
+	if err := s.spawn(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.WaitExit(after)
+	s.Kill()
+}
+
 // StartProgram starts another Dendrite, such as the stock one, with the configuration and the data of a server that
 // has ended, and returns when it answers requests. CrashAt does nothing in that life.
 func (s *Server) StartProgram(path string) {
@@ -230,6 +240,11 @@ func (s *Server) CrashAt(step string, n int) {
 	case <-time.After(armTime):
 		s.t.Fatal("the server does not take orders")
 	}
+}
+
+// PauseAt lets the server rest whenever it passes the named step, from its next start on.
+func (s *Server) PauseAt(step string, pause time.Duration) {
+	s.launch.PauseAt, s.launch.Pause = step, pause
 }
 
 // WaitExit waits until the server has ended, and reports whether it did in the time.

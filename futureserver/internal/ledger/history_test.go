@@ -23,7 +23,7 @@ import (
 // a history takes some microseconds. Each follows from its number.
 
 var (
-	histories    = flag.Int("ledger.histories", 20_000, "random histories of the ledger")
+	histories    = flag.Int("ledger.histories", 100_000, "random histories of the ledger")
 	firstHistory = flag.Int("ledger.first", 0, "the number of the first one")
 )
 

@@ -205,3 +205,40 @@ func waitFor(t *testing.T, db *sql.DB, condition string) {
 	}
 	t.Fatal("waited in vain for: " + condition)
 }
+
+// TestOlderTables opens tables as the first version made them, with a live and a finished future in them.
+func TestOlderTables(t *testing.T) {
+	b := setup(t)
+	b.commit(t)
+	b.commit(t)
+	end := &storage.Batch{Ends: []storage.End{{NID: 2, State: api.Cancelled, At: 5}}}
+	if _, err := b.db.Commit(t.Context(), end); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.admin.Exec(`
+ALTER TABLE futureserver_timers DROP COLUMN grace_ts;
+ALTER TABLE futureserver_events DROP COLUMN finished_age;
+ALTER TABLE futureserver_owner DROP COLUMN age_ms;
+DROP TABLE futureserver_raised;
+CREATE INDEX futureserver_events_finished_ts_idx ON futureserver_events (finished_ts) WHERE finished_ts > 0`); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time there is nothing to add
+		db := storagetest.MustOpen(t, b.opts)
+		fs, err := db.LoadAll(t.Context(), []api.NID{1, 2})
+		if err != nil || len(fs) != 2 || fs[0].State != api.Scheduled || fs[1].State != api.Cancelled {
+			t.Fatalf("the futures are %+v, %v", fs, err)
+		}
+		timers := 0
+		last, err := db.Scan(t.Context(), func(*storage.Timer) error { timers++; return nil })
+		if err != nil || timers != 1 || last != 2 {
+			t.Fatalf("%d timers, the last future is %d, %v", timers, last, err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

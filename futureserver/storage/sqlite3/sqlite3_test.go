@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -116,6 +117,41 @@ func change(t *testing.T, opts *config.DatabaseOptions, statements string) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestKeepingIsCheap compares what it costs to look after a user whose events are too many, beside few and beside many
+// finished events of others.
+func TestKeepingIsCheap(t *testing.T) {
+	const each, few, many, factor = 10, 400, 40_000, 20 // a look at all of them is some hundred times as much
+	beside := func(others int) time.Duration {
+		db, err := Open(t.Context(), optionsFor(filepath.Join(t.TempDir(), "futureserver.db")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		var b storage.Batch
+		for i := range others {
+			f := future()
+			f.NID, f.Secret, f.UserID, f.Policy = api.NID(i+1), api.NewSecret(), fmt.Sprintf("@%d:test", i/each), api.Managed
+			b.Inserts = append(b.Inserts, f)
+			b.Ends = append(b.Ends, storage.End{NID: f.NID, State: api.Cancelled, At: 1})
+		}
+		if _, err := db.Commit(t.Context(), &b); err != nil {
+			t.Fatal(err)
+		}
+		best := time.Hour
+		for range 10 {
+			start := time.Now()
+			if _, err := db.Commit(t.Context(), &storage.Batch{KeepPerUser: each, Trims: []api.NID{1}}); err != nil {
+				t.Fatal(err)
+			}
+			best = min(best, time.Since(start))
+		}
+		return best
+	}
+	if cheap, dear := beside(few), beside(many); dear > factor*cheap {
+		t.Errorf("one batch takes %s with %d finished events and %s with %d", cheap, few, dear, many)
 	}
 }
 

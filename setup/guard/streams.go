@@ -1,0 +1,100 @@
+package guard
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/matrix-org/dendrite/setup/config"
+	"github.com/nats-io/nats.go"
+	"github.com/sirupsen/logrus"
+)
+
+// The faults: (1) After a full disk and a crash nats-server 2.11 may start a stream again at 0, while its consumers keep
+// their position: they swallow as many messages as they had ever processed. A client's sends got no answer until the 47th,
+// after 40 earlier ones. (2) What a consumer had in hand when the server was killed JetStream delivers again only after
+// the consumer's AckWait: clients saw an event up to 30 s late, and a room's own input could wait for 5 min 10 s.
+// How they were reproduced: TestFullDisk and TestInHand. They can go when nats-server checks consumers against their
+// stream at start, and when Dendrite releases at start what its consumers had in hand.
+
+const releaseWait = 2 * time.Second // for JetStream to confirm
+
+// AlignConsumers compares all durable consumers with their streams: one that is ahead of its stream is created anew, and
+// what one had in hand is to be delivered again at once. Call it while KeepMessages keeps the messages, and before any
+// of Dendrite's components starts.
+func AlignConsumers(conn *nats.Conn, js nats.JetStreamContext, cfg *config.JetStream) error {
+	for _, name := range streamNames() {
+		name = cfg.Prefixed(name)
+		var consumers []*nats.ConsumerInfo // all of them first: JetStream lists page by page
+		for consumer := range js.Consumers(name) {
+			consumers = append(consumers, consumer)
+		}
+		stream, err := js.StreamInfo(name)
+		if err != nil {
+			return fmt.Errorf("looking at the JetStream stream %s: %w", name, err)
+		}
+		if len(consumers) < stream.State.Consumers {
+			return fmt.Errorf("JetStream lists %d of the %d consumers of %s", len(consumers), stream.State.Consumers, name)
+		}
+		for _, consumer := range consumers {
+			if err := align(conn, js, stream, consumer); err != nil {
+				return fmt.Errorf("the JetStream consumer %s of %s: %w", consumer.Name, name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func align(conn *nats.Conn, js nats.JetStreamContext, stream *nats.StreamInfo, c *nats.ConsumerInfo) error {
+	if c.Config.Durable == "" {
+		if c.Config.DeliverSubject == "" || c.PushBound {
+			return nil
+		}
+		// Of a process that is gone. For some seconds JetStream would keep messages for it, and a stop would wait for them.
+		if err := js.DeleteConsumer(c.Stream, c.Name); !errors.Is(err, nats.ErrConsumerNotFound) {
+			return err
+		}
+		return nil
+	}
+	last := stream.State.LastSeq
+	if ahead := max(c.AckFloor.Stream, c.Delivered.Stream); ahead > last {
+		logrus.Warnf("JetStream's stream %s has restarted: its consumer %s stood at message %d, the last one is %d. It starts anew",
+			c.Stream, c.Name, ahead, last)
+		return recreate(js, c)
+	}
+	if c.NumAckPending > 0 {
+		return redeliver(conn, c)
+	}
+	return nil
+}
+
+// recreate makes the consumer anew at the beginning of its stream. The stream's messages are all younger than what the
+// consumer has seen.
+func recreate(js nats.JetStreamContext, c *nats.ConsumerInfo) error {
+	if err := js.DeleteConsumer(c.Stream, c.Name); err != nil {
+		return err
+	}
+	_, err := js.AddConsumer(c.Stream, &c.Config)
+	return err
+}
+
+// redeliver refuses what the consumer had in hand, on behalf of the process that is gone. JetStream passes over those
+// numbers that are not in hand.
+func redeliver(conn *nats.Conn, c *nats.ConsumerInfo) error {
+	var last string
+	for seq := c.AckFloor.Stream + 1; seq <= c.Delivered.Stream; seq++ {
+		// The subject to which a message's receiver answers.
+		last = fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.0.0", c.Stream, c.Name, seq, c.Delivered.Consumer)
+		if err := conn.Publish(last, []byte("-NAK")); err != nil {
+			return err
+		}
+	}
+	if _, err := conn.Request(last, []byte("-NAK"), releaseWait); errors.Is(err, nats.ErrTimeout) {
+		logrus.Warnf("JetStream may deliver what %s had in hand only after %s", c.Name, c.Config.AckWait)
+		return nil
+	} else if err != nil {
+		return err
+	}
+	logrus.Infof("JetStream delivers %d messages again that its consumer %s had in hand", c.NumAckPending, c.Name)
+	return nil
+}

@@ -1,0 +1,298 @@
+package guard
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/gorilla/mux"
+	"github.com/matrix-org/dendrite/clientapi/auth"
+	"github.com/matrix-org/dendrite/internal/httputil"
+	userapi "github.com/matrix-org/dendrite/userapi/api"
+	"github.com/matrix-org/util"
+	"github.com/sirupsen/logrus"
+	"github.com/tidwall/gjson"
+)
+
+// The fault: Dendrite remembers a transaction only when it has answered it, and only in memory. The same PUT twice at a
+// time sent two events (eight requests: eight events), and so did a repeat after a restart. How it was reproduced:
+// test/transactions. It can go when Dendrite keeps transactions as the specification wants them, restarts included.
+
+const (
+	// remembered is how long a transaction is remembered at least, unless mostAnswers are given in that time.
+	remembered  = 30 * time.Minute
+	mostAnswers = 250_000 // in each of two generations, about 30 MB
+	// longest is how long a request may take, whether or not its client waits. A client that has gone comes again.
+	longest = 2 * time.Minute
+)
+
+// Transactions answers a request whose transaction ID was used before as the first one was answered. The scope of a
+// transaction ID is the session of an access token, and the endpoint with all that its path names.
+//
+// What this process has answered is in memory. What the server answered before its start is read from where it lies
+// anyway, see recall.go; sending costs no write more. Only messages to devices leave no trace, so for these a record
+// is written.
+//
+// Transactions of scheduled events are not here: the futureserver keeps them itself.
+type Transactions struct {
+	store Store
+
+	recalled  chan struct{} // closed when what was before the start is known
+	recalling sync.Mutex    // one at a time is enough
+
+	mu         sync.Mutex
+	young, old map[key]answer
+	since      time.Time // of young
+	running    map[key]chan struct{}
+	unsure     map[key]bool // failed, perhaps only after the event was on its way
+}
+
+// key identifies a transaction.
+type key [16]byte
+
+// answer is what a transaction was answered with, if that was a success.
+type answer struct {
+	eventID string // "" where there is none
+	before  bool   // the start of this process
+}
+
+// transaction is what a request says of itself.
+type transaction struct {
+	endpoint   Endpoint
+	user       string
+	session    int64
+	room, what string // what is an event type, or an event that is redacted
+	id         string
+}
+
+func (t transaction) key() (k key) {
+	var buf []byte
+	for _, part := range []string{string(t.endpoint), t.user, t.room, t.what, t.id} {
+		buf = binary.AppendUvarint(buf, uint64(len(part)))
+		buf = append(buf, part...)
+	}
+	sum := sha256.Sum256(binary.AppendVarint(buf, t.session))
+	copy(k[:], sum[:])
+	return k
+}
+
+// Endpoint is what a transaction ID belongs to.
+type Endpoint string
+
+// The endpoints that take transaction IDs.
+const (
+	Send     Endpoint = "send"
+	Redact   Endpoint = "redact"
+	ToDevice Endpoint = "sendToDevice"
+	Notice   Endpoint = "send_server_notice"
+)
+
+// NewTransactions begins to read what was answered before the start; requests wait for it.
+func NewTransactions(ctx context.Context, store Store) *Transactions {
+	t := &Transactions{
+		store: store, recalled: make(chan struct{}), since: time.Now(),
+		young: map[key]answer{}, old: map[key]answer{}, running: map[key]chan struct{}{}, unsure: map[key]bool{},
+	}
+	go func() {
+		defer close(t.recalled)
+		if err := store.openRecords(); err != nil {
+			logrus.WithError(err).Warn("Transactions of messages to devices will be forgotten at the next restart")
+		}
+		if err := t.recall(ctx, mostPages); err != nil {
+			logrus.WithError(err).Warn("Some transactions of the time before this start are not known; their repeats are sent again")
+		}
+	}()
+	return t
+}
+
+// Handler puts t before a route of Dendrite's.
+func (t *Transactions) Handler(endpoint Endpoint, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodOptions {
+			next.ServeHTTP(w, req)
+			return
+		}
+		device, refusal := auth.VerifyUserFromRequest(req, t.store.Users)
+		vars, err := httputil.URLDecodeMapValues(mux.Vars(req))
+		if refusal != nil || err != nil { // Dendrite says so
+			next.ServeHTTP(w, req)
+			return
+		}
+		t.serve(w, req, device, read(endpoint, device, vars), next)
+	})
+}
+
+func read(endpoint Endpoint, device *userapi.Device, vars map[string]string) transaction {
+	return transaction{
+		endpoint: endpoint, user: device.UserID, session: device.SessionID,
+		room: vars["roomID"], what: vars["eventType"] + vars["eventID"], id: vars["txnID"] + vars["txnId"],
+	}
+}
+
+func (t *Transactions) serve(w http.ResponseWriter, req *http.Request, device *userapi.Device, tx transaction, next http.Handler) {
+	k := tx.key()
+	for {
+		a, known, err := t.begin(req.Context(), k)
+		if err != nil {
+			return // the client has gone
+		}
+		if !known {
+			break
+		}
+		if !a.before || !t.store.wasScheduled(req.Context(), device, tx, a.eventID) {
+			a.write(w)
+			return
+		}
+		t.forget(k)
+	}
+	// It goes on if the client does not wait: nobody else could tell whether the event has been sent.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), longest)
+	defer cancel()
+	res := response{header: http.Header{}}
+	defer func() { t.end(ctx, tx, k, &res) }()
+	next.ServeHTTP(&res, req.WithContext(ctx))
+	res.pass(w)
+}
+
+// begin returns the answer that the transaction has got. Otherwise the caller has to carry it out, and to call end.
+// While another request carries it out, begin waits.
+func (t *Transactions) begin(ctx context.Context, k key) (a answer, known bool, err error) {
+	select {
+	case <-t.recalled:
+	case <-ctx.Done():
+		return a, false, ctx.Err()
+	}
+	t.mu.Lock()
+	for {
+		if a, known = t.lookUp(k); known {
+			t.mu.Unlock()
+			return a, true, nil
+		}
+		other, busy := t.running[k]
+		if !busy {
+			break
+		}
+		t.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return a, false, ctx.Err()
+		}
+		t.mu.Lock()
+	}
+	t.running[k] = make(chan struct{})
+	unsure := t.unsure[k]
+	delete(t.unsure, k)
+	t.mu.Unlock()
+	if unsure {
+		return t.lookAgain(ctx, k)
+	}
+	return a, false, nil
+}
+
+// lookAgain is begin for a transaction that has failed.
+func (t *Transactions) lookAgain(ctx context.Context, k key) (answer, bool, error) {
+	t.recalling.Lock()
+	err := t.recall(ctx, lookAgainPages)
+	t.recalling.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	a, known := t.lookUp(k)
+	if err != nil && !known {
+		logrus.WithError(err).Warn("A transaction has failed, and nobody can say how far it got; its repeat is sent again")
+	}
+	if known {
+		close(t.running[k])
+		delete(t.running, k)
+	}
+	return a, known, nil
+}
+
+// lookUp is called under the lock.
+func (t *Transactions) lookUp(k key) (answer, bool) {
+	if a, ok := t.young[k]; ok {
+		return a, true
+	}
+	a, ok := t.old[k]
+	return a, ok
+}
+
+func (t *Transactions) forget(k key) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.young, k)
+	delete(t.old, k)
+}
+
+// end notes what came of a transaction, and lets others go on that wait for it.
+func (t *Transactions) end(ctx context.Context, tx transaction, k key, res *response) {
+	if res.status == http.StatusOK && tx.endpoint == ToDevice {
+		if err := t.store.record(ctx, k); err != nil {
+			logrus.WithError(err).Warn("A transaction will be forgotten at the next restart")
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case res.status == http.StatusOK:
+		t.remember(k, answer{eventID: gjson.GetBytes(res.body, "event_id").Str})
+	case (res.status == 0 || res.status >= http.StatusInternalServerError) && len(t.unsure) < mostAnswers:
+		t.unsure[k] = true
+	}
+	close(t.running[k])
+	delete(t.running, k)
+}
+
+// remember is called under the lock.
+func (t *Transactions) remember(k key, a answer) {
+	if now := time.Now(); now.Sub(t.since) > remembered || len(t.young) >= mostAnswers {
+		t.young, t.old, t.since = make(map[key]answer), t.young, now
+		clear(t.unsure)
+	}
+	t.young[k] = a
+}
+
+// write repeats an answer as Dendrite gives it.
+func (a answer) write(w http.ResponseWriter) {
+	body := []byte("{}")
+	if a.eventID != "" {
+		body, _ = json.Marshal(map[string]string{"event_id": a.eventID}) // strings always can
+	}
+	util.SetCORSHeaders(w)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusOK)
+	w.Write(body) //nolint:errcheck // the client may have gone
+}
+
+// response keeps an answer, which is short, until it is known whether it is remembered.
+type response struct {
+	header http.Header
+	status int // 0: none yet
+	body   []byte
+}
+
+func (r *response) Header() http.Header { return r.header }
+
+func (r *response) WriteHeader(status int) { r.status = status }
+
+func (r *response) Write(data []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	r.body = append(r.body, data...)
+	return len(data), nil
+}
+
+func (r *response) pass(w http.ResponseWriter) {
+	for name, values := range r.header {
+		w.Header()[name] = values
+	}
+	if r.status != 0 {
+		w.WriteHeader(r.status)
+	}
+	w.Write(r.body) //nolint:errcheck // the client may have gone
+}
