@@ -114,6 +114,9 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.health.notify = s.manager.notify
+	if o.Metrics {
+		registerMetrics(prometheus.DefaultRegisterer, s.health)
+	}
 	if err := s.serve(o); err != nil {
 		return nil, err
 	}
