@@ -178,6 +178,9 @@ func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
 func (s *Server) serve(o Options) error {
 	routers := newRouters(s.process, o.Dendrite)
 	tokens, management := clientapi.AddPublicRoutes(routers, o.Dendrite, o.Futures, s.futures, s.sessions.Remembered())
+	if o.Metrics {
+		prometheus.MustRegister(tokens.Answers())
+	}
 	ours := routesOf(routers)
 	if err := s.components.addRoutes(routers); err != nil {
 		return err
