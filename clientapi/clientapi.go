@@ -40,6 +40,7 @@ type routes struct {
 	client *mux.Router
 	users  userapi.QueryAcccessTokenAPI
 	cfg    *fconfig.FutureServer
+	*answers
 }
 
 const get, put, post, options = http.MethodGet, http.MethodPut, http.MethodPost, http.MethodOptions
@@ -60,8 +61,8 @@ func AddPublicRoutes(
 	}
 	exempt := cfg.ClientAPI.RateLimiting.ExemptUserIDs
 	h := &handlers{futures, newUserLimit(fcfg.RateLimits.Create, exempt), newUserLimit(fcfg.RateLimits.Token, exempt)}
-	r := routes{h, routers.Client, userAPI, fcfg}
 	calls := newBearerCalls(futures, fcfg)
+	r := routes{h, routers.Client, userAPI, fcfg, calls.answers}
 	tokens := newTokenHandler(calls)
 	management := &ManagementHandler{bearerCalls: calls, users: userAPI, open: fcfg.DelayedEvents.OpenManagement}
 	if remembered, ok := userAPI.(rememberedSessions); ok {
@@ -80,7 +81,7 @@ func AddPublicRoutes(
 
 // auth wraps a handler for users with an access token, guests among them.
 func (r *routes) auth(name string, f func(*http.Request, *userapi.Device) util.JSONResponse) http.Handler {
-	return limitBody(httputil.MakeAuthAPI(name, r.users, f, httputil.WithAllowGuests()))
+	return limitBody(httputil.MakeAuthAPI(name, r.users, r.counted(name, f), httputil.WithAllowGuests()))
 }
 
 // addFutures registers generation 0 (docs/gen0-requirements.md, section 2).

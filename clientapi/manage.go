@@ -62,10 +62,10 @@ func (h *ManagementHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) 
 		fault = h.do(req, call)
 	}
 	if fault == nil {
-		writeDone(w)
+		h.answers.finish(w, managementCalls)
 		return
 	}
-	writeJSON(w, *fault)
+	h.answers.refuse(w, managementCalls, *fault)
 }
 
 // read finds out who wants what of which delayed event.

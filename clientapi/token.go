@@ -30,6 +30,7 @@ type TokenHandler struct {
 // bearerCalls is what calls by token and by delay_id have in common: knowing it is the credential.
 type bearerCalls struct {
 	futures api.FutureInternalAPI
+	answers *answers
 	valid   *limiter[api.Token]  // calls with a valid one, for each
 	invalid *limiter[netip.Addr] // calls with others, for each source address
 	missed  *limiter[string]     // likewise, for each user who has logged in
@@ -40,6 +41,7 @@ type bearerCalls struct {
 func newBearerCalls(futures api.FutureInternalAPI, cfg *fconfig.FutureServer) *bearerCalls {
 	return &bearerCalls{
 		futures: futures,
+		answers: newAnswers(),
 		valid:   newLimiter[api.Token](cfg.RateLimits.Token),
 		invalid: newLimiter[netip.Addr](cfg.RateLimits.InvalidToken),
 		missed:  newLimiter[string](cfg.RateLimits.Token),
@@ -106,15 +108,15 @@ func (h *TokenHandler) use(w http.ResponseWriter, req *http.Request) {
 	})
 	switch {
 	case retry > 0 && err == nil:
-		writeJSON(w, limited("This token is used too often", retry))
+		h.answers.refuse(w, tokenCalls, limited("This token is used too often", retry))
 	case retry > 0:
-		writeJSON(w, limited("Too many unknown tokens", retry))
+		h.answers.refuse(w, tokenCalls, limited("Too many unknown tokens", retry))
 	case errors.Is(err, api.ErrGone):
-		writeJSON(w, respond(err))
+		h.answers.refuse(w, tokenCalls, respond(err))
 	case err != nil:
-		writeJSON(w, bearerFailure(req, err))
+		h.answers.refuse(w, tokenCalls, bearerFailure(req, err))
 	default:
-		writeDone(w)
+		h.answers.finish(w, tokenCalls)
 	}
 }
 

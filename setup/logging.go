@@ -24,25 +24,30 @@ func dendriteVersion() string {
 	return fmt.Sprintf("%d.%d.%d", internal.VersionMajor, internal.VersionMinor, internal.VersionPatch)
 }
 
-// commit names the commit that the program was built from, if the build knows.
+// commit is revision for people.
 func commit() string {
+	if r := revision(); r != "" {
+		return " (commit " + r + ")"
+	}
+	return ""
+}
+
+// revision names the commit that the program was built from, "" if the build does not know.
+func revision() (name string) {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return ""
 	}
-	revision, modified := "", ""
+	modified := ""
 	for _, setting := range info.Settings {
 		switch {
 		case setting.Key == "vcs.revision":
-			revision = setting.Value[:min(12, len(setting.Value))]
+			name = setting.Value[:min(12, len(setting.Value))]
 		case setting.Key == "vcs.modified" && setting.Value == "true":
-			modified = ", modified"
+			modified = "-modified"
 		}
 	}
-	if revision == "" {
-		return ""
-	}
-	return " (commit " + revision + modified + ")"
+	return name + modified
 }
 
 // StartLogging sets up the process's log as the configuration says. With stderrOnly it goes to standard

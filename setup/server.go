@@ -126,6 +126,9 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.health.notify = s.manager.notify
+	if o.Metrics {
+		registerMetrics(prometheus.DefaultRegisterer, s.health)
+	}
 	if err := s.serve(o); err != nil {
 		return nil, err
 	}
@@ -202,6 +205,9 @@ func (s *Server) serve(o Options) error {
 	routers := newRouters(s.process, o.Dendrite)
 	s.routers = routers
 	tokens, management := clientapi.AddPublicRoutes(routers, o.Dendrite, o.Futures, s.futures, s.sessions.Remembered())
+	if o.Metrics {
+		prometheus.MustRegister(tokens.Answers())
+	}
 	ours := routesOf(routers)
 	if err := s.components.addRoutes(routers); err != nil {
 		return err

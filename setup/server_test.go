@@ -11,6 +11,7 @@ import (
 
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/test"
+	"github.com/sirupsen/logrus"
 
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
@@ -27,6 +28,10 @@ func options(t *testing.T, dir string) Options {
 
 func start(t *testing.T, o Options) *Server {
 	t.Helper()
+	// Each server listens to the log for the last words of a reader, and would hold those of a later server's.
+	logger := logrus.StandardLogger()
+	hooks := logger.ReplaceHooks(make(logrus.LevelHooks))
+	t.Cleanup(func() { logger.ReplaceHooks(hooks) })
 	s, err := Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)

@@ -207,7 +207,7 @@ func (s *Server) decideClaims(jobs []job) (b *batch, first, n int) {
 	for first = len(b.Claims); n < len(jobs) && s.wanted(&jobs[n]); n++ {
 		late := s.ledger.Claim(jobs[n].Ref, jobs[n].future.Event, now, &b.Changes)
 		if jobs[n].send == nil {
-			s.metrics.late(late)
+			s.metrics.late(min(late, now.Now-s.clock.start.UnixMilli())) // downtime is not lateness
 		}
 	}
 	return b, first, n
@@ -240,6 +240,9 @@ func (s *Server) deliver(jobs []job) (later []job) {
 		case api.Proved:
 			s.hooks.Step("proved")
 			s.conclude(j, api.Sent, nil)
+			if j.send == nil {
+				s.metrics.delivered(s.clock.now() - j.due)
+			}
 			j.answer(nil)
 		case api.Refused:
 			refusal := &api.Refusal{Kind: api.Forbidden, Message: "The room does not accept the event."}

@@ -12,7 +12,7 @@ import (
 type Metrics struct {
 	scheduled, refreshed, retried, sent, cancelled, invalidated, discarded prometheus.Counter
 	failed                                                                 *prometheus.CounterVec
-	lateness, batchRows, batchSeconds                                      prometheus.Histogram
+	lateness, delivery, batchRows, batchSeconds                            prometheus.Histogram
 	roomsWaiting                                                           prometheus.Gauge
 	registry                                                               prometheus.Registerer
 }
@@ -31,7 +31,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Namespace: "dendrite", Subsystem: "futureserver", Name: "failed_total",
 			Help: "Futures that the room refused when they were due.",
 		}, []string{"reason"}),
-		lateness: histogram("lateness_seconds", "From a future's deadline to its claim.",
+		lateness: histogram("lateness_seconds", "From a future's deadline, or the server's start if that was later, to its claim.",
+			prometheus.ExponentialBuckets(0.001, 2, 18)),
+		delivery: histogram("delivery_seconds", "From a future's deadline, or the server's start if that was later, to the proof that its event is in its room.",
 			prometheus.ExponentialBuckets(0.001, 2, 18)),
 		batchRows:    histogram("commit_rows", "Rows written by one transaction.", prometheus.ExponentialBuckets(1, 4, 8)),
 		batchSeconds: histogram("commit_seconds", "Duration of one transaction.", prometheus.ExponentialBuckets(0.0005, 2, 14)),
@@ -41,9 +43,12 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}),
 		registry: r,
 	}
+	for kind := api.Forbidden; kind <= api.Internal; kind++ {
+		m.failed.WithLabelValues(kind.String()) // a series that is born with the first failure hides it from increase()
+	}
 	if r != nil {
 		r.MustRegister(m.scheduled, m.refreshed, m.retried, m.sent, m.cancelled, m.invalidated, m.discarded,
-			m.failed, m.lateness, m.batchRows, m.batchSeconds, m.roomsWaiting)
+			m.failed, m.lateness, m.delivery, m.batchRows, m.batchSeconds, m.roomsWaiting)
 	}
 	return m
 }
@@ -71,6 +76,10 @@ func (m *Metrics) observe(s *Server) {
 			Help: "Live futures by state.", ConstLabels: prometheus.Labels{"state": state},
 		}, func() float64 { return float64(get(s.QueryFutureCounts(s.ctx))) }))
 	}
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "dendrite", Subsystem: "futureserver", Name: "overdue_seconds",
+		Help: "How long the oldest due event has waited for its room, or since the server's start if that was later.",
+	}, func() float64 { return s.overdue().Seconds() }))
 	gauge("scheduled", func(c api.Counts) int { return c.Scheduled })
 	gauge("sending", func(c api.Counts) int { return c.Sending })
 }
@@ -92,6 +101,8 @@ func (m *Metrics) ended(state api.State, refusal *api.Refusal) {
 }
 
 func (m *Metrics) late(ms int64) { m.lateness.Observe(float64(ms) / 1000) }
+
+func (m *Metrics) delivered(ms int64) { m.delivery.Observe(float64(ms) / 1000) }
 
 func (m *Metrics) committed(rows int, took time.Duration) {
 	m.batchRows.Observe(float64(rows))

@@ -115,6 +115,8 @@ func TestNames(t *testing.T) {
 	}{
 		{"setting", "setup/config/load.go", regexp.MustCompile(`(?m)^\t{2,3}"([a-z_]+)": +r\.`), "docs/operations.md", "$"},
 		{"metric", "futureserver/internal/metrics.go", regexp.MustCompile(`(?:counter\(|histogram\(|Name: )"([a-z_]+)"`), "docs/operations.md", "dendrite_futureserver_$"},
+		{"metric", "setup/metrics.go", regexp.MustCompile(`gauge\("([a-z_]+)"`), "docs/operations.md", "dendrite_futureserver_$"},
+		{"endpoint", "clientapi/answers.go", regexp.MustCompile(`= "([a-z_]+)"\n`), "docs/operations.md", "`$`"},
 		{"refusal", "futureserver/api/errors.go", regexp.MustCompile(`case \w+:\n\t\treturn "([a-z_]+)"`), "docs/operations.md", "`$`"},
 		{"flag", "cmd/dendrite/main.go", regexp.MustCompile(`flag\.\w+\("([a-z-]+)"`), "docs/operations.md", "`-$`"},
 		{"flag", "cmd/dendrite-admin/main.go", regexp.MustCompile(`flags\.\w+\("([a-z-]+)"`), "docs/operations.md", "`-$`"},
