@@ -22,6 +22,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/futures/clientapi"
+	"github.com/matrix-org/dendrite/futures/clientapi/rtc"
 	"github.com/matrix-org/dendrite/futures/futureserver"
 	"github.com/matrix-org/dendrite/futures/roomserver"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
@@ -54,6 +55,7 @@ type Server struct {
 	sessions   *clientapi.Sessions
 	consumer   *roomserver.Consumer
 	futures    futureserver.Server // nil if switched off
+	rtc        *rtc.Service
 	front      *front
 	tracing    io.Closer
 	unlock     func()
@@ -103,6 +105,8 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.rtc = newRTC(s.components, o)
+	go s.rtc.Run(s.process.Context())
 	if err := s.startFutures(ctx, o); err != nil {
 		return nil, fmt.Errorf("futureserver: %w", err)
 	}
@@ -150,6 +154,7 @@ func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	s.futures = futures
+	s.consumer.WatchMembers(s.rtc)
 	s.consumer.Start(futures)
 	go func() {
 		<-futures.Done()
@@ -164,6 +169,7 @@ func (s *Server) startFutures(ctx context.Context, o Options) (err error) {
 func (s *Server) serve(o Options) error {
 	routers := newRouters(s.process, o.Dendrite)
 	tokens, management := clientapi.AddPublicRoutes(routers, o.Dendrite, o.Futures, s.futures, s.sessions.Remembered())
+	s.rtc.AddRoutes(routers)
 	ours := routesOf(routers)
 	if err := s.components.addRoutes(routers); err != nil {
 		return err
@@ -176,7 +182,7 @@ func (s *Server) serve(o Options) error {
 	if err != nil {
 		return err
 	}
-	handler := clientapi.StateAfter(newHandler(o.Dendrite, routers), syncDB, s.components.UserAPI, s.components.RoomserverAPI)
+	handler := clientapi.StateAfter(newHandler(o, routers, s.rtc.Legacy()), syncDB, s.components.UserAPI, s.components.RoomserverAPI)
 	if s.futures != nil {
 		handler = clientapi.ShowDelayIDs(s.futures, handler)
 	}

@@ -53,6 +53,8 @@ type FutureServer struct {
 	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
 	// SQLiteWAL switches Dendrite's own SQLite files to write-ahead logging at start. The files stay so.
 	SQLiteWAL bool `yaml:"sqlite_wal"`
+	// MatrixRTC is which SFUs carry the media of calls.
+	MatrixRTC MatrixRTC `yaml:"matrix_rtc"`
 }
 
 // DelayedEvents are the policies for generations 1 and 2.
@@ -78,6 +80,8 @@ type RateLimits struct {
 	InvalidToken RateLimit `yaml:"invalid_token"`
 	// Token limits calls with one valid token or delay_id, and how often a user looks at delayed events.
 	Token RateLimit `yaml:"token"`
+	// CallToken limits how often a user gets a LiveKit token. Another server may ask for its users five times as often.
+	CallToken RateLimit `yaml:"call_token"`
 }
 
 // RateLimit is one bucket; PerSecond 0 means no limit.
@@ -97,9 +101,11 @@ func (c *FutureServer) Defaults() {
 	c.DelayedEvents = DelayedEvents{
 		MaxDelay: 7 * 24 * time.Hour, MaxScheduled: 100, OpenManagement: true, KeepPerUser: 1000,
 	}
+	c.MatrixRTC = MatrixRTC{Enabled: true, WellKnown: true}
 	c.RateLimits = RateLimits{
 		Create:       RateLimit{PerSecond: 10, Burst: 50},
 		InvalidToken: RateLimit{PerSecond: 0.5, Burst: 5},
 		Token:        RateLimit{PerSecond: 5, Burst: 20},
+		CallToken:    RateLimit{PerSecond: 1, Burst: 30}, // a call asks once for each homeserver in it
 	}
 }
