@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: base help build run test interop demo soak mutants bench bench-quick lint vulns clean
+.PHONY: base help build run test interop livekit demo soak mutants bench bench-quick lint vulns clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
 
@@ -37,11 +37,19 @@ test: base ## Run all tests with the race detector; with PostgreSQL, Node.js and
 	elif [ "$${FUTURES_TEST_INTEROP:-}" = required ]; then
 		exit 1
 	fi
+	if [ "$${FUTURES_TEST_LIVEKIT:-}" = required ]; then
+		FUTURES_LIVEKIT=$$(test/livekit/livekit.sh)
+		export FUTURES_LIVEKIT
+	fi
 	go test -race -timeout 25m ./...
 
 interop: base ## Run the tests beside a real Synapse
 	@python=$$(test/interop/synapse.sh)
 	FUTURES_SYNAPSE_PYTHON=$$python go test -race -timeout 25m -count=1 ./test/interop/...
+
+livekit: base ## Run the test beside a real LiveKit server, which is built first
+	@folder=$$(test/livekit/livekit.sh)
+	FUTURES_LIVEKIT=$$folder go test -race -count=1 -run TestRealLiveKit ./test/rtc
 
 demo: build ## Show futures at work, in half a minute
 	@go run ./test/demo
@@ -69,6 +77,7 @@ lint: base ## Check the formatting, and what go vet knows
 	if [ -n "$$unformatted" ]; then echo "Not formatted: $$unformatted"; exit 1; fi
 	go vet ./...
 	(cd test/clients/mautrix && GOWORK=off go vet .)
+	(cd test/livekit && GOWORK=off go vet .)
 	(cd test/vulns && GOWORK=off go vet .)
 
 vulns: base ## Compare the known advisories of all modules with docs/advisories.md

@@ -106,7 +106,7 @@ func (s *Service) legacyToken(req *http.Request, l *sfu, fill func(*tokenRequest
 		return *tooFast(retry)
 	}
 	ctx := req.Context()
-	user, err := s.userOf(ctx, asked.OpenID)
+	user, err := s.userOf(ctx, asked.OpenID, asked.RoomID)
 	if errors.Is(err, errNotProved) || asked.Member != nil && asked.Member.UserID != user {
 		return *failed(http.StatusUnauthorized, errorUnauthorized, "The OpenID token is not valid for this user")
 	} else if err != nil {

@@ -23,8 +23,8 @@ type openIDToken struct {
 // errNotProved is what is wrong with a token that is invalid, expired, or of a server that does not confirm it.
 var errNotProved = errors.New("the OpenID token is not valid")
 
-// userOf returns whose token it is.
-func (s *Service) userOf(ctx context.Context, token *openIDToken) (string, error) {
+// userOf returns whose token it is. Anybody may name a server here, so only those that are in the room are asked.
+func (s *Service) userOf(ctx context.Context, token *openIDToken, roomID string) (string, error) {
 	if s.isLocal(token.Server) {
 		var res userapi.QueryOpenIDTokenResponse
 		err := s.Users.QueryOpenIDToken(ctx, &userapi.QueryOpenIDTokenRequest{Token: token.AccessToken}, &res)
@@ -37,6 +37,11 @@ func (s *Service) userOf(ctx context.Context, token *openIDToken) (string, error
 		return "", errNotProved
 	}
 	if _, _, ok := spec.ParseAndValidateServerName(token.Server); !ok {
+		return "", errNotProved
+	}
+	if in, err := s.serverJoined(ctx, roomID, token.Server); err != nil {
+		return "", err
+	} else if !in {
 		return "", errNotProved
 	}
 	return s.remoteUser(ctx, token)

@@ -270,7 +270,12 @@ func (s *scene) openIDs() {
 	wants(s.T, ask(foreign), 401, "M_UNAUTHORIZED")
 	wants(s.T, ask(foreign.with("matrix_server_name", s.server.Name)), 401, "M_UNAUTHORIZED")
 	wants(s.T, ask(foreign.with("matrix_server_name", "a/b")), 401, "M_UNAUTHORIZED")
-	wants(s.T, ask(foreign.with("matrix_server_name", "192.168.0.1")), 401, "M_UNAUTHORIZED") // the guard
+
+	outsider := rig.NewFake(s.T) // a server that is not in the room is not asked
+	wants(s.T, ask(foreign.with("matrix_server_name", outsider.Name)), 401, "M_UNAUTHORIZED")
+	if asked := outsider.Requests(part); len(asked) > 0 {
+		s.Errorf("asked %v", asked)
+	}
 	wants(s.T, ask(foreign.with("access_token", nil)), 400, "M_BAD_JSON")
 	s.other.AnswerWith(part, 200, object{"sub": s.other.User("absent")})
 	wants(s.T, ask(foreign), 403, "M_FORBIDDEN")
