@@ -14,11 +14,11 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// Legacy returns the handler of the API of lk-jwt-service, to be mounted at config.LegacyPath; nil if it is switched
-// off. It is what clients of today ask, each with an OpenID token of its own homeserver, whatever that is. The second
+// Legacy returns the handler of the API of lk-jwt-service and of the SFUs' webhooks, to be mounted at config.LegacyPath;
+// nil if this server issues no tokens. The API is what clients of today ask, each with an OpenID token of its own homeserver, whatever that is. The second
 // SFU is asked at LegacyPath/2, and so on, because the API names none.
 func (s *Service) Legacy() http.Handler {
-	if !s.Config.Legacy() {
+	if !s.Config.Issues() {
 		return nil
 	}
 	return limitBody(http.HandlerFunc(s.serveLegacy))
@@ -29,10 +29,12 @@ func (s *Service) serveLegacy(w http.ResponseWriter, req *http.Request) {
 	header.Set("Access-Control-Allow-Origin", "*")
 	header.Set("Access-Control-Allow-Methods", "POST, OPTIONS")
 	header.Set("Access-Control-Allow-Headers", "Accept, Content-Type, Content-Length, Accept-Encoding, X-CSRF-Token, Authorization")
-	l, endpoint := s.legacySFU(strings.TrimPrefix(req.URL.Path, fconfig.LegacyPath))
-	if l == nil {
-		endpoint = ""
+	path := strings.Trim(strings.TrimPrefix(req.URL.Path, fconfig.LegacyPath), "/")
+	if path == "sfu_webhook" && req.Method == post {
+		respond(w, s.webhook(req))
+		return
 	}
+	l, endpoint := s.legacySFU(path)
 	var fill func(*tokenRequest) *util.JSONResponse
 	switch endpoint {
 	case "healthz":
@@ -135,10 +137,10 @@ func (s *Service) mayCall(ctx context.Context, roomID, userID string, server spe
 	return s.admits(ctx, roomID, userID, server)
 }
 
-// legacySFU splits the path below LegacyPath into an SFU, nil if there is none, and an endpoint. Clients append to a URL
-// that may end in a slash.
+// legacySFU splits the path below LegacyPath into an SFU and an endpoint, which is "" if there is no such SFU. Clients
+// append to a URL that may end in a slash.
 func (s *Service) legacySFU(path string) (l *sfu, endpoint string) {
-	n, endpoint := 1, strings.Trim(path, "/")
+	n, endpoint := 1, path
 	if first, rest, _ := strings.Cut(endpoint, "/"); rest != "" {
 		if number, err := strconv.Atoi(first); err == nil {
 			n, endpoint = number, strings.TrimLeft(rest, "/")

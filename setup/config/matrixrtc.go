@@ -118,11 +118,6 @@ func (m *MatrixRTC) Foci() (foci []map[string]any) {
 // Issues reports whether this server issues LiveKit tokens.
 func (m *MatrixRTC) Issues() bool { return m.Enabled && len(m.LiveKit) > 0 }
 
-// Legacy reports whether it does so by the API of lk-jwt-service.
-func (m *MatrixRTC) Legacy() bool {
-	return m.Issues() && slices.ContainsFunc(m.LiveKit, func(l LiveKit) bool { return l.ServiceURL != "" })
-}
-
 // fields reads the section. base is where clients reach this server, "" if dendrite.yaml does not say.
 func (m *MatrixRTC) fields(r *reader, base string) fields {
 	return fields{

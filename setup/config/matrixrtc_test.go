@@ -113,7 +113,7 @@ future_server:
 	if !a.RemotePublish.Allows("b.example") || a.RemotePublish.Allows("c.example") || b.RemotePublish.Allows("b.example") {
 		t.Errorf("remote_publish %+v %+v", a.RemotePublish, b.RemotePublish)
 	}
-	if !f.MatrixRTC.Public || f.MatrixRTC.WellKnownExtra["org.example"] == nil || !f.MatrixRTC.Legacy() {
+	if !f.MatrixRTC.Public || f.MatrixRTC.WellKnownExtra["org.example"] == nil || !f.MatrixRTC.Issues() {
 		t.Errorf("%+v", f.MatrixRTC)
 	}
 }

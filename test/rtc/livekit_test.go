@@ -312,7 +312,7 @@ func (s *scene) legacy() {
 	wants(s.T, s.post(legacyPath+"/get_token", member.with("member", object{"id": "m1"})), 400, "M_BAD_JSON")
 	wants(s.T, visitor(s.T, s.server, http.MethodGet, legacyPath+"/healthz", nil), 200, "")
 	wants(s.T, visitor(s.T, s.server, http.MethodGet, legacyPath+"/sfu/get", nil), 405, "M_UNRECOGNIZED")
-	wants(s.T, s.post(legacyPath+"/sfu_webhook", nil), 404, "M_UNRECOGNIZED")
+	wants(s.T, s.post(legacyPath+"/sfu_webhook", object{"event": "participant_joined"}), 401, "M_UNAUTHORIZED")
 	preflight(s.T, s.server, legacyPath+"/sfu/get")
 }
 

@@ -7,10 +7,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,8 +40,8 @@ func livekit(t *testing.T) string {
 	return dir
 }
 
-// startLiveKit starts a real SFU on loopback and returns its address without a scheme.
-func startLiveKit(t *testing.T, dir string) string {
+// startLiveKit starts a real SFU on loopback, which sends its webhooks to the URL, and returns its address without a scheme.
+func startLiveKit(t *testing.T, dir, webhooks string) string {
 	t.Helper()
 	port, tcp, udp := freePort(t), freePort(t), freePort(t)
 	config := fmt.Sprintf(`
@@ -47,9 +49,10 @@ port: %d
 bind_addresses: [127.0.0.1]
 rtc: {tcp_port: %d, udp_port: %d, use_external_ip: false, node_ip: 127.0.0.1}
 room: {auto_create: false}
-keys: {%s: %s}
+keys: {%[4]s: %[5]s}
+webhook: {api_key: %[4]s, urls: ["%[6]s"]}
 logging: {level: warn}
-`, port, tcp, udp, realKey, realSecret)
+`, port, tcp, udp, realKey, realSecret, webhooks)
 	path := filepath.Join(t.TempDir(), "livekit.yaml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -93,13 +96,17 @@ func freePort(t *testing.T) int {
 func TestRealLiveKit(t *testing.T) {
 	t.Parallel()
 	dir := livekit(t)
-	address := startLiveKit(t, dir)
+	news := new(messenger)
+	hooks := httptest.NewServer(news)
+	t.Cleanup(hooks.Close)
+	address := startLiveKit(t, dir, hooks.URL)
 	s := rig.New(t, rig.Config{Set: map[string]any{
 		"global.well_known_client_name": baseURL,
 		"future_server.matrix_rtc.livekit": []any{
 			map[string]any{"url": "ws://" + address, "api_key": realKey, "api_secret": realSecret},
 		},
 	}})
+	news.passTo(s.URL + legacyPath + "/sfu_webhook")
 	alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
 	room := alice.CreateRoom(nil)
 	bob.Join(room)
@@ -132,6 +139,58 @@ func TestRealLiveKit(t *testing.T) {
 	next(t, said, "joined "+hash(room, slot)+" "+hash(bob.ID, "m1"))
 	bob.Leave(room)
 	next(t, said, "left")
+	news.wait(t, "room_started", http.StatusOK)
+}
+
+// A messenger passes LiveKit's webhooks on to the homeserver, and remembers what that answered.
+type messenger struct {
+	mu      sync.Mutex
+	to      string
+	answers map[string]int // by event
+}
+
+func (m *messenger) passTo(url string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.to, m.answers = url, map[string]int{}
+}
+
+func (m *messenger) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	body, _ := io.ReadAll(req.Body)
+	m.mu.Lock()
+	to := m.to
+	m.mu.Unlock()
+	out, err := http.NewRequestWithContext(req.Context(), req.Method, to, bytes.NewReader(body))
+	if err != nil {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	out.Header = req.Header.Clone()
+	res, err := http.DefaultClient.Do(out)
+	if err != nil {
+		w.WriteHeader(http.StatusBadGateway)
+		return
+	}
+	res.Body.Close()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.answers[gjson.GetBytes(body, "event").Str] = res.StatusCode
+}
+
+// wait waits until the event has been answered.
+func (m *messenger) wait(t *testing.T, event string, status int) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		m.mu.Lock()
+		got := m.answers[event]
+		m.mu.Unlock()
+		if got == status {
+			return
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t.Fatalf("no %s was answered %d in a minute, but %v", event, status, m.answers)
 }
 
 // next reads a line of the participant.
