@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: base help build run test interop demo soak kills mutants bench bench-quick lint fuzz vulns clean
+.PHONY: base help build run test interop livekit demo soak kills mutants bench bench-quick lint fuzz vulns clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
 
@@ -37,11 +37,19 @@ test: base ## Run all tests with the race detector; with PostgreSQL, Node.js and
 	elif [ "$${FUTURES_TEST_INTEROP:-}" = required ]; then
 		exit 1
 	fi
+	if [ "$${FUTURES_TEST_LIVEKIT:-}" = required ]; then
+		FUTURES_LIVEKIT=$$(test/livekit/livekit.sh)
+		export FUTURES_LIVEKIT
+	fi
 	go test -race -timeout 25m ./...
 
 interop: base ## Run the tests beside a real Synapse
 	@python=$$(test/interop/synapse.sh)
 	FUTURES_SYNAPSE_PYTHON=$$python go test -race -timeout 25m -count=1 ./test/interop/...
+
+livekit: base ## Run the test beside a real LiveKit server, which is built first
+	@folder=$$(test/livekit/livekit.sh)
+	FUTURES_LIVEKIT=$$folder go test -race -count=1 -run TestRealLiveKit ./test/rtc
 
 demo: build ## Show futures at work, in half a minute
 	@go run ./test/demo
@@ -84,6 +92,7 @@ lint: base ## Check the formatting, and what go vet and staticcheck know (static
 	go vet ./...
 	.cache/staticcheck ./...
 	(cd test/clients/mautrix && GOWORK=off go vet .)
+	(cd test/livekit && GOWORK=off go vet .)
 	(cd test/vulns && GOWORK=off go vet .)
 
 # A number of inputs, not a time: at the end of a time Go's fuzzer fails by chance ("context deadline exceeded").

@@ -6,6 +6,7 @@ require (
 	github.com/bluekeyes/go-gitdiff v0.8.1
 	github.com/getsentry/sentry-go v0.45.1 // not newer: docs/advisories.md
 	github.com/gofrs/flock v0.13.2
+	github.com/golang-jwt/jwt/v5 v5.3.1
 	github.com/gorilla/mux v1.8.0 // not newer: docs/advisories.md
 	github.com/hashicorp/golang-lru/v2 v2.0.7
 	github.com/kardianos/minwinsvc v1.0.2

@@ -16,10 +16,15 @@ import (
 // limits in /capabilities (docs/gen2-requirements.md, section 2). Both are Dendrite's own answers with something
 // added.
 
-// features is what is added to the unstable features. MSC4222 is state_after in /sync, see StateAfter.
+// features is what is added to the unstable features. MSC4222 is state_after in /sync, see StateAfter. MSC4143 is
+// said only where there is a transport: clients that find the flag ask nowhere else.
 func features(cfg *fconfig.FutureServer) map[string]any {
 	on := delayedEventsEnabled(cfg)
-	return map[string]any{"org.matrix.msc4140": on, "org.matrix.msc4140.stable": on, "org.matrix.msc4222": true}
+	flags := map[string]any{"org.matrix.msc4140": on, "org.matrix.msc4140.stable": on, "org.matrix.msc4222": true}
+	if len(cfg.MatrixRTC.Announced()) > 0 {
+		flags["org.matrix.msc4143"] = true
+	}
+	return flags
 }
 
 // capabilities is what is added to the capabilities. Limits of 0 say that there are no delayed events (2.3).

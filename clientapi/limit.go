@@ -37,6 +37,11 @@ type bucket struct {
 	full time.Duration // since epoch
 }
 
+// NewLimit returns a function that takes a token from the key's bucket, or says how long there will be none.
+func NewLimit(rate fconfig.RateLimit) func(key string) time.Duration {
+	return newLimiter[string](rate).take
+}
+
 // limiterSets, a power of two, are 57,344 buckets in a megabyte. A heartbeat's bucket is full again a moment
 // later, so that there is room for those of a million clients.
 const limiterSets = 1 << 13

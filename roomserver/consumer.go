@@ -45,6 +45,14 @@ type RoomWatcher interface {
 	HasStateFutures(roomID string) bool
 }
 
+// MemberWatcher wants to know when somebody comes into a room or leaves it.
+type MemberWatcher interface {
+	// InCall reports whether changes in the room matter.
+	InCall(roomID string) bool
+	// MembersChanged is called after the change, perhaps more often than needed.
+	MembersChanged(roomID string)
+}
+
 // Consumer reads the roomserver's output and tells the futureserver which pieces of state have changed and
 // which rooms are gone. A message is acknowledged only when the futureserver has made its consequences
 // durable. It is Dendrite's own helper done again, since that one ends the process on any error.
@@ -60,6 +68,7 @@ type Consumer struct {
 
 	futures api.FutureInternalAPI
 	watched func(roomID string) bool
+	members MemberWatcher // nil if nobody asks
 
 	sub    *nats.Subscription
 	missed bool // messages may have been lost since the last comparison with the rooms
@@ -91,6 +100,9 @@ func NewConsumer(process *process.ProcessContext, js nats.JetStreamContext, room
 func (c *Consumer) stream() string { return c.cfg.Prefixed(jetstream.OutputRoomEvent) }
 
 func (c *Consumer) durable() string { return c.cfg.Durable(ConsumerName) }
+
+// WatchMembers lets the watcher know of changes; call it before Start.
+func (c *Consumer) WatchMembers(watcher MemberWatcher) { c.members = watcher }
 
 // Start begins to read, in a goroutine of its own. It is called once. If futures is a RoomWatcher too, rooms
 // without state futures are passed over.

@@ -421,3 +421,31 @@ func TestConsumerStops(t *testing.T) {
 	f.want(t, roomID+"[{x }]")
 	r.caughtUp(again)
 }
+
+// TestMayBeMembership: which messages can tell that somebody has come into a room or left it.
+func TestMayBeMembership(t *testing.T) {
+	const event = `{"type":"new_room_event","new_room_event":{"event":{"_event_id":"$e",%s},%s}}`
+	for _, c := range []struct {
+		event, change string
+		want          bool
+	}{
+		{`"type":"m.room.message"`, `"x":1`, false},
+		{`"type":"m.room.member"`, `"x":1`, false}, // a message of that type
+		{`"type":"m.room.member","state_key":"@u:h"`, `"x":1`, true},
+		{`"type":"m.room.name","state_key":""`, `"adds_state_event_ids":["$e"],"removes_state_event_ids":["$f"]`, false},
+		{`"type":"m.room.name","state_key":""`, `"adds_state_event_ids":["$e","$g"]`, true}, // resolved anew
+		{`"type":"m.room.name","state_key":""`, `"removes_state_event_ids":["$f","$g"]`, true},
+		{`"type":"m.room.message"`, `"rewrites_state":true`, true},
+	} {
+		e, ok := readNewEvent(fmt.Appendf(nil, event, c.event, c.change))
+		if !ok {
+			t.Fatalf("cannot be read: %+v", c)
+		}
+		if got := e.mayBeMembership(ok); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+	if e, ok := readNewEvent([]byte("x")); ok || !e.mayBeMembership(ok) {
+		t.Error("what cannot be read may be anything")
+	}
+}

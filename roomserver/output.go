@@ -8,6 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/setup/jetstream"
+	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/nats-io/nats.go"
 	"github.com/tidwall/gjson"
 )
@@ -34,13 +35,25 @@ func (c *Consumer) apply(ctx context.Context, msg *nats.Msg, tries uint64) error
 	case rsapi.OutputTypePurgeRoom:
 		return c.futures.PerformRoomPurge(ctx, roomID)
 	case rsapi.OutputTypeNewRoomEvent:
-		if !c.watched(roomID) {
-			return nil
-		}
 	default:
 		return nil // invites, peeks, redactions and old events change no room's current state
 	}
+	watched, inCall := c.watched(roomID), c.members != nil && c.members.InCall(roomID)
+	if !watched && !inCall {
+		return nil
+	}
 	event, ok := readNewEvent(msg.Data)
+	if inCall && event.mayBeMembership(ok) {
+		if ok && tries < commitTries {
+			if err := c.committed(ctx, event.id); err != nil {
+				return err
+			}
+		}
+		c.members.MembersChanged(roomID)
+	}
+	if !watched {
+		return nil
+	}
 	if !ok {
 		return c.futures.PerformStateChange(ctx, roomID, nil) // it will never tell more than that
 	}
@@ -85,6 +98,12 @@ func readNewEvent(output []byte) (e newEvent, ok bool) {
 		e.removed = append(e.removed, other.String())
 	}
 	return e, id.Exists() && kind.Exists() && gjson.ValidBytes(output)
+}
+
+// mayBeMembership reports whether somebody may have come or gone; read says whether the event could be read.
+func (e *newEvent) mayBeMembership(read bool) bool {
+	return !read || e.rewrites || len(e.added) > 0 || len(e.removed) > len(e.key) ||
+		len(e.key) > 0 && e.key[0].Type == spec.MRoomMember
 }
 
 // changes returns which pieces of state the event may have changed, nil for all of the room's.

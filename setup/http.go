@@ -20,6 +20,8 @@ import (
 	"github.com/matrix-org/dendrite/setup/process"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
+
+	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
 // newRouters returns Dendrite's routers with the routes that belong to no component: the static pages and
@@ -44,8 +46,9 @@ func addStaticPages(cfg *config.Dendrite, routers httputil.Routers) {
 }
 
 // newHandler answers all requests as Dendrite does: each prefix has its router, and what has none gets the
-// Matrix error for it.
-func newHandler(cfg *config.Dendrite, routers httputil.Routers) http.Handler {
+// Matrix error for it. legacy answers below config.LegacyPath, if it is not nil.
+func newHandler(o Options, routers httputil.Routers, legacy http.Handler) http.Handler {
+	cfg, calls := o.Dendrite, &o.Futures.MatrixRTC
 	outer := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	outer.NotFoundHandler = httputil.NotFoundCORSHandler
 
@@ -63,6 +66,12 @@ func newHandler(cfg *config.Dendrite, routers httputil.Routers) http.Handler {
 	if !cfg.Global.DisableFederation {
 		mount(httputil.PublicKeyPathPrefix, routers.Keys)
 		mount(httputil.PublicFederationPathPrefix, report(routers.Federation))
+	} else if len(calls.Announced()) > 0 {
+		// Whoever issues tokens for calls asks here who a user is.
+		mount(httputil.PublicFederationPathPrefix+"v1/openid/userinfo", routers.Federation)
+	}
+	if legacy != nil {
+		mount(fconfig.LegacyPath+"/", report(legacy))
 	}
 	mount(httputil.SynapseAdminPathPrefix, routers.SynapseAdmin)
 	mount(httputil.PublicMediaPathPrefix, routers.Media)

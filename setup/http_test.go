@@ -18,6 +18,8 @@ import (
 	"github.com/matrix-org/dendrite/setup/base"
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/setup/process"
+
+	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
 // addMarkers gives each router routes that tell where a request has ended up, and as what.
@@ -148,12 +150,12 @@ func ourFront(t *testing.T, cfg *config.Dendrite) string {
 	ctx := process.NewProcessContext()
 	routers := newRouters(ctx, cfg)
 	addMarkers(routers)
-	o := Options{HTTP: config.ServerAddress{Address: "127.0.0.1:0", Scheme: "http"}}
+	o := Options{HTTP: config.ServerAddress{Address: "127.0.0.1:0", Scheme: "http"}, Dendrite: cfg, Futures: new(fconfig.FutureServer)}
 	f, err := listen(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.serve(ctx.Context(), o, newHandler(cfg, routers), func(err error) { t.Error(err) })
+	f.serve(ctx.Context(), o, newHandler(o, routers, nil), func(err error) { t.Error(err) })
 	t.Cleanup(f.close)
 	return "http://" + f.http.Addr().String()
 }

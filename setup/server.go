@@ -25,6 +25,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/matrix-org/dendrite/futures/clientapi"
+	"github.com/matrix-org/dendrite/futures/clientapi/rtc"
 	"github.com/matrix-org/dendrite/futures/futureserver"
 	"github.com/matrix-org/dendrite/futures/roomserver"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
@@ -61,6 +62,7 @@ type Server struct {
 	consumer   *roomserver.Consumer
 	futures    futureserver.Server // nil if switched off
 	routers    httputil.Routers    // all that requests can ask for
+	rtc        *rtc.Service
 	front      *front
 	health     *health
 	manager    serviceManager
@@ -117,6 +119,8 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	s.rtc = newRTC(s.components, o)
+	go s.rtc.Run(s.process.Context())
 	ready := make(chan struct{})
 	if err := s.startFutures(ctx, o, ready); err != nil {
 		return nil, fmt.Errorf("futureserver: %w", err)
@@ -190,6 +194,7 @@ func (s *Server) startFutures(ctx context.Context, o Options, ready <-chan struc
 		return err
 	}
 	s.futures = futures
+	s.consumer.WatchMembers(s.rtc)
 	s.consumer.Start(futures)
 	go func() {
 		<-futures.Done()
@@ -208,6 +213,7 @@ func (s *Server) serve(o Options) error {
 	if o.Metrics {
 		prometheus.MustRegister(tokens.Answers())
 	}
+	s.rtc.AddRoutes(routers)
 	ours := routesOf(routers)
 	if err := s.components.addRoutes(routers); err != nil {
 		return err
@@ -223,7 +229,7 @@ func (s *Server) serve(o Options) error {
 	if err := guardTransactions(s.newTransactions(syncDB), routers, ours); err != nil {
 		return err
 	}
-	handler := clientapi.StateAfter(newHandler(o.Dendrite, routers), syncDB, s.components.UserAPI, s.components.RoomserverAPI)
+	handler := clientapi.StateAfter(newHandler(o, routers, s.rtc.Legacy()), syncDB, s.components.UserAPI, s.components.RoomserverAPI)
 	if s.futures != nil {
 		handler = clientapi.ShowDelayIDs(s.futures, handler)
 	}

@@ -63,6 +63,8 @@ type FutureServer struct {
 	SQLiteWAL bool `yaml:"sqlite_wal"`
 	// IgnoreUnknownRooms lets the server start although its database has rooms of versions that it does not know.
 	IgnoreUnknownRooms bool `yaml:"ignore_unknown_rooms"`
+	// MatrixRTC is which SFUs carry the media of calls.
+	MatrixRTC MatrixRTC `yaml:"matrix_rtc"`
 }
 
 // DelayedEvents are the policies for generations 1 and 2.
@@ -88,6 +90,8 @@ type RateLimits struct {
 	InvalidToken RateLimit `yaml:"invalid_token"`
 	// Token limits calls with one valid token or delay_id, and how often a user looks at delayed events.
 	Token RateLimit `yaml:"token"`
+	// CallToken limits how often a user gets a LiveKit token. Another server may ask for its users five times as often.
+	CallToken RateLimit `yaml:"call_token"`
 }
 
 // RateLimit is one bucket; PerSecond 0 means no limit.
@@ -108,9 +112,11 @@ func (c *FutureServer) Defaults() {
 	c.DelayedEvents = DelayedEvents{
 		MaxDelay: 7 * 24 * time.Hour, MaxScheduled: 100, OpenManagement: true, KeepPerUser: 1000,
 	}
+	c.MatrixRTC = MatrixRTC{Enabled: true, WellKnown: true}
 	c.RateLimits = RateLimits{
 		Create:       RateLimit{PerSecond: 10, Burst: 50},
 		InvalidToken: RateLimit{PerSecond: 0.5, Burst: 5},
 		Token:        RateLimit{PerSecond: 5, Burst: 20},
+		CallToken:    RateLimit{PerSecond: 1, Burst: 30}, // a call asks once for each homeserver in it
 	}
 }

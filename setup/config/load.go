@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 	"gopkg.in/yaml.v3"
@@ -29,7 +30,7 @@ func Load(path string) (*FutureServer, Networks, error) {
 	r := reader{file: path}
 	root := doc.Content[0]
 	r.layout("", root, sections())
-	r.section(section, member(root, section), futures.fields(&r))
+	r.section(section, member(root, section), futures.fields(&r, clientURL(root)))
 	federation := member(root, "federation_api")
 	r.layout("federation_api.", federation, []string{"allow_networks", "deny_networks"})
 	r.prefixes(&networks.Allow)("federation_api.allow_networks", member(federation, "allow_networks"))
@@ -43,8 +44,16 @@ func Load(path string) (*FutureServer, Networks, error) {
 	return futures, networks, nil
 }
 
-// fields names the keys of the section and says what each may be.
-func (c *FutureServer) fields(r *reader) fields {
+// clientURL is where clients reach this server, "" if the file does not say.
+func clientURL(root *yaml.Node) string {
+	if name := member(member(root, "global"), "well_known_client_name"); name != nil {
+		return strings.TrimRight(name.Value, "/")
+	}
+	return ""
+}
+
+// fields names the keys of the section and says what each may be. clients is where clients reach this server.
+func (c *FutureServer) fields(r *reader, clients string) fields {
 	limits := &c.RateLimits
 	return fields{
 		"enabled": r.boolean(&c.Enabled),
@@ -72,11 +81,13 @@ func (c *FutureServer) fields(r *reader) fields {
 			"create":        r.rate(&limits.Create),
 			"invalid_token": r.rate(&limits.InvalidToken),
 			"token":         r.rate(&limits.Token),
+			"call_token":    r.rate(&limits.CallToken),
 		}),
 		"trusted_proxies":             r.prefixes(&c.TrustedProxies),
 		"max_connections_per_address": r.integer(&c.MaxConnectionsPerAddress, 0, 1_000_000),
 		"sqlite_wal":                  r.boolean(&c.SQLiteWAL),
 		"ignore_unknown_rooms":        r.boolean(&c.IgnoreUnknownRooms),
+		"matrix_rtc":                  r.nested(c.MatrixRTC.fields(r, clients)),
 	}
 }
 

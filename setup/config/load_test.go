@@ -63,6 +63,7 @@ future_server:
     create: {per_second: 0, burst: 1}
     invalid_token: {per_second: 1.5, burst: 2}
     token: {per_second: 3, burst: 4}
+    call_token: {per_second: 5, burst: 6}
   trusted_proxies: [192.0.2.0/24, 198.51.100.7]
   max_connections_per_address: 9
   sqlite_wal: true
@@ -80,7 +81,7 @@ future_server:
 	if want := (DelayedEvents{0, 5, true, false, 6}); got.DelayedEvents != want {
 		t.Errorf("delayed events %+v", got.DelayedEvents)
 	}
-	if want := (RateLimits{RateLimit{0, 1}, RateLimit{1.5, 2}, RateLimit{3, 4}}); got.RateLimits != want {
+	if want := (RateLimits{RateLimit{0, 1}, RateLimit{1.5, 2}, RateLimit{3, 4}, RateLimit{5, 6}}); got.RateLimits != want {
 		t.Errorf("rate limits %+v", got.RateLimits)
 	}
 	same := func(got []netip.Prefix, want string) {

@@ -114,6 +114,8 @@ func TestNames(t *testing.T) {
 		page, format string         // how the page spells it
 	}{
 		{"setting", "setup/config/load.go", regexp.MustCompile(`(?m)^\t{2,3}"([a-z_]+)": +r\.`), "docs/operations.md", "$"},
+		{"setting", "setup/config/matrixrtc.go", regexp.MustCompile(`(?m)^\t{2}"([a-z_]+)": +(?:r\.|address|func)`), "docs/operations.md", "`$`"},
+		{"path", "clientapi/rtc/rtc.go", regexp.MustCompile(`= "(/(?:v1|unstable)/[a-z0-9./]+)"`), "docs/api.md", "$"},
 		{"metric", "futureserver/internal/metrics.go", regexp.MustCompile(`(?:counter\(|histogram\(|Name: )"([a-z_]+)"`), "docs/operations.md", "dendrite_futureserver_$"},
 		{"metric", "setup/metrics.go", regexp.MustCompile(`gauge\("([a-z_]+)"`), "docs/operations.md", "dendrite_futureserver_$"},
 		{"endpoint", "clientapi/answers.go", regexp.MustCompile(`= "([a-z_]+)"\n`), "docs/operations.md", "`$`"},

@@ -81,6 +81,7 @@ func (s *Server) settings(cfg Config) map[string]any {
 		"future_server.rate_limits.create":        unlimited,
 		"future_server.rate_limits.token":         unlimited,
 		"future_server.rate_limits.invalid_token": unlimited,
+		"future_server.rate_limits.call_token":    unlimited,
 		"future_server.max_futures_per_user":      100_000,
 	}
 	maps.Copy(settings, cfg.Set)

@@ -1,0 +1,153 @@
+package rtc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/matrix-org/gomatrixserverlib/spec"
+	"github.com/matrix-org/util"
+
+	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
+)
+
+// Legacy returns the handler of the API of lk-jwt-service and of the SFUs' webhooks, to be mounted at config.LegacyPath;
+// nil if this server issues no tokens. The API is what clients of today ask, each with an OpenID token of its own homeserver, whatever that is. The second
+// SFU is asked at LegacyPath/2, and so on, because the API names none.
+func (s *Service) Legacy() http.Handler {
+	if !s.Config.Issues() {
+		return nil
+	}
+	return limitBody(http.HandlerFunc(s.serveLegacy))
+}
+
+func (s *Service) serveLegacy(w http.ResponseWriter, req *http.Request) {
+	header := w.Header()
+	header.Set("Access-Control-Allow-Origin", "*")
+	header.Set("Access-Control-Allow-Methods", "POST, OPTIONS")
+	header.Set("Access-Control-Allow-Headers", "Accept, Content-Type, Content-Length, Accept-Encoding, X-CSRF-Token, Authorization")
+	path := strings.Trim(strings.TrimPrefix(req.URL.Path, fconfig.LegacyPath), "/")
+	if path == "sfu_webhook" && req.Method == post {
+		respond(w, s.webhook(req))
+		return
+	}
+	l, endpoint := s.legacySFU(path)
+	var fill func(*tokenRequest) *util.JSONResponse
+	switch endpoint {
+	case "healthz":
+		if req.Method != get && req.Method != http.MethodHead {
+			break
+		}
+		w.WriteHeader(http.StatusOK)
+		return
+	case "sfu/get":
+		fill = fillStateMember
+	case "get_token":
+		fill = fillMember
+	default:
+		respond(w, *failed(http.StatusNotFound, spec.ErrorUnrecognized, "Unrecognized request"))
+		return
+	}
+	switch {
+	case req.Method == options:
+		w.WriteHeader(http.StatusOK)
+	case req.Method == post && fill != nil:
+		respond(w, s.legacyToken(req, l, fill))
+	default:
+		respond(w, *failed(http.StatusMethodNotAllowed, spec.ErrorUnrecognized, "Unrecognized request"))
+	}
+}
+
+func respond(w http.ResponseWriter, res util.JSONResponse) {
+	w.Header().Set("Content-Type", "application/json")
+	for name, value := range res.Headers {
+		w.Header().Set(name, value)
+	}
+	w.WriteHeader(res.Code)
+	// If the client is gone, nobody misses the answer.
+	_ = json.NewEncoder(w).Encode(res.JSON)
+}
+
+// fillStateMember completes a request to /sfu/get: for a membership by state event, in the call of the whole room.
+func fillStateMember(asked *tokenRequest) *util.JSONResponse {
+	asked.RoomID, asked.SlotID = asked.Room, legacySlot
+	if asked.RoomID == "" || asked.DeviceID == "" {
+		return failed(http.StatusBadRequest, spec.ErrorBadJSON, "room or device_id is missing or empty")
+	}
+	asked.Member, asked.MemberID = nil, ""
+	return nil
+}
+
+// fillMember checks a request to /get_token: for a membership by sticky event.
+func fillMember(asked *tokenRequest) *util.JSONResponse {
+	if fail := asked.check(); fail != nil {
+		return fail
+	}
+	if asked.Member == nil || asked.Member.UserID == "" || asked.Member.DeviceID == "" {
+		return failed(http.StatusBadRequest, spec.ErrorBadJSON, "member.claimed_user_id or member.claimed_device_id is missing or empty")
+	}
+	return nil
+}
+
+// legacyToken serves both endpoints.
+func (s *Service) legacyToken(req *http.Request, l *sfu, fill func(*tokenRequest) *util.JSONResponse) util.JSONResponse {
+	var asked tokenRequest
+	if fail := readBody(req, &asked); fail != nil {
+		return *fail
+	}
+	if fail := fill(&asked); fail != nil {
+		return *fail
+	}
+	if asked.OpenID == nil || asked.OpenID.AccessToken == "" || asked.OpenID.Server == "" {
+		return *failed(http.StatusBadRequest, spec.ErrorBadJSON, "openid_token is missing or has no access_token or matrix_server_name")
+	}
+	if retry := s.perServer("openid " + string(asked.OpenID.Server)); !s.isLocal(asked.OpenID.Server) && retry > 0 {
+		return *tooFast(retry)
+	}
+	ctx := req.Context()
+	user, err := s.userOf(ctx, asked.OpenID, asked.RoomID)
+	if errors.Is(err, errNotProved) || asked.Member != nil && asked.Member.UserID != user {
+		return *failed(http.StatusUnauthorized, errorUnauthorized, "The OpenID token is not valid for this user")
+	} else if err != nil {
+		return s.fault(ctx, err, "Cannot check an OpenID token")
+	}
+	if retry := s.perUser(user); retry > 0 {
+		return *tooFast(retry)
+	}
+	if in, err := s.mayCall(ctx, asked.RoomID, user, asked.OpenID.Server); err != nil {
+		return s.fault(ctx, err, "Cannot look up a membership")
+	} else if !in {
+		return *forbidden()
+	}
+	id, deviceID := asked.member()
+	if asked.Member == nil {
+		deviceID = asked.DeviceID
+	}
+	return s.issueOn(ctx, l, asked, participant{user, deviceID, id})
+}
+
+// mayCall reports whether the user is in the room, and their server allowed there.
+func (s *Service) mayCall(ctx context.Context, roomID, userID string, server spec.ServerName) (bool, error) {
+	if s.isLocal(server) {
+		return s.joined(ctx, roomID, userID)
+	}
+	return s.admits(ctx, roomID, userID, server)
+}
+
+// legacySFU splits the path below LegacyPath into an SFU and an endpoint, which is "" if there is no such SFU. Clients
+// append to a URL that may end in a slash.
+func (s *Service) legacySFU(path string) (l *sfu, endpoint string) {
+	n, endpoint := 1, path
+	if first, rest, _ := strings.Cut(endpoint, "/"); rest != "" {
+		if number, err := strconv.Atoi(first); err == nil {
+			n, endpoint = number, strings.TrimLeft(rest, "/")
+		}
+	}
+	if n < 1 || n > len(s.sfus) || s.sfus[n-1].ServiceURL == "" {
+		return nil, ""
+	}
+	return s.sfus[n-1], endpoint
+}

@@ -1,0 +1,30 @@
+package setup
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/matrix-org/dendrite/futures/clientapi"
+	"github.com/matrix-org/dendrite/futures/clientapi/rtc"
+)
+
+// newRTC gives MatrixRTC what it needs of Dendrite. Its way to other servers is that of the federation client: the same
+// rules about where it may lead.
+func newRTC(c *components, o Options) *rtc.Service {
+	options := rtc.Options{
+		Dendrite: o.Dendrite,
+		Config:   &o.Futures.MatrixRTC,
+		Users:    c.UserAPI,
+		Rooms:    c.RoomserverAPI,
+		Keys:     c.KeyRing,
+		Rate:     o.Futures.RateLimits.CallToken,
+		NewLimit: clientapi.NewLimit,
+	}
+	client, ok := c.FedClient.(interface {
+		DoHTTPRequest(ctx context.Context, req *http.Request) (*http.Response, error)
+	})
+	if ok && !o.Dendrite.Global.DisableFederation {
+		options.Federation = client.DoHTTPRequest
+	}
+	return rtc.New(options)
+}
