@@ -51,6 +51,7 @@ func rows() []row {
 	return []row{
 		{"refresh", refreshCPU},
 		{"bearer", bearerCPU},
+		{"transactions", transactions},
 		{"durable", durableRefreshes},
 		{"writes", rowsPerRefresh},
 		{"memory", memory},
