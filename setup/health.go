@@ -21,9 +21,10 @@ import (
 
 // How soon an absence is noticed: after silence, checkEvery and the rest of a question that was under way.
 const (
-	checkEvery = 500 * time.Millisecond
-	checkLimit = 2 * time.Second // for one question
-	silence    = 2500 * time.Millisecond
+	checkEvery     = 500 * time.Millisecond
+	consumersEvery = 2 * time.Second // a look at the consumers, which are judged by longer times
+	checkLimit     = 2 * time.Second // for one question
+	silence        = 2500 * time.Millisecond
 	// mostStalled is how long the futureserver may wait for its database before that counts as away. Its watch over the
 	// lock asks once a second.
 	mostStalled = 3500 * time.Millisecond
@@ -31,11 +32,12 @@ const (
 
 // health knows whether the server can do its work. A goroutine of its own finds out; requests only read the result.
 type health struct {
-	checks  []*check
-	vitals  func() api.Vitals // of the futureserver; nil if it is switched off
-	stuck   func(context.Context, time.Duration) ([]string, error)
-	overdue time.Duration // config.FutureServer.UnhealthyAfter
-	notify  func(state string)
+	checks   []*check
+	vitals   func() api.Vitals // of the futureserver; nil if it is switched off
+	stuck    func(context.Context, time.Duration) ([]string, error)
+	overdue  time.Duration // config.FutureServer.UnhealthyAfter
+	notify   func(state string)
+	stopping <-chan struct{} // closed when a stop begins
 
 	crippled atomic.Pointer[string] // what ended one of Dendrite's consumers
 	stuckNow atomic.Pointer[[]string]
@@ -69,7 +71,7 @@ func healthOf(s *Server, o Options) (*health, error) {
 	h := newHealth(o.Futures.UnhealthyAfter,
 		&check{name: "database", ask: func(ctx context.Context) error { return pingAll(ctx, dbs) }},
 		&check{name: "nats", ask: s.askNATS})
-	h.stuck = s.consumer.Stuck
+	h.stuck, h.stopping = s.consumer.Stuck, s.stopping
 	if s.futures != nil {
 		h.vitals = s.futures.Vitals
 	}
@@ -113,7 +115,7 @@ func (h *health) watch(ctx context.Context) {
 		go every(ctx, checkEvery, func() { c.once(ctx) })
 	}
 	if h.stuck != nil {
-		go every(ctx, checkEvery, func() { h.lookForStuck(ctx) })
+		go every(ctx, consumersEvery, func() { h.lookForStuck(ctx) })
 	}
 	every(ctx, checkEvery, h.update)
 }
@@ -156,8 +158,15 @@ func (h *health) lookForStuck(ctx context.Context) {
 	}
 }
 
-// update finds out what is wrong now.
+// update finds out what is wrong now. What stops is not ill: its parts end one after the other.
 func (h *health) update() {
+	select {
+	case <-h.stopping:
+		h.state.Store(&[]string{"the server is stopping"})
+		h.notify("WATCHDOG=1")
+		return
+	default:
+	}
 	var reasons []string
 	wrong := func(format string, args ...any) { reasons = append(reasons, fmt.Sprintf(format, args...)) }
 	for _, c := range h.checks {

@@ -23,6 +23,8 @@ type patient struct {
 	*testing.T
 	*health
 
+	end chan struct{} // closed when the server stops
+
 	mu       sync.Mutex // guards what follows
 	database func(context.Context) error
 	consumer []string
@@ -54,9 +56,9 @@ func (p *patient) askConsumers(context.Context, time.Duration) (stuck []string, 
 
 func withPatient(t *testing.T, f func(p *patient)) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &patient{T: t, database: there}
+		p := &patient{T: t, database: there, end: make(chan struct{})}
 		p.health = newHealth(30*time.Second, &check{name: "database", ask: p.askDatabase})
-		p.health.vitals, p.health.stuck = p.askVitals, p.askConsumers
+		p.health.vitals, p.health.stuck, p.health.stopping = p.askVitals, p.askConsumers, p.end
 		ctx, cancel := context.WithCancel(t.Context())
 		go p.watch(ctx)
 		p.is("")
@@ -127,6 +129,11 @@ func TestHealth(t *testing.T) {
 		why := "one of Dendrite's components cannot go on"
 		p.crippled.Store(&why)
 		p.is(why)
+	})
+	withPatient(t, func(p *patient) {
+		close(p.end)
+		p.becomes(func() { p.vital.Stalled = time.Minute })
+		p.is("the server is stopping")
 	})
 }
 

@@ -181,6 +181,9 @@ func (f *front) serve(ctx context.Context, o Options, handler http.Handler, fail
 		ConnState:         counted.note,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
+	if f.certificate != nil {
+		f.server.TLSConfig = f.certificate.config()
+	}
 	run := func(l net.Listener, serve func() error) {
 		logrus.Infof("Listening on %s", l.Addr())
 		if err := serve(); !errors.Is(err, http.ErrServerClosed) {
@@ -191,7 +194,6 @@ func (f *front) serve(ctx context.Context, o Options, handler http.Handler, fail
 		go run(f.http, func() error { return f.server.Serve(countedListener{f.http, counted}) })
 	}
 	if f.https != nil {
-		f.server.TLSConfig = f.certificate.config()
 		go run(f.https, func() error { return f.server.ServeTLS(countedListener{f.https, counted}, "", "") })
 	}
 }

@@ -40,9 +40,10 @@ func (s *Server) QueryFutures(ctx context.Context, filter api.Filter) (found []*
 	if filter.UserID != "" && filter.Wanted()&api.Finished == 0 {
 		return s.liveOf(ctx, filter)
 	}
-	if filter.Wanted()&api.Finished != 0 {
-		ctx, cancel := patiently(ctx)
-		defer cancel()
+	ctx, cancel := patiently(ctx)
+	defer cancel()
+	wantsFinished := filter.Wanted()&api.Finished != 0
+	if wantsFinished {
 		if err := s.ended(ctx); err != nil {
 			return nil, err
 		}
@@ -60,11 +61,44 @@ func (s *Server) QueryFutures(ctx context.Context, filter api.Filter) (found []*
 		if read > 0 {
 			page.After = rows[read-1].NID
 		}
+		if wantsFinished {
+			if err := s.renew(ctx, rows); err != nil {
+				return nil, err
+			}
+		}
 		found = append(found, s.matching(rows, &filter)...)
 		if page.Limit == 0 || read < page.Limit || len(found) >= filter.Limit {
 			return atMost(filter.Limit, found), nil
 		}
 	}
+}
+
+// renew reads those again that have ended since they were read.
+func (s *Server) renew(ctx context.Context, rows []*api.Future) error {
+	var nids []api.NID
+	for some := range slices.Chunk(rows, atOnce) {
+		s.mu.Lock()
+		for _, f := range some {
+			if f.State.Live() && !s.refine(f) {
+				nids = append(nids, f.NID)
+			}
+		}
+		s.mu.Unlock()
+		yield()
+	}
+	if len(nids) == 0 {
+		return nil
+	}
+	if err := s.ended(ctx); err != nil {
+		return err
+	}
+	fs, err := s.db.LoadAll(ctx, nids)
+	for _, f := range fs {
+		if i := slices.IndexFunc(rows, func(row *api.Future) bool { return row.NID == f.NID }); i >= 0 {
+			rows[i] = f
+		}
+	}
+	return err
 }
 
 // liveOf returns live futures of one user, whom memory finds without reading all that are on disk.

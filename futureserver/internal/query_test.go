@@ -1,0 +1,73 @@
+package internal
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/futureserver/storage"
+)
+
+// lateDatabase lets something happen after it has read futures, and before the reader has them.
+type lateDatabase struct {
+	storage.Database
+	meanwhile func()
+}
+
+func (d *lateDatabase) Select(ctx context.Context, f api.Filter) ([]*api.Future, error) {
+	rows, err := d.Database.Select(ctx, f)
+	d.meanwhile()
+	return rows, err
+}
+
+// An administrator who looks at a future while it ends sees it, as it is then.
+func TestListedWhileItEnds(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		f := b.create(message(time.Hour))
+		b.db = &lateDatabase{b.db, func() { b.use(f, api.CancelToken, nil) }}
+		fs, err := b.QueryFutures(b.Context(), api.Filter{NID: f.NID, States: api.Live | api.Finished})
+		if err != nil || len(fs) != 1 || fs[0].State != api.Cancelled {
+			t.Errorf("found %v, %v", fs, err)
+		}
+	})
+}
+
+// Pages of a list have each future once, whichever way they are turned.
+func TestPages(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		for i := range 9 {
+			f := b.create(message(time.Hour))
+			if i%2 == 0 {
+				b.use(f, api.CancelToken, nil)
+			}
+		}
+		for _, c := range []struct {
+			states    api.States
+			backwards bool
+			want      int
+		}{{api.Live, false, 4}, {api.Finished, true, 5}, {api.Live | api.Finished, false, 9}, {api.Live | api.Finished, true, 9}} {
+			filter := api.Filter{States: c.states, Backwards: c.backwards, Limit: 2}
+			seen := make(map[api.NID]bool)
+			for {
+				fs, err := b.QueryFutures(b.Context(), filter)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, f := range fs {
+					if seen[f.NID] || !c.states.Has(f.State) {
+						t.Errorf("%+v: %d is there twice, or is %s", c, f.NID, f.State)
+					}
+					seen[f.NID] = true
+				}
+				if len(fs) < filter.Limit {
+					break
+				}
+				filter.After = fs[len(fs)-1].NID
+			}
+			if len(seen) != c.want {
+				t.Errorf("%+v: %d futures", c, len(seen))
+			}
+		}
+	})
+}
