@@ -39,7 +39,10 @@ func (c *certificate) load() error {
 
 func (c *certificate) config() *tls.Config {
 	// With the protocols, because Serve on the plain listener decides for all whether there is HTTP/2.
-	return &tls.Config{NextProtos: []string{"h2", "http/1.1"}, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.now.Load(), nil }}
+	return &tls.Config{
+		NextProtos:     []string{"h2", "http/1.1"},
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.now.Load(), nil },
+	}
 }
 
 // reloadCertificate reads the certificate again, if there is one. New connections get it.

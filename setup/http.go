@@ -190,6 +190,9 @@ func (f *front) serve(ctx context.Context, o Options, handler http.Handler, fail
 			failed(fmt.Errorf("serving on %s: %w", l.Addr(), err))
 		}
 	}
+	if f.https != nil { // before Serve, which looks here once for whether HTTP/2 is wanted
+		f.server.TLSConfig = f.certificate.config()
+	}
 	if f.http != nil {
 		go run(f.http, func() error { return f.server.Serve(countedListener{f.http, counted}) })
 	}
