@@ -181,9 +181,6 @@ func (f *front) serve(ctx context.Context, o Options, handler http.Handler, fail
 		ConnState:         counted.note,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}
-	if f.certificate != nil {
-		f.server.TLSConfig = f.certificate.config()
-	}
 	run := func(l net.Listener, serve func() error) {
 		logrus.Infof("Listening on %s", l.Addr())
 		if err := serve(); !errors.Is(err, http.ErrServerClosed) {
