@@ -16,34 +16,34 @@ import (
 )
 
 const (
-	baseDir  = ".base" // in the project's folder, ignored by git and, for its dot, by "./..."
+	baseDir  = ".base" // in the project's folder; ignored by git and, because of its dot, by "./..."
 	filesDir = "_files"
 
 	description = "internal/patched_base.go" // in Dendrite's tree; see describe
 )
 
-// modulePaths are the modules that are patched. Their patches lie in folders named after the last element.
+// modulePaths are the modules that are patched. The folder of a module's patches is named after the path's last element.
 var modulePaths = []string{"github.com/matrix-org/dendrite", "github.com/matrix-org/gomatrixserverlib"}
 
-// module is one module to patch, as go.mod and the module cache have it.
+// module is a module to patch, in the version that go.mod requires.
 type module struct {
 	Path, Version, Dir, Sum string
 
-	patches []string // their paths from setup/base, in the order of application
-	files   []string // whole files to add, likewise
+	patches []string // paths relative to setup/base, in the order in which they are applied
+	files   []string // whole files to add; paths relative to setup/base
 }
 
 func (m *module) name() string { return filepath.Base(m.Path) }
 
-// base is all that decides about the patched base.
+// base is the input from which the patched base is made.
 type base struct {
 	root    string // the project's folder
 	source  string // setup/base below it
 	modules []*module
-	hash    string // of all input
+	hash    string // of the whole input
 }
 
-// readBase reads which modules there are, and verifies that the module cache has what go.sum promises.
+// readBase finds the modules in the module cache; the go command downloads them if they are missing.
 func readBase(root string) (*base, error) {
 	out, err := goCommand(root, append([]string{"mod", "download", "-json"}, modulePaths...)...)
 	if err != nil {
@@ -60,7 +60,7 @@ func readBase(root string) (*base, error) {
 	return newBase(root, modules)
 }
 
-// newBase reads which patches and files there are for the modules.
+// newBase finds the patches and files for the modules.
 func newBase(root string, modules []*module) (*base, error) {
 	b := &base{root: root, source: filepath.Join(root, "setup", "base"), modules: modules}
 	for _, m := range modules {
@@ -79,7 +79,8 @@ func newBase(root string, modules []*module) (*base, error) {
 	return b, b.sum()
 }
 
-// listFiles lists the regular files below dir/sub, in order, by their paths from dir. There need not be a sub.
+// listFiles lists the regular files in dir/sub and its folders, in order, as paths relative to dir. The list is empty if
+// dir/sub does not exist.
 func listFiles(dir, sub string) (files []string, err error) {
 	err = filepath.WalkDir(filepath.Join(dir, sub), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
@@ -95,7 +96,7 @@ func listFiles(dir, sub string) (files []string, err error) {
 	return files, err
 }
 
-// sum computes the hash of all input: the modules, the patches and this program, its tests left out.
+// sum computes the hash of the input: the modules, the patches, and this program without its tests.
 func (b *base) sum() error {
 	h := sha256.New()
 	for _, m := range b.modules {
@@ -127,7 +128,7 @@ func (b *base) update() error {
 	return b.make()
 }
 
-// isUpToDate reports whether the patched base was made from this very input.
+// isUpToDate reports whether the patched base was made from this input.
 func (b *base) isUpToDate() bool {
 	s, err := b.readStamp()
 	if err != nil || s.input != b.hash {
@@ -137,7 +138,7 @@ func (b *base) isUpToDate() bool {
 	return err == nil && bytes.Equal(work, b.workFile())
 }
 
-// make makes the patched base anew. It refuses to replace one that somebody has edited.
+// make makes the patched base and replaces the old one. It refuses if the old one has edits that are in no patch.
 func (b *base) make() error {
 	target := filepath.Join(b.root, baseDir)
 	edited, err := b.edits()
@@ -183,7 +184,7 @@ func (b *base) workFile() []byte {
 
 func everyPatch(string) bool { return true }
 
-// build writes the modules into dir, with those of the patches that are wanted.
+// build writes the modules to dir and applies the patches for which wanted returns true.
 func (b *base) build(dir string, wanted func(patch string) bool) error {
 	for _, m := range b.modules {
 		if err := m.verify(); err != nil {
@@ -211,15 +212,15 @@ func (b *base) build(dir string, wanted func(patch string) bool) error {
 	return b.describe(filepath.Join(dir, "dendrite"))
 }
 
-// verify compares the module cache with go.sum. The go command does that with what it downloads, but not with
-// what somebody has changed since.
+// verify compares the module cache with go.sum. The go command checks only what it downloads; it does not notice later
+// changes of the cache.
 func (m *module) verify() error {
 	sum, err := dirhash.HashDir(m.Dir, m.Path+"@"+m.Version, dirhash.Hash1)
 	if err != nil {
 		return err
 	}
 	if sum != m.Sum {
-		return fmt.Errorf("the module cache has another %s %s than go.sum (%s instead of %s); 'go clean -modcache' and try again",
+		return fmt.Errorf("%s %s in the module cache does not match go.sum (%s instead of %s); run 'go clean -modcache' and try again",
 			m.Path, m.Version, sum, m.Sum)
 	}
 	return nil
@@ -238,7 +239,7 @@ func (m *module) copy(target string) error {
 	return nil
 }
 
-// copyFile copies a file as one that can be written, whatever the module cache's bits are.
+// copyFile copies a file. The copy is writable, unlike files in the module cache.
 func copyFile(from, to string) error {
 	data, err := os.ReadFile(from)
 	if err != nil {
@@ -250,19 +251,19 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, data, 0o644)
 }
 
-// describe adds the one file that is not written by hand: what the server says of its base, under a name whose
-// absence tells what to do.
+// describe adds a generated file with the description of the base, which the server shows. The constant's name tells the
+// user what to do if the constant is missing.
 func (b *base) describe(dendrite string) error {
 	n := 0
 	for _, m := range b.modules {
 		n += len(m.patches)
 	}
-	text := fmt.Sprintf("package internal\n\n// PatchedBase_RunMakeOnce says what Dendrite was patched with. Written by setup/base.\n"+
+	text := fmt.Sprintf("package internal\n\n// PatchedBase_RunMakeOnce describes the patches of Dendrite. Written by setup/base.\n"+
 		"const PatchedBase_RunMakeOnce = \"%d patches, %s\"\n", n, b.hash[:12])
 	return os.WriteFile(filepath.Join(dendrite, description), []byte(text), 0o644)
 }
 
-// patchName checks a patch's name as the user has typed it.
+// patchName splits the name of a patch, as the user has typed it, into module and file name.
 func patchName(file string) (m, name string, err error) {
 	m, name, ok := strings.Cut(filepath.ToSlash(file), "/")
 	if !ok || !strings.HasSuffix(name, ".patch") || strings.Contains(name, "/") {

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/mod/sumdb/dirhash"
 )
 
-// project is a folder like ours, with two small modules to patch.
+// project is a folder like this project's, with two small modules to patch.
 type project struct {
 	*testing.T
 	root    string
@@ -26,7 +26,7 @@ const (
 	library = "package lib\n\nvar A = 1\n\nvar B = 1\n\nvar C = 1\n"
 )
 
-// patched is the patch that gives one of the variables of lib.go another value.
+// patched returns a patch that gives a variable of lib.go another value.
 func patched(line, name, from, to string) string {
 	lines, after := "3", " \n"
 	if name == "C" { // the last line
@@ -112,7 +112,7 @@ func (p *project) wantError(err error, parts ...string) {
 	}
 }
 
-// tree is all that lies in a folder.
+// tree returns the mode and content of every file in a folder.
 func tree(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -237,7 +237,7 @@ func TestPatchDoesNotFit(t *testing.T) {
 			}
 			p.wantError(p.base().update(), "gomatrixserverlib/"+name+" does not fit", c.say)
 			if !maps.Equal(before, tree(t, p.made(""))) {
-				t.Error("what was made before is gone")
+				t.Error("the old base has changed")
 			}
 		})
 	}
@@ -265,7 +265,7 @@ func TestChangedModuleCache(t *testing.T) {
 	}
 }
 
-// What somebody has edited is not thrown away.
+// Edits in .base are not lost.
 func TestEditsAreKept(t *testing.T) {
 	edit := func(p *project, name, text string) { p.write(p.made(name), text) }
 	for what, do := range map[string]func(p *project) string{
@@ -282,7 +282,7 @@ func TestEditsAreKept(t *testing.T) {
 			p := newProject(t)
 			p.make()
 			file := do(p)
-			p.make() // nothing has changed that it is made from, so the edits are tried out
+			p.make() // the input has not changed, so the base with the edits stays
 			p.patch("dendrite/20-a.patch", patched("2", "A", "1", "5"))
 			edited := tree(t, p.made(""))
 			p.wantError(p.base().update(), "edits that are in no patch", "docs/base.md", ": "+file)
@@ -297,7 +297,7 @@ func TestEditsAreKept(t *testing.T) {
 	}
 }
 
-// Bases that were made before there were such stamps are replaced.
+// A base of an earlier version, whose stamp has no hashes, is replaced.
 func TestOldStamp(t *testing.T) {
 	p := newProject(t)
 	p.write(p.made("stamp"), "0123")
@@ -325,7 +325,7 @@ func TestRecord(t *testing.T) {
 	if got := p.read(filepath.Join(p.root, "setup", "base", "gomatrixserverlib/_files/new/file.go")); got != "package new // better\n" {
 		t.Errorf("the file is recorded as %s", got)
 	}
-	p.make() // which takes the edits for recorded
+	p.make() // the edits are recorded, so this replaces the base
 	want := strings.NewReplacer("A = 1", "A = 11", "B = 1", "B = 33", "C = 1", "C = 2").Replace(library)
 	if got := p.read(p.made("gomatrixserverlib/lib.go")); got != want {
 		t.Errorf("made from what was recorded: %s", got)
@@ -355,7 +355,7 @@ func TestRecordNewPatch(t *testing.T) {
 	}
 }
 
-// Edits of one module are not taken for recorded by a patch of the other.
+// A patch of one module does not record edits of the other.
 func TestRecordLeavesNothingOut(t *testing.T) {
 	p := newProject(t)
 	p.make()
@@ -365,7 +365,7 @@ func TestRecordLeavesNothingOut(t *testing.T) {
 	p.wantError(p.base().update(), "dendrite/lib.go")
 }
 
-// realBase is this project's own, to be made in another folder.
+// realBase is this project's base, to be made in another folder.
 func realBase(t *testing.T) *base {
 	t.Helper()
 	root, err := moduleRoot()
@@ -386,10 +386,11 @@ func realBase(t *testing.T) *base {
 	return b
 }
 
-// positions are what tells where a fragment of a patch belongs. Other patches move it.
+// positions matches the line numbers of a patch's fragments. Other patches change them.
 var positions = regexp.MustCompile(`(?m)^@@ .*`)
 
-// The project's patches say what they are for, and are as recording them writes them, but for their places.
+// Each of the project's patches has the four lines at its top, and recording it gives the same patch, except for line
+// numbers.
 func TestOurPatches(t *testing.T) {
 	b := realBase(t)
 	for _, m := range b.modules {
@@ -425,7 +426,7 @@ func TestOurPatches(t *testing.T) {
 	}
 }
 
-// Made twice, the real base is the same, and recording a real patch leaves it as it is.
+// Making the real base twice gives the same files, and recording a patch without edits does not change it.
 func TestOurBase(t *testing.T) {
 	b := realBase(t)
 	if err := b.update(); err != nil {
@@ -461,7 +462,7 @@ func TestOurBase(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := tree(t, filepath.Join(b.root, baseDir))
-	for _, all := range []map[string]string{made, again} { // with the patch's places the hash of the input may change
+	for _, all := range []map[string]string{made, again} { // the patch's line numbers may change the hash of the input
 		delete(all, stampFile)
 		delete(all, "dendrite/"+description)
 	}

@@ -1,11 +1,11 @@
-// Command base makes the patched base that this server is built on: a copy of Dendrite and of
-// gomatrixserverlib, as go.mod names them, with the patches of this folder applied, and a go.work that puts
-// the copies in their place. "make" runs it before everything else; docs/base.md explains it.
+// Command base makes the patched base that this server is built on. It copies the versions of Dendrite and
+// gomatrixserverlib that go.mod requires, applies the patches of this folder, and writes a go.work that uses the copies.
+// "make" runs it before everything else; docs/base.md explains it.
 //
 //	go run ./setup/base                 make the patched base, if anything has changed since the last time
-//	go run ./setup/base -record FILE    write what was edited in .base into the patch FILE
+//	go run ./setup/base -record FILE    write the edits in .base into the patch FILE
 //
-// FILE is named from this folder: dendrite/10-redactions.patch.
+// FILE is relative to this folder, for example dendrite/10-redactions.patch.
 package main
 
 import (
@@ -20,7 +20,7 @@ import (
 )
 
 func main() {
-	record := flag.String("record", "", "write what was edited in .base into this patch `file`")
+	record := flag.String("record", "", "write the edits in .base into this patch `file`")
 	flag.Parse()
 	if err := run(*record); err != nil {
 		fmt.Fprintln(os.Stderr, "setup/base:", err)
@@ -48,7 +48,7 @@ func run(record string) error {
 	return b.update()
 }
 
-// moduleRoot is the folder of this project's go.mod.
+// moduleRoot returns the folder of this project's go.mod.
 func moduleRoot() (string, error) {
 	out, err := goCommand("", "env", "GOMOD")
 	if err != nil {
@@ -57,7 +57,7 @@ func moduleRoot() (string, error) {
 	return filepath.Dir(strings.TrimSpace(string(out))), nil
 }
 
-// goCommand runs the go command without a go.work, which may not exist yet or lead nowhere.
+// goCommand runs the go command and returns its output. It ignores go.work, which may name copies that do not exist.
 func goCommand(dir string, args ...string) ([]byte, error) {
 	cmd := exec.Command("go", args...)
 	cmd.Dir = dir

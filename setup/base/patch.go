@@ -13,7 +13,7 @@ import (
 	"github.com/bluekeyes/go-gitdiff/gitdiff"
 )
 
-// apply applies a patch to the tree. Other patches may have moved its places up or down.
+// apply applies a patch to the tree. Other patches may have moved the lines that it changes.
 func apply(patch, tree string) error {
 	f, err := os.Open(patch)
 	if err != nil {
@@ -28,11 +28,11 @@ func apply(patch, tree string) error {
 		return errors.New("it changes nothing")
 	}
 	if strings.TrimSpace(header) == "" {
-		return errors.New("it has no header that says what it is for")
+		return errors.New("it has no header with What, Why, Since and Can go")
 	}
 	for _, file := range files {
 		if file.IsNew || file.IsDelete || file.IsRename || file.OldName != file.NewName {
-			return fmt.Errorf("%s: a patch changes files; whole files to add lie in %s", file.NewName, filesDir)
+			return fmt.Errorf("%s: a patch can only change files; put new files into %s", file.NewName, filesDir)
 		}
 		if len(file.TextFragments) == 0 {
 			return fmt.Errorf("%s: it changes nothing", file.NewName)
@@ -56,8 +56,8 @@ func apply(patch, tree string) error {
 	return nil
 }
 
-// place finds out where in the text the fragments belong: where they say or, if they have been moved, at the only place
-// that has the lines that they quote.
+// place finds the position of each fragment in the text and sets it: the position that the fragment names or, if the lines
+// have moved, the only position at which the quoted lines occur.
 func place(fragments []*gitdiff.TextFragment, text []byte) error {
 	lines := bytes.SplitAfter(text, []byte("\n"))
 	var moved int64
@@ -89,19 +89,19 @@ func find(lines, quoted [][]byte, expected int) (int, error) {
 	found := -1
 	for at := range lines {
 		if matches(at) && found >= 0 {
-			return 0, errors.New("what it quotes stands in several places, and not where it says")
+			return 0, errors.New("the lines that it quotes are not there, but in several places")
 		} else if matches(at) {
 			found = at
 		}
 	}
 	if found < 0 {
-		return 0, errors.New("what it quotes stands nowhere")
+		return 0, errors.New("the lines that it quotes are not in the file")
 	}
 	return found, nil
 }
 
-// record writes the difference between the tree in .base and the tree with all other patches into the patch, below
-// the header that it has. Files from _files that were edited in .base are copied back.
+// record writes into the patch the difference between .base and a base with all other patches. It keeps the header of the
+// patch. It also copies edited files of _files back from .base.
 func (b *base) record(file string) error {
 	name, _, err := patchName(file)
 	if err != nil {
@@ -115,7 +115,7 @@ func (b *base) record(file string) error {
 	if err := b.build(without, func(patch string) bool { return patch != file }); err != nil {
 		return err
 	}
-	// What it was made from is no difference.
+	// The description of the base is not part of the difference.
 	described := filepath.Join("dendrite", description)
 	if err := copyFile(filepath.Join(b.root, baseDir, described), filepath.Join(without, described)); err != nil {
 		return err
@@ -135,7 +135,7 @@ func (b *base) record(file string) error {
 		return err
 	}
 	if len(diff) == 0 {
-		return fmt.Errorf("nothing differs from what the other patches make without %s", file)
+		return fmt.Errorf("nothing to record: nothing differs from the base without %s", file)
 	}
 	path := filepath.Join(b.source, filepath.FromSlash(file))
 	header := []byte("What: \nWhy: \nSince: \nCan go: \n\n")
@@ -145,15 +145,15 @@ func (b *base) record(file string) error {
 	if err := os.WriteFile(path, append(header, diff...), 0o644); err != nil {
 		return err
 	}
-	again, err := newBase(b.root, b.modules) // the patch may be a new one
+	again, err := newBase(b.root, b.modules) // the patch may be new
 	if err != nil {
 		return err
 	}
 	return again.restamp(file)
 }
 
-// difference is the unified diff from one folder to another, with one line of context: enough to notice that a
-// line has moved, and as little of the module's text as that takes.
+// difference returns the unified diff of two folders. It has one line of context: enough to find moved lines, and as
+// little as possible of the module's text.
 func difference(from, to string) ([]byte, error) {
 	cmd := exec.Command("git", "diff", "--no-index", "--no-color", "--unified=1", "--no-renames", "--diff-algorithm=histogram", from, to)
 	out, err := cmd.Output()
@@ -172,7 +172,7 @@ func difference(from, to string) ([]byte, error) {
 			}
 		}
 		if !bytes.HasPrefix(line, []byte("index ")) {
-			// What stands behind a hunk's position is text of the module that nobody needs.
+			// The text after a hunk's position is only a quote from the module.
 			if bytes.HasPrefix(line, []byte("@@ ")) {
 				position, _, _ := bytes.Cut(line[3:], []byte(" @@"))
 				line = fmt.Appendf(nil, "@@ %s @@\n", position)

@@ -13,8 +13,8 @@ import (
 
 const stampFile = "stamp"
 
-// stamp is written with the patched base: what it was made from, and the hash of each of its files, so that edits
-// can be told from what the patches have made.
+// stamp is stored in the patched base. It holds the hash of the input and the hash of each file, so that later edits are
+// noticed.
 type stamp struct {
 	input string
 	files map[string]string
@@ -38,7 +38,7 @@ func (b *base) readStamp() (stamp, error) {
 	return s, nil
 }
 
-// writeStamp stamps the patched base in dir.
+// writeStamp writes the stamp of the patched base in dir.
 func writeStamp(dir, input string) error {
 	sums, err := hashFiles(dir)
 	if err != nil {
@@ -52,7 +52,7 @@ func writeStamp(dir, input string) error {
 	return os.WriteFile(filepath.Join(dir, stampFile), data.Bytes(), 0o644)
 }
 
-// hashFiles hashes the files of a patched base, but for the stamp and what differs with the input alone.
+// hashFiles hashes the files of a patched base, except the stamp and the description.
 func hashFiles(dir string) (map[string]string, error) {
 	files, err := listFiles(dir, ".")
 	if err != nil {
@@ -73,7 +73,7 @@ func hashFiles(dir string) (map[string]string, error) {
 	return sums, nil
 }
 
-// edits lists the files of the patched base that are not as they were made. Without a stamp nobody can tell.
+// edits lists the files of the patched base that have changed since it was made. Without a stamp the list is empty.
 func (b *base) edits() ([]string, error) {
 	made, err := b.readStamp()
 	if os.IsNotExist(err) || err == nil && made.files == nil {
@@ -104,7 +104,7 @@ func differing(a, b map[string]string) (files []string) {
 	return files
 }
 
-// restamp notes that what is in the patched base is what the patches make, if it is. The patch was just recorded.
+// restamp writes a new stamp after a patch was recorded. It returns an error if .base has edits that are still in no patch.
 func (b *base) restamp(patch string) error {
 	dir, err := os.MkdirTemp("", "base-")
 	if err != nil {
@@ -126,5 +126,5 @@ func (b *base) restamp(patch string) error {
 	if left := differing(made, now); len(left) > 0 {
 		return fmt.Errorf("%s is written, but these edits are not in it: %s", patch, strings.Join(left, ", "))
 	}
-	return writeStamp(target, "recorded "+patch) // what the server says of its base is to be made anew
+	return writeStamp(target, "recorded "+patch) // is no input's hash, so the next "make base" renews the description
 }

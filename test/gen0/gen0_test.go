@@ -66,7 +66,7 @@ type requirement struct {
 type world struct {
 	server *rig.Server
 	users  atomic.Int64
-	tokens sync.Map // all that were seen
+	tokens sync.Map // all tokens that the scenes have received
 }
 
 // scene is one test's part of the server: alice, who made the room and has all power in it, and bob, who is in it.
@@ -90,12 +90,12 @@ func (s *scene) register(name string) *rig.User {
 	return s.world.server.Register(s, fmt.Sprintf("%s%d", name, s.world.users.Add(1)))
 }
 
-// patience is how long a test waits for what must come; only a failing test waits so long.
-const patience = time.Minute // after SIGKILL JetStream delivers anew after 30 s what a reader had in hand
+// patience is how long a test waits for an event or a state. Only a failing test waits so long.
+const patience = time.Minute // after SIGKILL JetStream redelivers unacknowledged messages after 30 s
 
 const (
-	soon  = 800 * time.Millisecond // a timeout that is to run out in the test
-	later = time.Hour              // one that is not
+	soon  = 800 * time.Millisecond // a timeout that runs out during the test
+	later = time.Hour              // a timeout that does not
 )
 
 // text is the content of a message or a piece of state that can be told apart.
@@ -129,13 +129,13 @@ func tokensOf(f rig.Future) []string {
 	return tokens
 }
 
-// use does what the token stands for.
+// use uses the token.
 func (s *scene) use(token string) rig.Response {
 	s.Helper()
 	return s.world.server.UseToken(s, token)
 }
 
-// works uses the tokens and wants each to do its work.
+// works uses the tokens and expects 200 for each.
 func (s *scene) works(tokens ...string) {
 	s.Helper()
 	for _, token := range tokens {
@@ -145,7 +145,7 @@ func (s *scene) works(tokens ...string) {
 	}
 }
 
-// gone uses all tokens of the futures and wants them to stand for nothing.
+// gone uses all tokens of the futures and expects 410 for each.
 func (s *scene) gone(futures ...rig.Future) {
 	s.Helper()
 	for _, f := range futures {
@@ -157,7 +157,7 @@ func (s *scene) gone(futures ...rig.Future) {
 	}
 }
 
-// getsGone waits until the future's refresh token stands for nothing.
+// getsGone waits until the future's refresh token gets 410.
 func (s *scene) getsGone(f rig.Future) {
 	s.Helper()
 	s.eventually("the future to go", func() bool { return s.use(f.Refresh).Status == 410 })
@@ -201,7 +201,7 @@ func (s *scene) count(bodies ...string) int {
 	return len(found)
 }
 
-// has wants that many events with one of the bodies in the room.
+// has checks that n events with one of the bodies are in the room.
 func (s *scene) has(n int, bodies ...string) {
 	s.Helper()
 	if got := s.count(bodies...); got != n {
@@ -224,7 +224,7 @@ func (s *scene) put(path string, body any) rig.Response {
 	return r
 }
 
-// wants checks the status and the error code of a response.
+// wants checks the status and the errcode of a response.
 func (s *scene) wants(r rig.Response, status int, errcode string) {
 	s.Helper()
 	if r.Status != status || r.ErrCode() != errcode {

@@ -1,7 +1,6 @@
-// Package judge decides, from outside and after the fact, whether a server kept its promises about futures.
-// Clients tell it what they asked for and what was answered; then it reads the rooms' timelines. It knows
-// nothing of the server's insides, and what no client can know (a request whose answer was lost) it counts
-// in the server's favour.
+// Package judge checks afterwards, from the clients' view, whether a server kept its promises about futures. Clients tell
+// it what they requested and what was answered; then it reads the rooms' timelines. It does not look into the server. If
+// the answer to a request was lost, it assumes the outcome that is best for the server.
 package judge
 
 import (
@@ -11,7 +10,7 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// Mark is the key in an event's content that says which future the event came from.
+// Mark is the key in an event's content that identifies the event's future.
 const Mark = "mark"
 
 // Verb is what a token was used for.
@@ -23,7 +22,7 @@ const (
 	Refresh
 )
 
-// Spec is a future as its client wants it.
+// Spec is the request for a future.
 type Spec struct {
 	Mark     string // unique; in the content under Mark
 	Room     string
@@ -39,20 +38,20 @@ type Future struct {
 	Tokens []string // set once, before the future is used
 
 	mu        sync.Mutex
-	scheduled int64 // Unix ms when the request was first sent: the deadline is not before this + Timeout
-	answered  int64 // when it was answered with 200; 0 if it never was
-	refused   bool  // answered with an error
+	scheduled int64 // Unix ms when the request was first sent; the deadline is not before this + Timeout
+	answered  int64 // Unix ms when it was answered with 200; 0 if it was not
+	refused   bool  // it was answered with an error below 500
 	attempts  []*attempt
 }
 
-// attempt is one use of a token. Its answer is status 0 as long as there is none.
+// attempt is one use of a token. Its status is 0 until there is an answer.
 type attempt struct {
 	verb       Verb
 	start, end int64
 	status     int
 }
 
-// maybe reports whether the server may have done as asked.
+// maybe reports whether the server may have carried out the request.
 func (a *attempt) maybe() bool { return a.status == 0 || a.status == 200 || a.status >= 500 }
 
 // seat is one piece of the rooms' state.
@@ -62,20 +61,20 @@ type seat struct {
 
 // state is one ordinary state event that a client sent.
 type state struct {
-	start, end int64 // end is 0 as long as nobody knows whether the event is in the room
+	start, end int64 // end is 0 as long as it is not known whether the event is in the room
 }
 
-// Judge gathers the records. The zero value is ready for use.
+// Judge collects the records. The zero value is ready for use.
 type Judge struct {
 	mu      sync.Mutex
 	futures map[string]*Future
 	states  map[seat][]*state
 }
 
-// now is in Unix ms, as events have it. Rounding down is on the safe side for all comparisons.
+// now returns the time in Unix ms, as in events. It rounds down, which is safe for all comparisons.
 func now() int64 { return time.Now().UnixMilli() }
 
-// Schedule is called before the request that schedules a future is sent.
+// Schedule must be called before the request that schedules a future is sent.
 func (j *Judge) Schedule(s Spec) *Future {
 	f := &Future{Spec: s, scheduled: now()}
 	j.mu.Lock()
@@ -87,7 +86,7 @@ func (j *Judge) Schedule(s Spec) *Future {
 	return f
 }
 
-// Answered is called with the response's status. If none came it is not called.
+// Answered must be called with the status of the response. Without a response it must not be called.
 func (f *Future) Answered(status int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -99,8 +98,8 @@ func (f *Future) Answered(status int) {
 	}
 }
 
-// Use is called before a token is used. It returns a function to be called with the response's status; if
-// none came it is not called.
+// Use must be called before a token is used. The caller passes the status of the response to the function that it returns.
+// Without a response that function must not be called.
 func (f *Future) Use(verb Verb) (answered func(status int)) {
 	a := &attempt{verb: verb, start: now()}
 	f.mu.Lock()
@@ -113,8 +112,8 @@ func (f *Future) Use(verb Verb) (answered func(status int)) {
 	}
 }
 
-// State is called before an ordinary state event is sent to a key that futures may be about. It returns a
-// function to be called when the event was answered with 200.
+// State must be called before an ordinary state event is sent to a key that futures may set. The caller calls the function
+// that it returns when the request was answered with 200.
 func (j *Judge) State(room, eventType, key string) (answered func()) {
 	s, about := &state{start: now()}, seat{room, eventType, key}
 	j.mu.Lock()
@@ -141,7 +140,7 @@ func (j *Judge) Tokens() []string {
 	return tokens
 }
 
-// Judge compares the records with the timelines of all rooms. While futures are pending they count as lost.
+// Judge compares the records with the timelines of all rooms. Futures that are still pending count as lost.
 func (j *Judge) Judge(timelines map[string][]gjson.Result) Report {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 
 const room = "!room:localhost"
 
-// history is a story with times in ms; zero is when the server answered everything at once.
+// history is a sequence of requests and events, with times in ms.
 type history struct {
 	futures []*Future
 	states  []*state
@@ -30,7 +30,7 @@ func (h *history) judge() Report {
 	return j.Judge(map[string][]gjson.Result{room: timeline})
 }
 
-// timer is an accepted timeout future, asked for at 1000 and due at 2000; action one without a timer.
+// timer returns an accepted timeout future, requested at 1000 and due at 2000. action returns one without a timer.
 func timer(mark string, attempts ...*attempt) *Future {
 	return &Future{
 		Spec:      Spec{Mark: mark, Room: room, Group: "g", Timeout: time.Second},
@@ -63,7 +63,7 @@ func seatTaken(start, end int64) *state {
 	return &state{start: start, end: end}
 }
 
-// TestVerdicts tells short stories. Each says which counters of the report must not be zero.
+// TestVerdicts judges short histories. Each names the counters of the report that must not be zero.
 func TestVerdicts(t *testing.T) {
 	refused, unknown := timer("a"), timer("a")
 	refused.answered, refused.refused = 0, true
@@ -115,7 +115,7 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// counters names what is not zero, futures accepted left out.
+// counters lists the counters that are not zero, except Accepted.
 func counters(r *Report) string {
 	var s []string
 	for _, c := range []struct {
@@ -133,7 +133,7 @@ func counters(r *Report) string {
 	return strings.Join(s, " ")
 }
 
-// TestRecords checks that the live records carry the times the stories above are told in.
+// TestRecords checks that Schedule, Answered, Use and State record the times that TestVerdicts sets by hand.
 func TestRecords(t *testing.T) {
 	var j Judge
 	before := now()

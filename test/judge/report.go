@@ -6,20 +6,20 @@ import (
 	"strings"
 )
 
-// Report is the judgement. The first block counts what happened, the second what must not.
+// Report is the result. The first block counts outcomes, the second one broken promises.
 type Report struct {
 	Accepted, Sent, Cancelled, Invalidated, Discarded int
 
-	Lost    int // accepted, due, and no event
+	Lost    int // an accepted future is due and has no event
 	Doubled int // more than one event of a group
 	Early   int // an event before its deadline
-	Stale   int // an event although newer state was there in time
+	Stale   int // an event although newer state had been accepted before the deadline
 	Revived int // an event of a cancelled future
-	Unasked int // an event that nobody asked for
+	Unasked int // an event that nobody requested
 	Respent int // a token that worked more than once
 
-	Problems []string // the same in words, the first hundred
-	lateness []int64  // ms, of those that their timer sent
+	Problems []string // the first hundred broken promises, in words
+	lateness []int64  // in ms, of the events that were sent by their timers
 }
 
 func (r *Report) problem(counter *int, format string, args ...any) {
@@ -34,8 +34,8 @@ func (r *Report) Good() bool {
 	return r.Lost+r.Doubled+r.Early+r.Stale+r.Revived+r.Unasked+r.Respent == 0
 }
 
-// Lateness returns how many ms after its deadline the given share of the timed events came, downtime
-// included; 1 is the latest.
+// Lateness returns a quantile of the lateness of events that were sent by their timers, in ms. It includes downtime. A
+// share of 0.5 is the median, 1 the maximum.
 func (r *Report) Lateness(share float64) int64 {
 	if len(r.lateness) == 0 {
 		return 0
@@ -44,7 +44,7 @@ func (r *Report) Lateness(share float64) int64 {
 	return max(0, sorted[int(share*float64(len(sorted)-1))])
 }
 
-// String is the report as people read it.
+// String returns the report as text for people.
 func (r *Report) String() string {
 	var b strings.Builder
 	line := func(name string, value any) { fmt.Fprintf(&b, "%-28s %v\n", name, value) }

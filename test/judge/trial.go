@@ -6,7 +6,7 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// trial is one judgement.
+// trial is the state of one call of Judge.
 type trial struct {
 	Report
 	states map[seat][]*state
@@ -18,8 +18,8 @@ type event struct {
 	ts int64 // origin_server_ts
 }
 
-// read takes the events of futures from the timelines. That Dendrite shows one and the same event twice is
-// not a future's fault, so events count by their IDs.
+// read collects the events of futures from the timelines. Dendrite sometimes shows the same event twice, so events are
+// counted by their IDs.
 func (c *trial) read(timelines map[string][]gjson.Result, futures map[string]*Future) {
 	seen := make(map[string]bool)
 	for room, timeline := range timelines {
@@ -65,7 +65,7 @@ func (c *trial) group(group []*Future) {
 	}
 }
 
-// event judges an event that came: was it time, and was it still wanted?
+// event checks an event: was it due, and had its future not been cancelled or replaced by newer state?
 func (c *trial) event(f *Future, e event) {
 	if f.refused {
 		c.problem(&c.Unasked, "%s was refused, yet event %s came", f.Mark, e.id)
@@ -91,7 +91,7 @@ func (c *trial) event(f *Future, e event) {
 	}
 }
 
-// tokens looks at one future's answers: each of its tokens that ends it works at most once.
+// tokens checks one future's answers: at most one use of a send or cancel token may succeed.
 func (c *trial) tokens(f *Future) {
 	ended := func(a *attempt) bool { return a.status == 200 }
 	if sends, cancels := f.count(Send, ended), f.count(Cancel, ended); sends+cancels > 1 {
@@ -102,7 +102,7 @@ func (c *trial) tokens(f *Future) {
 	}
 }
 
-// silent judges a group of which nothing was sent: each of its timeout futures must have a reason.
+// silent checks a group without an event: each of its timeout futures must have a reason for it.
 func (c *trial) silent(group []*Future) {
 	for _, f := range group {
 		if f.answered != 0 && f.Timeout != 0 && f.count(Cancel, (*attempt).maybe) == 0 && !c.newerState(f) {
@@ -111,7 +111,7 @@ func (c *trial) silent(group []*Future) {
 	}
 }
 
-// outcome counts what became of an accepted future that was not sent.
+// outcome counts the outcome of an accepted future that was not sent.
 func (c *trial) outcome(f *Future, groupSent bool) {
 	switch {
 	case f.answered == 0 || len(c.events[f.Mark]) > 0:
@@ -124,12 +124,12 @@ func (c *trial) outcome(f *Future, groupSent bool) {
 	}
 }
 
-// newerState reports whether somebody has, or may have, set the future's piece of state since it was asked for.
+// newerState reports whether a client has, or may have, set the future's piece of state since the future was requested.
 func (c *trial) newerState(f *Future) bool {
 	return slices.ContainsFunc(c.about(f), func(s *state) bool { return s.end == 0 || s.end >= f.scheduled })
 }
 
-// staleBy returns how long before the event newer state had been accepted that should have kept it out.
+// staleBy returns by how many ms newer state that should have prevented the event preceded it; 0 if there is none.
 func (c *trial) staleBy(f *Future, e event) int64 {
 	for _, s := range c.about(f) {
 		if s.end != 0 && f.answered != 0 && s.start > f.answered && s.end < f.earliestAt(s.end) && s.end < e.ts {
@@ -139,7 +139,7 @@ func (c *trial) staleBy(f *Future, e event) int64 {
 	return 0
 }
 
-// about returns what clients did to the future's piece of state.
+// about returns the ordinary state events for the future's piece of state.
 func (c *trial) about(f *Future) []*state {
 	if f.StateKey == nil {
 		return nil
@@ -158,10 +158,10 @@ func (f *Future) count(verb Verb, condition func(*attempt) bool) int {
 	return n
 }
 
-// earliest returns a time before which the deadline cannot lie, by what was acknowledged.
+// earliest returns a lower bound of the deadline, according to the acknowledged refreshes.
 func (f *Future) earliest() int64 { return f.earliestAt(now()) }
 
-// earliestAt is the same with what had been acknowledged by the time t.
+// earliestAt is the same for the refreshes that had been acknowledged at time t.
 func (f *Future) earliestAt(t int64) int64 {
 	last := f.scheduled
 	for _, a := range f.attempts {
@@ -172,7 +172,7 @@ func (f *Future) earliestAt(t int64) int64 {
 	return last + f.Timeout.Milliseconds()
 }
 
-// latest returns a time after which the deadline cannot lie, unless an unanswered request came late.
+// latest returns an upper bound of the deadline, unless an unanswered request arrived late.
 func (f *Future) latest() int64 {
 	last := f.answered
 	for _, a := range f.attempts {

@@ -1,6 +1,6 @@
-// Package model is the specification of futures as a small program: what an observer who sees only requests,
-// answers and rooms may see. It knows nothing of how the server works. Tests feed it what happened and it
-// says what must not have happened (docs/architecture.md, "Invariants"; docs/gen0-requirements.md, sections 4 and 5).
+// Package model is the specification of futures as a small program. It decides what an observer of requests, answers and
+// rooms may see. It knows nothing about the inside of the server. Tests report to it what happened, and it returns an error
+// for what must not happen (docs/architecture.md, "Invariants"; docs/gen0-requirements.md, sections 4 and 5).
 package model
 
 import (
@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// World is everything that was asked for and everything that came of it.
+// World holds all requests and their outcomes.
 type World struct {
 	// Slack is how much later than its deadline a refreshed future may fire after a crash.
 	Slack time.Duration
-	// Grace is how late a future may be because machines are not infinitely fast.
+	// Grace is how late a future may be because the machine is slow.
 	Grace time.Duration
 
 	futures []*Future
@@ -24,8 +24,8 @@ type World struct {
 type Group struct {
 	Name    string
 	Members []*Future
-	over    bool // its end has been seen: an event, or the death of its last timeout future
-	doubt   bool // it may have ended unseen: its room refused events, or it has a member that nobody knows
+	over    bool // its end has been seen: an event, or the end of its last timeout future
+	doubt   bool // it may have ended unseen: its room refused events, or a creation in it had no answer
 }
 
 // Future is one accepted request.
@@ -37,13 +37,13 @@ type Future struct {
 	Key     string        // the piece of state whose newer state ends it; "" if none does
 	Timeout time.Duration // 0: an action future
 
-	// Its timer runs out at a time between the two.
+	// The timer runs out between these two times.
 	earliest, latest time.Time
-	stored           time.Time // the server's bound for it, which a crash leaves, lies no later
-	asked            bool      // somebody used its send token and was not told that it failed
-	dead             bool      // cancelled or invalidated, for certain
-	silenced         bool      // newer state was there before the deadline: it must not be sent
-	mayDie           bool      // newer state came: the server closes it when it hears of that
+	stored           time.Time // upper bound of the stored deadline, which counts after a crash
+	asked            bool      // its send token was used, and no answer said that this failed
+	dead             bool      // it certainly was cancelled or invalidated
+	silenced         bool      // newer state was set before the deadline: it must not be sent
+	mayDie           bool      // newer state was set: the server ends it once it is notified
 	Sent             time.Time // when its event reached the room
 }
 
@@ -74,7 +74,7 @@ func (w *World) Unanswered(group string) {
 	w.groups[group].doubt = true
 }
 
-// GroupOpen says whether a group of that name certainly is open (1), certainly is over (-1), or either (0).
+// GroupOpen returns 1 if the group certainly is open, -1 if it certainly is over, and 0 if this is not known.
 func (w *World) GroupOpen(group string, now time.Time) int {
 	g := w.groups[group]
 	switch {
@@ -203,7 +203,7 @@ func (w *World) Restarted(now time.Time) {
 	}
 }
 
-// Happened judges an event that has appeared in its room, and that says of itself that it was made when it is dated.
+// Happened judges an event that has appeared in its room at that time; dated is its origin_server_ts.
 func (w *World) Happened(f *Future, dated, at time.Time) error {
 	switch {
 	case !f.Sent.IsZero():
@@ -233,8 +233,7 @@ func (w *World) Happened(f *Future, dated, at time.Time) error {
 	return nil
 }
 
-// Late returns what should have happened by now in rooms that work: groups whose timers have run out and that
-// have no event. All their members are over for this world afterwards.
+// Late returns an error for each timeout future that should have fired by now and whose group has no event.
 func (w *World) Late(now time.Time) error {
 	var errs []error
 	for _, g := range w.groups {
@@ -247,7 +246,7 @@ func (w *World) Late(now time.Time) error {
 	return errors.Join(errs...)
 }
 
-// Horizon is a time by which every timer has run out.
+// Horizon returns a time at which every timer has run out.
 func (w *World) Horizon() (t time.Time) {
 	for _, f := range w.futures {
 		t = later(t, f.latest)
@@ -264,7 +263,7 @@ func (f *Future) mustBeLive(what string) error {
 	return nil
 }
 
-// settle notes that a group without a timeout future is over.
+// settle ends a group without a timeout future.
 func (g *Group) settle() {
 	for _, f := range g.Members {
 		if f.Timeout != 0 && !f.dead {
@@ -274,7 +273,7 @@ func (g *Group) settle() {
 	g.over = true
 }
 
-// mayBeOver reports whether anything can have ended the group by now: an event, a timer, a send token.
+// mayBeOver reports whether an event, a timer or a send token may have ended the group by now.
 func (g *Group) mayBeOver(now time.Time) bool {
 	if g.over || g.doubt {
 		return true

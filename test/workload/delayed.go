@@ -10,12 +10,12 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// Delayed events are the other dialects of the crowd, in the same rooms: generation 1 schedules with a parameter
-// of /send, generation 2 at an endpoint of its own, and both act by the ID.
+// The crowd also uses delayed events, in the same rooms. Generation 1 schedules them by a parameter of /send, generation 2
+// by its own endpoint. In both, actions name the ID.
 
 const msc = "org.matrix.msc4140"
 
-// delayed schedules a delayed event, does things to it for a while, and leaves it to the server.
+// delayed schedules a delayed event, acts on it for a while, and leaves the rest to the server.
 func (l *life) delayed(ctx context.Context, name, room string) {
 	spec := judge.Spec{Mark: name, Room: room, Group: name, Type: "m.room.message", Timeout: l.between(shortest, longest)}
 	delay := spec.Timeout.Milliseconds()
@@ -50,14 +50,14 @@ func (l *life) delayed(ctx context.Context, name, room string) {
 		case 1:
 			verb, action = judge.Send, "send"
 		}
-		// Once it has ended, an action that asks for what has come about is answered with 200 again.
+		// After the end, an action that asks for the actual outcome is answered with 200 again, so stop here.
 		if l.manage(ctx, record, id, verb, action) != http.StatusOK || verb != judge.Refresh {
 			return
 		}
 	}
 }
 
-// manage acts by the ID until the server answers, and returns the answer's status.
+// manage retries an action on a delayed event until the server answers, and returns the status.
 func (l *life) manage(ctx context.Context, record *judge.Future, id string, verb judge.Verb, action string) int {
 	path := "/_matrix/client/unstable/" + msc + "/delayed_events/" + url.PathEscape(id) + "/" + action
 	for ctx.Err() == nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// life is one user's. Group after group of futures comes and goes in it.
+// life is one user's activity: one group of futures after the other.
 type life struct {
 	crowd        *Crowd
 	user         *rig.User
@@ -23,13 +23,13 @@ type life struct {
 	marks, seats int
 }
 
-// future is one future in the life of its owner.
+// future is one future of the user.
 type future struct {
 	record *judge.Future
 	tokens rig.Future
 }
 
-// group schedules a group of futures, does things to it for a while, and leaves it to the server.
+// group schedules a group of futures, acts on it for a while, and leaves the rest to the server.
 func (l *life) group(ctx context.Context) {
 	l.marks++
 	name := fmt.Sprintf("%s/%d", l.name, l.marks)
@@ -67,7 +67,7 @@ func (l *life) group(ctx context.Context) {
 	}
 }
 
-// act does one of the things that can be done to a future, most often what a heartbeat does.
+// act does a random action on a future, most often a refresh.
 func (l *life) act(ctx context.Context, f *future) {
 	switch n := l.random.IntN(10); {
 	case n < 5 && f.tokens.Refresh != "":
@@ -81,8 +81,8 @@ func (l *life) act(ctx context.Context, f *future) {
 	}
 }
 
-// schedule asks for a future, nil if there is none now. A message future is asked for until there is an answer,
-// with the same transaction; a state future has no transaction, so it stays open what became of it.
+// schedule creates a future. It returns nil if the server refused it or the outcome is unknown. It retries the request for
+// a message future with the same transaction. State futures have no transactions, so it does not retry these.
 func (l *life) schedule(ctx context.Context, s judge.Spec) *future {
 	content := map[string]any{"msgtype": "m.text", "body": "later", judge.Mark: s.Mark}
 	path := rig.Path("rooms", s.Room, "send_future", s.Type, s.Mark)
@@ -125,7 +125,7 @@ func (l *life) use(ctx context.Context, f *future, verb judge.Verb, token string
 	}
 }
 
-// takeSeat sends an ordinary state event, once: if it fails nobody knows whether it came.
+// takeSeat sends an ordinary state event. It does not retry: after an error the event may be in the room.
 func (l *life) takeSeat(ctx context.Context, room, key string) {
 	l.seats++ // Dendrite makes no new event of state that changes nothing
 	answered := l.crowd.Judge.State(room, eventType, key)
@@ -135,8 +135,8 @@ func (l *life) takeSeat(ctx context.Context, room, key string) {
 	}
 }
 
-// ask sends a request; ok is false if there was no answer, or none that says anything. A request that has
-// been sent is seen through, even if the life is at its end.
+// ask sends a request. ok is false if there was no answer or its status was 500 or more. The request is not cancelled when
+// ctx ends.
 func (l *life) ask(ctx context.Context, c *rig.Client, method, path string, query url.Values, content any) (r rig.Response, ok bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 	defer cancel()
@@ -144,7 +144,7 @@ func (l *life) ask(ctx context.Context, c *rig.Client, method, path string, quer
 	return r, err == nil && r.Status < http.StatusInternalServerError
 }
 
-// pause reports whether the life goes on.
+// pause waits for d. It returns false if ctx ends first.
 func (l *life) pause(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):

@@ -1,6 +1,6 @@
-// Package workload is a crowd of clients that live with futures: they schedule, refresh, send, cancel, group
-// and overwrite them, at random but by a seed, while the server may be killed under them at any moment. They
-// tell a judge all that they do. The crash tests and the soak test share it.
+// Package workload is a crowd of clients that use futures. They schedule, refresh, send, cancel, group and overwrite them
+// at random, from a seed. The server may be killed at any moment. They report all requests and answers to a judge. The
+// crash tests and the soak test use this package.
 package workload
 
 import (
@@ -27,7 +27,7 @@ const (
 	requestTimeout = 30 * time.Second
 	retryPause     = 50 * time.Millisecond // between tries to reach a server that is down
 	settleTick     = 100 * time.Millisecond
-	settleLimit    = 2 * time.Minute // a crowd's futures must be over long before
+	settleLimit    = 2 * time.Minute // all futures should have ended long before
 )
 
 // Crowd is a number of users on one server, each with rooms and futures of their own.
@@ -41,7 +41,7 @@ type Crowd struct {
 	lives  sync.WaitGroup
 }
 
-// New registers the users and makes their rooms. The server must be up.
+// New registers the users and creates their rooms. The server must be running.
 func New(t testing.TB, server *rig.Server, users int, seed uint64) *Crowd {
 	t.Helper()
 	c := &Crowd{server: server, rooms: make(map[*rig.User][]string), seed: seed}
@@ -55,7 +55,7 @@ func New(t testing.TB, server *rig.Server, users int, seed uint64) *Crowd {
 	return c
 }
 
-// Start lets the crowd live until the context ends. Wait waits for the end.
+// Start lets the crowd run until the context ends. It returns at once.
 func (c *Crowd) Start(ctx context.Context) {
 	for i, u := range c.users {
 		anybody := c.server.Client()
@@ -75,16 +75,16 @@ func (c *Crowd) Start(ctx context.Context) {
 	}
 }
 
-// Wait waits until all have come to rest after the context's end.
+// Wait waits until all users have stopped. They stop after the context has ended.
 func (c *Crowd) Wait() { c.lives.Wait() }
 
-// Settle waits, with the server up, until every future is over, and returns the judgement.
+// Settle waits until every future has ended, and returns the report. The server must be running.
 func (c *Crowd) Settle(t testing.TB) judge.Report {
 	t.Helper()
 	tick := time.NewTicker(settleTick)
 	defer tick.Stop()
 	for deadline := time.Now().Add(settleLimit); ; <-tick.C {
-		// What is over is in the room, so the lists are read first.
+		// The lists are read before the rooms: a future that is no longer listed has its event in the room.
 		pending := slices.ContainsFunc(c.users, c.hasFutures)
 		report := c.Judge.Judge(c.timelines(t))
 		if !pending && report.Lost == 0 || time.Now().After(deadline) {
@@ -110,12 +110,12 @@ func (c *Crowd) timelines(t testing.TB) map[string][]gjson.Result {
 	return timelines
 }
 
-// checkTokens tries every token there ever was: all must be spent.
+// checkTokens uses every token that was ever issued: all must be spent.
 func (c *Crowd) checkTokens(t testing.TB) {
 	t.Helper()
 	for _, token := range c.Judge.Tokens() {
 		if status := c.server.UseToken(t, token).Status; status != http.StatusGone {
-			t.Errorf("a token of a future that is over is answered with %d", status)
+			t.Errorf("the token of a future that has ended gets status %d, want 410", status)
 		}
 	}
 }

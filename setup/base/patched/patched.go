@@ -1,8 +1,8 @@
-// Package patched says which patched base the program was built on. All packages that need a patch import it, so
-// that without one the compiler complains in this one place.
+// Package patched says which patched base the program was built on. Every package that needs a patch imports it, so
+// without a patched base the compiler reports one error, here.
 package patched
 
 import "github.com/matrix-org/dendrite/internal"
 
-// Base is how many patches there are, and a hash of all that the base was made from.
-const Base = internal.PatchedBase_RunMakeOnce // undefined? "make" makes it: docs/base.md
+// Base is the number of patches and a hash of the base's input.
+const Base = internal.PatchedBase_RunMakeOnce // undefined? Run "make", see docs/base.md

@@ -13,8 +13,8 @@ import (
 // can name (MSC4289).
 const CreatorPowerLevel int64 = 1 << 53
 
-// PrivilegedCreators returns the users who stand above all power levels in the room of this create event: its
-// sender and its additional_creators; nobody before room version 12 (MSC4289).
+// PrivilegedCreators returns the users who are above all power levels in the room of this create event: its sender and
+// its additional_creators. Before room version 12 there are none (MSC4289).
 func PrivilegedCreators(create PDU) []string {
 	if create == nil || !create.Version().IsDomainless() {
 		return nil
@@ -28,8 +28,8 @@ func PrivilegedCreators(create PDU) []string {
 	return creators
 }
 
-// WithCreators returns the power levels with those of the room's creators filled in, to look up levels with. The
-// result must not be sent: an event that names a creator is refused.
+// WithCreators returns the power levels with the room's creators added, for looking up levels. The result must not be
+// sent: power levels that name a creator are refused.
 func (c PowerLevelContent) WithCreators(create PDU) PowerLevelContent {
 	creators := PrivilegedCreators(create)
 	if len(creators) == 0 {
@@ -46,8 +46,8 @@ func (c PowerLevelContent) WithCreators(create PDU) PowerLevelContent {
 	return c
 }
 
-// CheckAdditionalCreators reports what is wrong with additional_creators, as JSON, of a create event of room
-// version 12: it must be an array of user IDs (MSC4289).
+// CheckAdditionalCreators returns an error if additional_creators of a create event of room version 12 is not an array of
+// user IDs (MSC4289). It may be absent.
 func CheckAdditionalCreators(additional gjson.Result) error {
 	if !additional.Exists() {
 		return nil
@@ -61,15 +61,15 @@ func CheckAdditionalCreators(additional gjson.Result) error {
 		}
 		_, domain, err := SplitID('@', user.Str)
 		if _, _, ok := spec.ParseAndValidateServerName(domain); err != nil || !ok || len(user.Str) > maxIDLength {
-			return errorf("additional_creators has %q, which is no user ID", user.Str)
+			return errorf("additional_creators has %q, which is not a user ID", user.Str)
 		}
 	}
 	return nil
 }
 
-// needed12 adds the state that an event of room version 12 is judged by, and may list as auth events, the create
-// event aside. StateNeededForAuth has an exception for aliases that versions from 6 on do not have, and looks at
-// third_party_invite and join_authorised_via_users_server whatever the membership.
+// needed12 adds the state that an event of room version 12 needs for its authorisation and may list as auth events, except
+// the create event. StateNeededForAuth does not suit: it has an exception for aliases, which versions from 6 on do not
+// have, and it looks at third_party_invite and join_authorised_via_users_server for every membership.
 func needed12(needed *StateNeeded, event PDU) {
 	if event.Type() == spec.MRoomCreate {
 		return
@@ -97,7 +97,7 @@ func needed12(needed *StateNeeded, event PDU) {
 	}
 }
 
-// Has reports whether this very event is among the auth events.
+// Has reports whether this event is among the auth events.
 func (a *AuthEvents) Has(event PDU) bool {
 	if event.StateKey() == nil {
 		return false
@@ -106,9 +106,8 @@ func (a *AuthEvents) Has(event PDU) bool {
 	return found != nil && found.EventID() == event.EventID()
 }
 
-// CheckListedAuthEvents checks rule 3 of room version 12 for an event and the events that it lists as auth events:
-// no two for one piece of state, none that the event does not need, none of another room. It allows everything
-// in versions before, whose rules stand elsewhere.
+// CheckListedAuthEvents checks rule 3 of room version 12 for an event and the events that it lists as auth events: no two
+// for one piece of state, none that the event does not need, none of another room. For earlier versions it returns nil.
 func CheckListedAuthEvents(event PDU, listed []PDU) error {
 	if !event.Version().IsDomainless() {
 		return nil
@@ -134,8 +133,8 @@ func CheckListedAuthEvents(event PDU, listed []PDU) error {
 	return nil
 }
 
-// rules12 are the authorisation rules of room version 12, for one event and the state that it is judged by. The
-// numbers in comments are those of the specification's list.
+// rules12 are the authorisation rules of room version 12 for one event and one state. The numbers in comments are those of
+// the specification's list of rules.
 type rules12 struct {
 	event  PDU
 	auth   AuthEventProvider
@@ -145,7 +144,7 @@ type rules12 struct {
 	creators []string
 }
 
-// allowed12 reports why the event is not allowed in a room of version 12, as a NotAllowed.
+// allowed12 returns a NotAllowed that says why the event is not allowed in a room of version 12, nil if it is allowed.
 func allowed12(event PDU, auth AuthEventProvider) error {
 	if event.Type() == spec.MRoomCreate {
 		return createAllowed12(event)
@@ -169,7 +168,7 @@ func allowed12(event PDU, auth AuthEventProvider) error {
 	return r.check()
 }
 
-// createAllowed12 is rule 1. That there is no room_id was seen when the event was parsed.
+// createAllowed12 is rule 1. The parser has checked that there is no room_id.
 func createAllowed12(event PDU) error {
 	if !event.StateKeyEquals("") {
 		return errorf("a create event has the state key \"\"")
@@ -230,7 +229,7 @@ func (r *rules12) checkFederation(user string) error {
 	return nil
 }
 
-// membership is that of a user in the state, "leave" for one without.
+// membership returns the membership of a user in the state, "leave" if there is none.
 func (r *rules12) membership(user string) (string, error) {
 	member, err := r.auth.Member(spec.SenderID(user))
 	if err != nil || member == nil {
@@ -239,7 +238,7 @@ func (r *rules12) membership(user string) (string, error) {
 	return gjson.GetBytes(member.Content(), "membership").Str, nil
 }
 
-// integer is a level as an event has it, and whether there is one.
+// integer parses a level of an event, and reports whether there is one.
 func integer(v gjson.Result) (int64, bool) {
 	return v.Int(), v.Type == gjson.Number && isCanonicalInteger(v.Raw)
 }
@@ -271,7 +270,7 @@ func (r *rules12) sendLevel() int64 {
 	return r.named("events_default", 0)
 }
 
-// member is a member of an object by its literal name, which for gjson.Get would be a pattern.
+// member returns the member of an object with this exact name; gjson.Get would take the name for a pattern.
 func member(object gjson.Result, name string) (found gjson.Result) {
 	if object.IsObject() {
 		object.ForEach(func(key, value gjson.Result) bool {

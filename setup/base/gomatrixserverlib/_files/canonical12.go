@@ -11,9 +11,9 @@ import (
 
 const maxCanonicalInteger = 1<<53 - 1
 
-// verifyCanonicalJSON12 accepts JSON whose numbers are integers of the canonical range, without fraction, exponent
-// or negative zero, as the specification's appendix on canonical JSON wants (verifyEnforcedCanonicalJSON lets
-// 0.0, 0e0, -0.0 and every 1E5 pass).
+// verifyCanonicalJSON12 accepts JSON whose numbers are integers of the canonical range, without fraction, exponent or
+// negative zero, as the specification's appendix on canonical JSON requires. (verifyEnforcedCanonicalJSON accepts 0.0,
+// 0e0, -0.0 and 1E5.)
 func verifyCanonicalJSON12(input []byte) error {
 	if !gjson.ValidBytes(input) {
 		return ErrCanonicalJSON
@@ -50,8 +50,8 @@ func skipString(input []byte, i int) int {
 	return i
 }
 
-// hasLoneSurrogate reports whether the string, as it stands in valid JSON, has an escape that is half of a surrogate
-// pair. There is no UTF-8 for it, so there is no canonical JSON.
+// hasLoneSurrogate reports whether a string of valid JSON has an escape that is half of a surrogate pair. It has no UTF-8
+// form, so the JSON has no canonical form.
 func hasLoneSurrogate(s []byte) bool {
 	for i := 0; i < len(s); i++ {
 		if s[i] != '\\' {
@@ -74,8 +74,8 @@ func hasLoneSurrogate(s []byte) bool {
 	return false
 }
 
-// withoutDuplicates removes from valid JSON all members of objects that another one of the same name follows: the
-// last one counts, as in the decoders of Go and Python. Whoever looks the first one up would see another event.
+// withoutDuplicates removes from the objects of valid JSON every member that another one of the same name follows. The
+// last one counts, as in the decoders of Go and Python; code that finds the first one would see another event.
 func withoutDuplicates(input []byte) []byte {
 	value := gjson.ParseBytes(input)
 	if !hasDuplicates(value) {

@@ -16,11 +16,11 @@ import (
 )
 
 const (
-	// RoomVersionV12 is room version 12: room IDs are hashes (MSC4291), creators stand above all power levels
-	// (MSC4289), state resolution 2.1 (MSC4297).
+	// RoomVersionV12 is room version 12: room IDs are hashes (MSC4291), creators are above all power levels (MSC4289),
+	// and state is resolved by state resolution 2.1 (MSC4297).
 	RoomVersionV12 RoomVersion = "12"
-	// StateResV2_1 is state resolution 2.1. It works on whole sets of state, which is why ResolveConflicts,
-	// which is given their union, refuses it: use ResolveStateSets of Dendrite's roomserver/state.
+	// StateResV2_1 is state resolution 2.1. It needs whole sets of state. ResolveConflicts, which gets their union,
+	// refuses it: use ResolveSets of Dendrite's roomserver/state.
 	StateResV2_1 StateResAlgorithm = 3
 )
 
@@ -47,16 +47,15 @@ func init() {
 	}
 }
 
-// IsDomainless reports whether the IDs of rooms of this version name no server, and are those of their create
-// events (MSC4291).
+// IsDomainless reports whether room IDs of this version name no server, but are the IDs of the create events (MSC4291).
 func (v RoomVersion) IsDomainless() bool { return v == RoomVersionV12 }
 
 // CreateEventID is the ID of the create event of a room whose ID is one of version 12 (MSC4291).
 func CreateEventID(roomID string) string { return "$" + strings.TrimPrefix(roomID, "!") }
 
-// event12 is an event of room version 12. On the wire no event lists the create event among its auth events, and
-// the create event has no room_id (MSC4291). In here both are filled in, so that auth chains and auth checks
-// need not know about it; JSON is what is on the wire.
+// event12 is an event of room version 12. On the wire no event lists the create event among its auth events, and the
+// create event has no room_id (MSC4291). The methods fill in both, so that auth chains and auth checks need not know about
+// this. JSON returns the wire form.
 type event12 struct {
 	eventV2
 	allAuthEvents []string // with the create event
@@ -64,7 +63,7 @@ type event12 struct {
 
 func (e *event12) isCreate() bool { return e.Type() == spec.MRoomCreate && e.StateKeyEquals("") }
 
-// RoomID is the ID of the event's room; a create event's is its own ID.
+// RoomID returns the ID of the event's room. For a create event it is made of the event's own ID.
 func (e *event12) RoomID() spec.RoomID {
 	if e.isCreate() {
 		return parsedRoomID("!" + e.EventID()[1:])
@@ -72,20 +71,20 @@ func (e *event12) RoomID() spec.RoomID {
 	return parsedRoomID(e.eventFields.RoomID)
 }
 
-// Membership is that of a member event, under its exact name: Go's decoder would take another spelling for it, and
-// then the roomserver would have a member whom the rules have not.
+// Membership returns the membership of a member event. It looks for the exact key: Go's decoder ignores the case of keys,
+// so the roomserver would see a member whom the rules do not see.
 func (e *event12) Membership() (string, error) {
 	if e.StateKey() == nil {
 		return "", errors.New("gomatrixserverlib: a member event has a state key")
 	}
 	membership := gjson.GetBytes(e.Content(), "membership")
 	if membership.Exists() && membership.Type != gjson.String {
-		return "", errors.New("gomatrixserverlib: membership is no string")
+		return "", errors.New("gomatrixserverlib: membership is not a string")
 	}
 	return membership.Str, nil
 }
 
-// AuthEventIDs are the create event and what the event lists.
+// AuthEventIDs returns the create event and the auth events that the event lists.
 func (e *event12) AuthEventIDs() []string { return e.allAuthEvents }
 
 // Sign adds a signature to this event and returns it.
@@ -110,7 +109,7 @@ func parse12(eventJSON []byte, redacted bool) (*event12, error) {
 		return nil, err
 	}
 	if !gjson.ParseBytes(e.eventFields.Content).IsObject() {
-		return nil, BadJSONError{errors.New("content must be an object")} // or there is no event ID
+		return nil, BadJSONError{errors.New("content must be an object")} // otherwise it has no event ID
 	}
 	if e.eventV2.AuthEvents == nil || e.eventV2.PrevEvents == nil {
 		return nil, BadJSONError{errors.New("auth_events and prev_events must be lists of event IDs")}
@@ -125,7 +124,7 @@ func parse12(eventJSON []byte, redacted bool) (*event12, error) {
 	}
 	id, err := spec.NewRoomID(e.eventFields.RoomID)
 	if err != nil || !id.IsDomainless() {
-		return nil, BadJSONError{fmt.Errorf("room_id %q is none of room version 12", e.eventFields.RoomID)}
+		return nil, BadJSONError{fmt.Errorf("room_id %q is not a room ID of room version 12", e.eventFields.RoomID)}
 	}
 	create := CreateEventID(e.eventFields.RoomID)
 	if slices.Contains(e.eventV2.AuthEvents, create) {
@@ -152,7 +151,7 @@ func newEventFromTrustedJSONWithEventID12(eventID string, eventJSON []byte, reda
 	return e, nil
 }
 
-// newEventFromUntrustedJSON12 reads an event from another server. One whose content hash is wrong is redacted.
+// newEventFromUntrustedJSON12 parses an event from another server. If its content hash is wrong, the event is redacted.
 func newEventFromUntrustedJSON12(eventJSON []byte, roomVersion IRoomVersion) (PDU, error) {
 	if gjson.GetBytes(eventJSON, "_*").Exists() {
 		return nil, errors.New("gomatrixserverlib: the event has a top-level key that starts with '_'")
@@ -202,8 +201,8 @@ var eventFields12 = []string{
 	"origin_server_ts", "redacts", "unsigned", "event_id",
 }
 
-// withoutLookalikes removes the members of an event whose name is that of a field but for the case of letters.
-// Go's decoder would take them for the field, no other server does.
+// withoutLookalikes removes the members of an event whose names differ from a field's only in case. Go's decoder would
+// take them for the field; no other server does.
 func withoutLookalikes(eventJSON []byte) []byte {
 	var kept []byte
 	gjson.ParseBytes(eventJSON).ForEach(func(key, _ gjson.Result) bool {
@@ -225,13 +224,13 @@ func withoutLookalikes(eventJSON []byte) []byte {
 	return kept
 }
 
-// redactExactEventJSON12 is the redaction of room version 12. Version 11 is redacted as it has always been here.
+// redactExactEventJSON12 is the redaction of room version 12.
 func redactExactEventJSON12(eventJSON []byte) ([]byte, error) {
 	return redactEventJSON12(withoutLookalikes(eventJSON))
 }
 
-// redactEventJSON12 keeps of third_party_invite the part "signed", which redactEventJSONV5 forgets: room versions
-// 11 and 12 say so, and without it the ID of an event differs from the one that other servers compute.
+// redactEventJSON12 keeps "signed" of third_party_invite, as room versions 11 and 12 require. redactEventJSONV5 does not,
+// so the ID of such an event would differ from the one that other servers compute.
 func redactEventJSON12(eventJSON []byte) ([]byte, error) {
 	redacted, err := redactEventJSONV5(eventJSON)
 	if err != nil || gjson.GetBytes(redacted, "type").Str != spec.MRoomMember {
@@ -250,7 +249,7 @@ func redactEventJSON12(eventJSON []byte) ([]byte, error) {
 	return sjson.SetRawBytes(redacted, "content.third_party_invite", kept)
 }
 
-// shape12 brings what EventBuilder.Build has put together into the form of room version 12.
+// shape12 changes an event that EventBuilder.Build has assembled to the form of room version 12.
 func shape12(eventJSON []byte, eb *EventBuilder) ([]byte, error) {
 	var err error
 	if eb.Type == spec.MRoomCreate && eb.StateKey != nil && *eb.StateKey == "" {
@@ -267,8 +266,8 @@ func shape12(eventJSON []byte, eb *EventBuilder) ([]byte, error) {
 	return eventJSON, err
 }
 
-// ListedAuthEvents returns the auth events of a template in the form that the wire wants: from room version 12 on
-// without the create event (MSC4291).
+// ListedAuthEvents returns the auth events of a template in their wire form: from room version 12 on without the create
+// event (MSC4291).
 func ListedAuthEvents(version RoomVersion, roomID string, refs []string) []string {
 	if !version.IsDomainless() {
 		return refs
@@ -277,7 +276,7 @@ func ListedAuthEvents(version RoomVersion, roomID string, refs []string) []strin
 	return slices.DeleteFunc(slices.Clone(refs), func(id string) bool { return id == create })
 }
 
-// parsedRoomID is the parsed ID of a room. It never panics: an event with an ID that is none is in no room.
+// parsedRoomID parses the ID of a room. It never panics: a malformed ID becomes one of no room.
 func parsedRoomID(id string) spec.RoomID {
 	roomID, err := spec.NewRoomID(id)
 	if err != nil {

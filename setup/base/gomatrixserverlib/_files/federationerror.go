@@ -1,4 +1,4 @@
 package gomatrixserverlib
 
-// Unwrap returns what went wrong.
+// Unwrap returns the cause of the error.
 func (e FederationError) Unwrap() error { return e.Err }

@@ -11,8 +11,8 @@ import (
 	"github.com/tidwall/sjson"
 )
 
-// checkRestrictedJoin12 finds the local user who may authorise a restricted join into a room of version 12, "" if
-// none is needed: a creator who is in the room or else anybody there with the power to invite.
+// checkRestrictedJoin12 returns the local user who authorises a restricted join into a room of version 12, "" if none is
+// needed. This is a creator who is in the room or, if there is none, a member with the power to invite.
 func checkRestrictedJoin12(
 	ctx context.Context, localServer spec.ServerName, rooms RestrictedRoomJoinQuerier, roomID spec.RoomID, sender spec.SenderID,
 ) (string, error) {
@@ -40,7 +40,7 @@ func checkRestrictedJoin12(
 	return "", spec.Forbidden("You are not joined to any matching rooms.")
 }
 
-// isInAllowedRoom reports whether the user is in one of the rooms, and whether this server sees into all of them.
+// isInAllowedRoom reports whether the user is in one of the rooms, and whether this server is in all of them.
 func isInAllowedRoom(
 	ctx context.Context, localServer spec.ServerName, rooms RestrictedRoomJoinQuerier,
 	allow []JoinRuleContentAllowRule, sender spec.SenderID,
@@ -102,15 +102,15 @@ func authorisingUser(
 	return found, nil
 }
 
-// listWithoutCreate takes the create event out of the auth events of a template, where the version wants that.
+// listWithoutCreate removes the create event from the auth events of a template, if the room version requires it.
 func listWithoutCreate(proto *ProtoEvent, version RoomVersion) {
 	if refs, ok := proto.AuthEvents.([]string); ok {
 		proto.AuthEvents = ListedAuthEvents(version, proto.RoomID, refs)
 	}
 }
 
-// checkCreateOfRoom checks that a server that lets us join has sent the create event of that very room and no other
-// one: in room version 12 the room ID says which it is (MSC4291).
+// checkCreateOfRoom checks that the response to a join has the create event of the room and no other. In room version 12
+// the room ID determines the create event (MSC4291).
 func checkCreateOfRoom(version RoomVersion, roomID *spec.RoomID, authEvents []PDU, state EventJSONs) error {
 	if !version.IsDomainless() {
 		return nil
@@ -124,7 +124,7 @@ func checkCreateOfRoom(version RoomVersion, roomID *spec.RoomID, authEvents []PD
 			return fmt.Errorf("the response has the create event of another room, %s", e.RoomID().String())
 		}
 		if RoomVersion(gjson.GetBytes(e.Content(), "room_version").Str) != version {
-			return fmt.Errorf("the create event is not of room version %s", version)
+			return fmt.Errorf("the create event does not have room version %s", version)
 		}
 		found = true
 	}
@@ -134,14 +134,14 @@ func checkCreateOfRoom(version RoomVersion, roomID *spec.RoomID, authEvents []PD
 	return nil
 }
 
-// fullState is what an entry of invite_room_state has beyond the four fields of stripped state.
+// fullState is the rest of an entry of invite_room_state, beyond the four fields of stripped state.
 type fullState struct {
-	raw  spec.RawJSON // the entry as it came, nil if it is one of ours
-	pdu  spec.RawJSON // to pass on instead of the four fields, nil if there is no need
+	raw  spec.RawJSON // the entry as it was received, nil if this server made it
+	pdu  spec.RawJSON // replaces the four fields when the entry is passed on, nil if they suffice
 	wire spec.RawJSON // the event that the entry was made from, nil if it came from another server
 }
 
-// newFullState keeps the whole event. From room version 12 on clients get the create event whole too.
+// newFullState keeps the whole event. From room version 12 on, clients too get the whole create event.
 func newFullState(event PDU) fullState {
 	var full fullState
 	if wire, err := sjson.DeleteBytes(slices.Clone(event.JSON()), "unsigned"); err == nil {
@@ -153,8 +153,8 @@ func newFullState(event PDU) fullState {
 	return full
 }
 
-// WholeInviteState returns the state as it goes to the invited server: whole events, in all room versions, so that
-// the server can check what it is invited to (MSC4311). Synapse announces that it will refuse all others.
+// WholeInviteState returns the state for the invited server: whole events, in all room versions, so that the server can
+// check the invite (MSC4311). A future Synapse will refuse stripped events.
 func WholeInviteState(state []InviteStrippedState) []InviteStrippedState {
 	state = slices.Clone(state)
 	for i := range state {
@@ -165,7 +165,7 @@ func WholeInviteState(state []InviteStrippedState) []InviteStrippedState {
 	return state
 }
 
-// receivedFullState keeps a create event that was sent whole, if it has the form of room version 12.
+// receivedFullState keeps a create event that was received whole, if it has the form of room version 12.
 func receivedFullState(entry []byte) fullState {
 	full := fullState{raw: slices.Clone(entry)}
 	e := gjson.ParseBytes(entry)
@@ -176,9 +176,9 @@ func receivedFullState(entry []byte) fullState {
 	return full
 }
 
-// checkInviteState checks the state that comes with an invite into a room of version 12 (MSC4311): no entry may be
-// of another room, and a whole create event must be the one whose hash is the room's ID, signed by its sender's
-// server. Stripped entries, which say nothing of that kind, pass.
+// checkInviteState checks the state that comes with an invite into a room of version 12 (MSC4311). No entry may be of
+// another room. A whole create event must have the hash that is the room's ID, and be signed by its sender's server.
+// Stripped entries cannot be checked and are accepted.
 func checkInviteState(ctx context.Context, input HandleInviteInput) error {
 	if !input.RoomVersion.IsDomainless() {
 		return nil

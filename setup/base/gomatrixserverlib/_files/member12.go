@@ -44,7 +44,7 @@ func (r *rules12) checkMember() error {
 	return errorf("unknown membership %q", membership.Str) // 5.8
 }
 
-// memberChange is what a member event wants to change.
+// memberChange is the change that a member event makes.
 type memberChange struct {
 	*rules12
 	target  string
@@ -59,7 +59,7 @@ func (c *memberChange) refused() error {
 		gjson.GetBytes(c.event.Content(), "membership").Str)
 }
 
-// joinRule is that of the room, "invite" if it has none.
+// joinRule returns the room's join rule, "invite" if it has none.
 func (c *memberChange) joinRule() (string, error) {
 	rules, err := c.auth.JoinRules()
 	if err != nil || rules == nil {
@@ -100,8 +100,8 @@ func (c *memberChange) checkJoin() error { // 5.3
 	return c.refused()
 }
 
-// checkAuthorised checks the user who has authorised a restricted join. That the user's server has signed the event
-// was seen with the other signatures.
+// checkAuthorised checks the user who has authorised a restricted join. The signature of that user's server was checked
+// with the other signatures.
 func (c *memberChange) checkAuthorised() error {
 	via := gjson.GetBytes(c.event.Content(), "join_authorised_via_users_server").Str
 	if via == "" {
@@ -142,7 +142,7 @@ func (c *memberChange) checkThirdParty(invite gjson.Result) error {
 	return nil
 }
 
-// thirdPartyKeys are the keys that a third party invite names, those that can be read.
+// thirdPartyKeys returns the valid keys of a third party invite.
 func thirdPartyKeys(event PDU) (keys []spec.Base64Bytes) {
 	content := gjson.ParseBytes(event.Content())
 	named := append(content.Get("public_keys.#.public_key").Array(), content.Get("public_key"))

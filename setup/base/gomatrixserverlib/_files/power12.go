@@ -6,9 +6,9 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// checkPowerLevels is rule 10, for a sender of this level.
+// checkPowerLevels is rule 10 for a sender with this level.
 func (r *rules12) checkPowerLevels(level int64) error {
-	if r.event.StateKey() == nil { // the text says nothing of them; Synapse fails on them
+	if r.event.StateKey() == nil { // the text does not mention this case; Synapse fails
 		return errorf("power levels have a state key")
 	}
 	content := gjson.ParseBytes(r.event.Content())
@@ -29,7 +29,7 @@ func (r *rules12) checkPowerLevels(level int64) error {
 			return errorf("power levels must not name %q, a creator of the room", creator)
 		}
 	}
-	if !r.levels.Exists() || !r.event.StateKeyEquals("") { // 10.5: levels under another key have none before them
+	if !r.levels.Exists() || !r.event.StateKeyEquals("") { // 10.5: an event with another state key replaces no levels
 		return nil
 	}
 	for _, name := range namedLevels { // 10.6
@@ -60,7 +60,7 @@ func checkLevelMap(levels gjson.Result, name string) (err error) {
 		if _, ok := integer(value); !ok {
 			err = errorf("the level of %q in %s is no integer", key.Str, name)
 		} else if name == "users" {
-			// Not by NewUserID: other servers take odder names, and whoever rejects what they accept loses the room.
+			// NewUserID is too strict: other servers accept more, and a server that rejects their events loses the room.
 			if _, _, bad := SplitID('@', key.Str); bad != nil {
 				err = errorf("users has %q, which is no user ID", key.Str)
 			}
@@ -70,7 +70,8 @@ func checkLevelMap(levels gjson.Result, name string) (err error) {
 	return err
 }
 
-// checkChange lets a level stay as it is; to add, change or remove one takes at least the old and the new one.
+// checkChange checks a change of a level. To add, change or remove a level, the sender needs at least the old and the new
+// one.
 func checkChange(before, after gjson.Result, level int64, what string) error {
 	old, had := integer(before)
 	now, has := integer(after)

@@ -6,14 +6,13 @@ import (
 	"github.com/tidwall/sjson"
 )
 
-// This file is about where a redaction names its target: until room version 10 at the event's top level, from
-// version 11 on in its content (MSC2174). On the wire the other place is empty.
+// A redaction names its target at the event's top level up to room version 10, and in its content from version 11 on
+// (MSC2174). On the wire the other place is empty.
 
 // redactsInContent reports whether redactions of that room version name their target in their content.
 func (v RoomVersion) redactsInContent() bool { return v == RoomVersionV11 || v == RoomVersionV12 }
 
-// redactsOf is the ID of the event that an event redacts. A redaction without one, and an event that is no
-// redaction, has "".
+// redactsOf returns the ID of the event that an event redacts, "" if there is none or the event is not a redaction.
 func redactsOf(version RoomVersion, e *eventFields) string {
 	if !version.redactsInContent() {
 		return e.Redacts
@@ -31,8 +30,7 @@ func contentRedacts(content []byte) string {
 	return ""
 }
 
-// placeRedacts moves what a redaction redacts to the place that the room version has for it, wherever the caller
-// has put it (MSC4169).
+// placeRedacts moves the target of a redaction to the place that the room version requires (MSC4169).
 func placeRedacts(version RoomVersion, eb *EventBuilder) {
 	if eb.Type != spec.MRoomRedaction || eb.StateKey != nil {
 		return
@@ -51,7 +49,7 @@ func placeRedacts(version RoomVersion, eb *EventBuilder) {
 		content, err = sjson.DeleteBytes(eb.Content, "redacts")
 	}
 	if err != nil {
-		return // the content is no JSON object; Build says so
+		return // the content is not a JSON object; Build returns an error for it
 	}
 	eb.Content = content
 	if version.redactsInContent() {

@@ -14,14 +14,14 @@ import (
 	"github.com/matrix-org/dendrite/roomserver/api"
 )
 
-// checkContent refuses an event that can never be one of the room, with an error that says why: a second create
-// event, and in rooms of version 12 numbers that are not allowed and power levels that name a creator. It looks at
-// the request's body as it was sent, since decoded JSON no longer tells 50.0 from 50.
+// checkContent refuses an event that is never valid in the room, with an error that says why: a second create event, and
+// in rooms of version 12 forbidden numbers and power levels that name a creator. It reads the raw body of the request,
+// because decoded JSON does not distinguish 50.0 from 50.
 func checkContent(
 	req *http.Request, rsAPI api.QueryEventsAPI, version gomatrixserverlib.RoomVersion, roomID, eventType string, stateKey *string,
 ) *util.JSONResponse {
 	if eventType == spec.MRoomCreate {
-		return invalid(spec.InvalidParam("a room has only the create event that it was made with"))
+		return invalid(spec.InvalidParam("a room cannot have a second create event"))
 	}
 	if !version.IsDomainless() {
 		return nil
@@ -32,7 +32,7 @@ func checkContent(
 	}
 	req.Body = io.NopCloser(bytes.NewReader(body))
 	if !gjson.ValidBytes(body) {
-		return nil // whoever decodes it says what is wrong
+		return nil // the decoder will report what is wrong
 	}
 	if _, err := gomatrixserverlib.EnforcedCanonicalJSON(body, version); err != nil {
 		return invalid(spec.BadJSON(err.Error()))

@@ -16,8 +16,8 @@ import (
 	"github.com/matrix-org/util"
 )
 
-// sendMessage is SendEvent without a state key. The auth rules let everybody who may send messages send a
-// redaction, and servers apply it or do not; so one that they would not apply is refused here.
+// sendMessage is SendEvent without a state key. By the auth rules everybody who may send messages may send a redaction,
+// but servers apply it only if the sender has the power. So a redaction that would not be applied is refused here.
 func sendMessage(
 	req *http.Request, device *userapi.Device, roomID, eventType string, txnID *string,
 	cfg *config.ClientAPI, rsAPI api.ClientRoomserverAPI, txnCache *transactions.Cache,
@@ -44,8 +44,8 @@ func sendMessage(
 	return SendEvent(req, device, roomID, eventType, txnID, nil, cfg, rsAPI, txnCache)
 }
 
-// redact serves /rooms/{roomID}/redact/{eventID}, with a transaction ID and without one. It is /send of a redaction
-// that names the event.
+// redact serves /rooms/{roomID}/redact/{eventID}, with and without a transaction ID. It does the same as /send of a
+// redaction of the event.
 func redact(
 	req *http.Request, device *userapi.Device, roomID, eventID string,
 	cfg *config.ClientAPI, rsAPI api.ClientRoomserverAPI, txnID *string, txnCache *transactions.Cache,
@@ -58,7 +58,7 @@ func redact(
 		if other, ok := content["redacts"]; ok && other != eventID {
 			return util.JSONResponse{
 				Code: http.StatusBadRequest,
-				JSON: spec.InvalidParam("redacts in the body is another event than the one in the path"),
+				JSON: spec.InvalidParam("redacts in the body and the event ID in the path are different events"),
 			}
 		}
 		if content == nil {
@@ -72,7 +72,7 @@ func redact(
 	return sendMessage(req, device, roomID, spec.MRoomRedaction, txnID, cfg, rsAPI, txnCache)
 }
 
-// isRepeat reports whether the transaction has been answered already, so that SendEvent will give that answer.
+// isRepeat reports whether the transaction has been answered before. SendEvent then repeats the answer.
 func isRepeat(req *http.Request, device *userapi.Device, txnID *string, txnCache *transactions.Cache) bool {
 	if txnID == nil {
 		return false
@@ -81,7 +81,7 @@ func isRepeat(req *http.Request, device *userapi.Device, txnID *string, txnCache
 	return ok
 }
 
-// replaceBody has the next reader of the request find this content.
+// replaceBody replaces the body of the request by this content.
 func replaceBody(req *http.Request, content map[string]any) *util.JSONResponse {
 	body, err := json.Marshal(content)
 	if err != nil {
@@ -91,8 +91,8 @@ func replaceBody(req *http.Request, content map[string]any) *util.JSONResponse {
 	return nil
 }
 
-// checkRedaction refuses the redaction of an event by a user who may not redact it. Somebody with the power may
-// redact an event that has not arrived yet: servers keep its redaction until it does.
+// checkRedaction refuses the redaction of an event by a user who may not redact it. A user with the power may redact an
+// event that has not arrived yet: servers keep the redaction until it does.
 func checkRedaction(
 	req *http.Request, device *userapi.Device, roomID, target string, rsAPI api.ClientRoomserverAPI,
 ) *util.JSONResponse {
@@ -116,7 +116,7 @@ func checkRedaction(
 	}
 	levels, err := api.GetPowerLevels(req.Context(), rsAPI, roomID)
 	all := err == nil && levels.UserLevel(*sender) >= levels.Redact
-	event := api.GetEvent(req.Context(), rsAPI, "", target) // it may be in a room of another version
+	event := api.GetEvent(req.Context(), rsAPI, "", target) // without a room: it may be in a room of another version
 	switch {
 	case event == nil && all:
 		return nil

@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/roomserver/api"
 )
 
-// refused answers for an event that the room's current state does not allow; nil if it does. The roomserver would
-// refuse it too, but without telling that from its own failures.
+// refused returns a 403 answer if the room's current state does not allow the event, else nil. The roomserver refuses such
+// an event too, but its error does not differ from an internal one.
 func refused(ctx context.Context, rsAPI api.ClientRoomserverAPI, event gomatrixserverlib.PDU) *util.JSONResponse {
 	req := api.QueryLatestEventsAndStateRequest{
 		RoomID:       event.RoomID().String(),

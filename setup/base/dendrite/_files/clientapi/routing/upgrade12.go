@@ -7,8 +7,8 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// additionalCreators are the creators that the new room is to have beside the user who upgrades it, nil if the
-// request does not say. Room versions before 12 know none, and ignore them.
+// additionalCreators returns the creators that the new room gets in addition to the user who upgrades it, nil if the
+// request names none. Room versions before 12 ignore them.
 func (r *upgradeRoomRequest) additionalCreators() ([]string, *util.JSONResponse) {
 	if r.NewVersion == "" {
 		return nil, invalid(spec.MissingParam("new_version is missing"))

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// serversToJoinThrough returns the servers that a request names, by today's name of the parameter (MSC4156) or by the
-// old one. Many clients send both.
+// serversToJoinThrough returns the servers that a request names by the parameter via (MSC4156) or, without it, by the old
+// server_name. Many clients send both.
 func serversToJoinThrough(req *http.Request) []string {
 	query := req.URL.Query()
 	servers := query["via"]

@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/roomserver/api"
 )
 
-// noRoomVersion answers a request about a room whose version could not be had: if nobody knows the room that is no
-// fault of this server.
+// noRoomVersion answers a request about a room whose version could not be found: 404 if the room is unknown, else an
+// internal error.
 func noRoomVersion(err error) util.JSONResponse {
 	if unknown := (api.ErrRoomUnknownOrNotAllowed{}); errors.As(err, &unknown) {
 		return util.JSONResponse{Code: http.StatusNotFound, JSON: spec.NotFound("This server does not know the room.")}

@@ -9,9 +9,9 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// CheckPowerLevels12 reports what is wrong with power levels that a client wants to set in a room of version 12
-// with these creators. The content may lack keys. The authorisation rules refuse the same; a client is told what it
-// has done wrong.
+// CheckPowerLevels12 returns a Matrix error that says what is wrong with power levels that a client wants to set in a room
+// of version 12 with these creators. The content may lack keys. The authorisation rules refuse the same, but their error
+// does not help the client.
 func CheckPowerLevels12(content []byte, creators []string) error {
 	if _, err := gomatrixserverlib.EnforcedCanonicalJSON(content, gomatrixserverlib.RoomVersionV12); err != nil {
 		return spec.BadJSON(err.Error())
@@ -33,7 +33,7 @@ func CheckPowerLevels12(content []byte, creators []string) error {
 	var err error
 	levels.Get("users").ForEach(func(user, _ gjson.Result) bool {
 		if _, invalid := spec.NewUserID(user.Str, true); invalid != nil {
-			err = spec.BadJSON(fmt.Sprintf("users has %q, which is no user ID", user.Str))
+			err = spec.BadJSON(fmt.Sprintf("users has %q, which is not a user ID", user.Str))
 		} else if slices.Contains(creators, user.Str) {
 			err = spec.InvalidParam(fmt.Sprintf("users must not name %s, who is a creator of the room", user.Str))
 		}
@@ -42,7 +42,7 @@ func CheckPowerLevels12(content []byte, creators []string) error {
 	return err
 }
 
-// checkLevels checks that there is an object of integers under the key, if anything.
+// checkLevels checks that the value of the key, if there is one, is an object of integers.
 func checkLevels(key string, levels gjson.Result) (err error) {
 	if !levels.Exists() {
 		return nil

@@ -12,8 +12,8 @@ import (
 
 const maxRoomID = 255 // bytes
 
-// CheckRoomIDs refuses requests whose path has something else where a room ID should be, so that no handler need
-// expect that. The backup of keys is left out: there a client may use any name.
+// CheckRoomIDs refuses requests with a malformed room ID in their path, so that handlers need not check it. The key backup
+// is exempt: there a client may use any name.
 func CheckRoomIDs(next http.Handler) http.Handler {
 	refuse := WrapHandlerInCORS(http.HandlerFunc(refuseRoomID))
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -25,7 +25,7 @@ func CheckRoomIDs(next http.Handler) http.Handler {
 	})
 }
 
-// hasRoomIDs reports whether the variables of a path that should be room IDs are.
+// hasRoomIDs reports whether all variables of a path that must be room IDs are valid ones.
 func hasRoomIDs(vars map[string]string) bool {
 	for name, value := range vars {
 		if !strings.HasPrefix(strings.ToLower(name), "roomid") {
@@ -48,5 +48,5 @@ func hasRoomIDs(vars map[string]string) bool {
 func refuseRoomID(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusBadRequest)
-	_ = json.NewEncoder(w).Encode(spec.InvalidParam("The room ID in the path is none."))
+	_ = json.NewEncoder(w).Encode(spec.InvalidParam("The room ID in the path is not valid."))
 }

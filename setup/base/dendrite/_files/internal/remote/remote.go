@@ -1,6 +1,6 @@
-// Package remote turns errors of other servers into answers for our clients. What another server says of a request
-// of ours is text for people here: its status is about us, not about the client. A 401 that was passed on would log
-// the client out.
+// Package remote turns errors of other servers into answers for our clients. The other server's error becomes text for
+// people. Its status is not passed on, because it is about this server's request, not the client's: a 401 would log the
+// client out.
 package remote
 
 import (
@@ -16,16 +16,16 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// maxText is how much of another server's text is passed on, in bytes.
+// maxText limits how much of another server's text is passed on, in bytes.
 const maxText = 500
 
-// From says which server an error is about.
+// From adds to an error the server that it is about.
 func From(server spec.ServerName, err error) error {
 	return &gomatrixserverlib.FederationError{ServerName: server, Err: err}
 }
 
-// Answer is the answer to a client's request for which another server was asked in vain. An error that has nothing
-// to do with another server is an internal one.
+// Answer is the answer to a client's request that failed because another server refused a request or could not be reached.
+// If the error is not about another server, the answer is an internal error.
 func Answer(err error) util.JSONResponse {
 	f := read(err)
 	switch {
@@ -33,7 +33,7 @@ func Answer(err error) util.JSONResponse {
 		return incompatible(string(*f.version),
 			fmt.Sprintf("The room has version %q, which this server does not know", *f.version))
 	case f.nobody:
-		return util.JSONResponse{Code: http.StatusNotFound, JSON: spec.NotFound("This server knows no server that is in the room")}
+		return util.JSONResponse{Code: http.StatusNotFound, JSON: spec.NotFound("This server does not know any server that is in the room")}
 	case f.status == 0 && !f.remote:
 		return util.JSONResponse{Code: http.StatusInternalServerError, JSON: spec.InternalServerError{}}
 	}
@@ -43,7 +43,7 @@ func Answer(err error) util.JSONResponse {
 	}
 	switch {
 	case f.code == "" || code == spec.ErrorUnrecognized:
-		return as(http.StatusBadGateway, spec.ErrorUnknown) // from no Matrix server, or from one without this endpoint
+		return as(http.StatusBadGateway, spec.ErrorUnknown) // not a Matrix server, or one without this endpoint
 	case code == spec.ErrorIncompatibleRoomVersion:
 		return incompatible(f.roomVersion, f.text())
 	case f.status == http.StatusForbidden:
@@ -65,10 +65,10 @@ func incompatible(version, text string) util.JSONResponse {
 	return util.JSONResponse{Code: http.StatusBadRequest, JSON: e}
 }
 
-// Text is an error of a server as text for people, for answers that report of several servers.
+// Text describes an error of a server to people. It is for answers that report on several servers.
 func Text(server spec.ServerName, err error) string { return read(From(server, err)).text() }
 
-// DownloadText is Text of a download: either there is a response, though not the one that was wanted, or an error.
+// DownloadText is like Text for a failed download, of which there is either a response or an error.
 func DownloadText(server spec.ServerName, resp *http.Response, err error) string {
 	if resp != nil {
 		return failure{server: server, status: resp.StatusCode}.text()
@@ -76,21 +76,21 @@ func DownloadText(server spec.ServerName, resp *http.Response, err error) string
 	return Text(server, err)
 }
 
-// A failure is what is known of a request to another server.
+// A failure is what is known about a failed request to another server.
 type failure struct {
 	server      spec.ServerName
 	nobody      bool // there was no server to ask
-	remote      bool // another server was to be asked
+	remote      bool // the error is about another server
 	reached     bool
-	version     *gomatrixserverlib.RoomVersion // the room version that we do not know
-	status      int                            // of the other server's answer; 0: it gave none
-	code, error string                         // of the answer's body; "" if there is none
+	version     *gomatrixserverlib.RoomVersion // the room version that this server does not know
+	status      int                            // of the other server's answer; 0 if there was none
+	code, error string                         // from the body of the answer; "" if there is none
 	roomVersion string
 	retryAfter  int64 // ms
 }
 
 func read(err error) (f failure) {
-	// The federation API returns its last error as a pointer, with what it was made of inside.
+	// The federation API returns its last error as a pointer and wraps the cause.
 	var last *gomatrix.HTTPError
 	if errors.As(err, &last) {
 		f.nobody = last.WrappedError == nil && last.Code == 0
@@ -136,7 +136,7 @@ func (f failure) text() string {
 	}
 	switch {
 	case text != "" && f.server == "":
-		return text // of this server itself
+		return text // the error is this server's own
 	case text != "":
 		return fmt.Sprintf("%s: %s (%s)", server, text, f.code)
 	case f.code != "":

@@ -16,7 +16,7 @@ const creatorLevel = 100
 // PowerLevelTuples is the state that PowerLevelsOf needs.
 var PowerLevelTuples = []gomatrixserverlib.StateKeyTuple{{EventType: spec.MRoomPowerLevels}, {EventType: spec.MRoomCreate}}
 
-// GetPowerLevels returns the power levels that hold in a room, to look up levels with. They must not be sent.
+// GetPowerLevels returns the power levels of a room, for looking up levels. They must not be sent.
 func GetPowerLevels(ctx context.Context, rsAPI QueryEventsAPI, roomID string) (*gomatrixserverlib.PowerLevelContent, error) {
 	var state []*types.HeaderedEvent
 	for _, tuple := range PowerLevelTuples {
@@ -27,8 +27,8 @@ func GetPowerLevels(ctx context.Context, rsAPI QueryEventsAPI, roomID string) (*
 	return PowerLevelsOf(state)
 }
 
-// PowerLevelsOf returns the power levels that hold in a room of this state, to look up levels with: with those of
-// the room's creators (MSC4289), and the defaults if the room has no power levels. They must not be sent.
+// PowerLevelsOf returns the power levels of a room with this state, for looking up levels. They include the levels of the
+// room's creators (MSC4289). If the room has no power levels, they are the defaults. They must not be sent.
 func PowerLevelsOf(state []*types.HeaderedEvent) (*gomatrixserverlib.PowerLevelContent, error) {
 	create, power := find(state, spec.MRoomCreate), find(state, spec.MRoomPowerLevels)
 	if create == nil && power == nil {
@@ -45,7 +45,7 @@ func PowerLevelsOf(state []*types.HeaderedEvent) (*gomatrixserverlib.PowerLevelC
 	return &levels, nil
 }
 
-// DefaultPowerLevels are the power levels of a room that has none.
+// DefaultPowerLevels returns the levels that apply in a room without a power levels event.
 func DefaultPowerLevels(create gomatrixserverlib.PDU) (levels gomatrixserverlib.PowerLevelContent) {
 	levels.Defaults()
 	levels.Users = map[string]int64{}

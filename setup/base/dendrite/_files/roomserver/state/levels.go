@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 )
 
-// withCreators completes the power levels that were found in a state: in a room of version 12 its creators stand
-// above all levels (MSC4289). A state without power levels (nil) has the defaults.
+// withCreators completes the power levels of a state. In a room of version 12 it adds the creators, who are above all
+// levels (MSC4289). If the state has no power levels (nil), it uses the defaults.
 func (v *StateResolution) withCreators(
 	ctx context.Context, entries []types.StateEntry, levels *gomatrixserverlib.PowerLevelContent,
 ) (*gomatrixserverlib.PowerLevelContent, error) {

@@ -15,30 +15,30 @@ import (
 	"github.com/matrix-org/dendrite/roomserver/types"
 )
 
-// Sets are the states of a room after several events, to be resolved into one by state resolution 2.1 (MSC4297).
+// Sets are the states of a room after several events. State resolution 2.1 (MSC4297) resolves them into one.
 type Sets struct {
 	RoomID     string
 	States     [][]gomatrixserverlib.PDU
 	UserID     spec.UserIDForSender
 	IsRejected func(ctx context.Context, eventID string) (bool, error)
-	// Load loads events of auth chains. Those that cannot be had are missing in its answer.
+	// Load loads events of auth chains. Its result lacks events that it cannot find.
 	Load func(ctx context.Context, eventIDs []string) ([]gomatrixserverlib.PDU, error)
 }
 
-// ResolveSets is state resolution 2.1. Whoever assembles the server sets it, before the roomserver starts.
+// ResolveSets is state resolution 2.1. Package setup sets it before the roomserver starts.
 var ResolveSets = func(context.Context, Sets) ([]gomatrixserverlib.PDU, error) {
 	return nil, errors.New("state resolution 2.1 is not set up")
 }
 
-// NeedsSets reports whether states of rooms of this version are resolved by ResolveSets, which needs to see each
-// state on its own: what is missing in one of them is in conflict, too.
+// NeedsSets reports whether states of rooms of this version are resolved by ResolveSets. ResolveSets needs each state
+// separately, because a key that is absent from one of them is in conflict too.
 func NeedsSets(version gomatrixserverlib.RoomVersion) bool {
 	impl, err := gomatrixserverlib.GetRoomVersion(version)
 	return err == nil && impl.StateResAlgorithm() == gomatrixserverlib.StateResV2_1
 }
 
-// LoadResolvedStateAfterEvents is LoadCombinedStateAfterEvents for those who want one state: in rooms of versions
-// that need sets it resolves them; in others it is the same.
+// LoadResolvedStateAfterEvents returns one state after several events if the room version needs sets. For other versions
+// it is the same as LoadCombinedStateAfterEvents.
 func (v *StateResolution) LoadResolvedStateAfterEvents(
 	ctx context.Context, prevStates []types.StateAtEvent,
 ) ([]types.StateEntry, error) {
@@ -49,7 +49,7 @@ func (v *StateResolution) LoadResolvedStateAfterEvents(
 	return entries, err
 }
 
-// resolveSets finds the state after several events. Its results are those of calculateStateAfterManyEvents.
+// resolveSets returns the state after several events. Its results have the meaning of calculateStateAfterManyEvents.
 func (v *StateResolution) resolveSets(
 	ctx context.Context, prevStates []types.StateAtEvent,
 ) (state []types.StateEntry, algorithm string, conflicts int, err error) {
@@ -111,7 +111,7 @@ func (v *StateResolution) resolveUnequal(ctx context.Context, sets [][]types.Sta
 	return v.entries(ctx, resolved, known, chain)
 }
 
-// setEvents loads the events of one state, and notes their entries.
+// setEvents loads the events of one state, and stores their entries.
 func (v *StateResolution) setEvents(
 	ctx context.Context, set []types.StateEntry, known map[string]types.StateEntry,
 ) ([]gomatrixserverlib.PDU, error) {
@@ -126,7 +126,8 @@ func (v *StateResolution) setEvents(
 	return events, nil
 }
 
-// entries are the numeric entries of resolved state, sorted. Some of it may be of no state, but of an auth chain.
+// entries returns the sorted numeric entries of the resolved state. Some of its events may be in no state, but only in an
+// auth chain.
 func (v *StateResolution) entries(
 	ctx context.Context, resolved []gomatrixserverlib.PDU, known map[string]types.StateEntry, chain map[string]types.Event,
 ) ([]types.StateEntry, error) {

@@ -6,8 +6,8 @@ import (
 	"github.com/tidwall/sjson"
 )
 
-// clientContent is the content of an event as clients see it. That of a redaction names its target whatever the
-// room version, so that clients need not know about versions (MSC2174).
+// clientContent returns the content of an event for clients. The content of a redaction names its target in every room
+// version, so that clients need not know about versions (MSC2174).
 func clientContent(event gomatrixserverlib.PDU) spec.RawJSON {
 	target := event.Redacts()
 	if event.Type() != spec.MRoomRedaction || event.StateKey() != nil || target == "" {

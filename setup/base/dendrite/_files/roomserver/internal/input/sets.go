@@ -13,8 +13,8 @@ import (
 	"github.com/matrix-org/dendrite/roomserver/types"
 )
 
-// resolveStates resolves states that other servers or our own database have told. In rooms of versions before 12
-// it is what gomatrixserverlib does with their union.
+// resolveStates resolves states that come from other servers or from our database. In rooms of versions before 12,
+// gomatrixserverlib resolves their union.
 func (t *missingStateReq) resolveStates(
 	ctx context.Context, version gomatrixserverlib.RoomVersion, roomID string, states []*parsedRespState,
 	union func() ([]gomatrixserverlib.PDU, error),
@@ -48,7 +48,7 @@ func (t *missingStateReq) resolveStates(
 	return state.ResolveSets(ctx, s)
 }
 
-// loadForResolution finds events where they can be had: with the states, in the database, at other servers.
+// loadForResolution looks for events among the states, then in the database, then on other servers.
 func (t *missingStateReq) loadForResolution(
 	ctx context.Context, version gomatrixserverlib.RoomVersion, roomID string, told map[string]gomatrixserverlib.PDU, eventIDs []string,
 ) ([]gomatrixserverlib.PDU, error) {
@@ -81,8 +81,8 @@ func (t *missingStateReq) loadForResolution(
 	return events, nil
 }
 
-// checkListedAuthEvents checks the rules of room version 12 about the list of auth events itself. Accepted are those of
-// the known events that were not rejected.
+// checkListedAuthEvents checks the rules of room version 12 about an event's list of auth events. accepted holds the known
+// events that were not rejected.
 func checkListedAuthEvents(
 	event gomatrixserverlib.PDU, known map[string]*types.Event, accepted *gomatrixserverlib.AuthEvents,
 ) error {
@@ -92,7 +92,7 @@ func checkListedAuthEvents(
 	create := gomatrixserverlib.CreateEventID(event.RoomID().String())
 	var listed []gomatrixserverlib.PDU
 	for _, id := range event.AuthEventIDs() {
-		if auth, ok := known[id]; ok && id != create { // what is missing is seen to elsewhere
+		if auth, ok := known[id]; ok && id != create { // missing events are handled elsewhere
 			listed = append(listed, auth.PDU)
 		}
 	}

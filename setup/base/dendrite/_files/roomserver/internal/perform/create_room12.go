@@ -22,17 +22,17 @@ import (
 )
 
 const (
-	tombstoneLevel12 = 150 // above all other levels that a new room names, so that an admin cannot end it (MSC4289)
+	tombstoneLevel12 = 150 // above all other levels of a new room, so that an admin cannot replace the room (MSC4289)
 
-	// maxClaims limits how often another timestamp is tried for a create event that exists already.
+	// maxClaims limits how many timestamps are tried if the create event exists already.
 	maxClaims = 20
-	// maxShift is by how many milliseconds at most each attempt moves the timestamp.
+	// maxShift is the largest change of the timestamp in one attempt, in ms.
 	maxShift = 10
 )
 
-// prepare12 brings the content of the create event and the initial power levels into the form of room version 12:
-// creators have no level, and whoever is invited to a trusted private chat becomes a creator (MSC4289). It checks
-// what the client has sent, before anything of the room exists.
+// prepare12 adapts the content of the create event and the initial power levels to room version 12: creators have no
+// level, and users who are invited to a trusted private chat become creators (MSC4289). It checks the client's request
+// before any event is created.
 func prepare12(
 	req *api.PerformCreateRoomRequest, sender spec.SenderID,
 	create map[string]interface{}, levels *gomatrixserverlib.PowerLevelContent,
@@ -59,7 +59,7 @@ func prepare12(
 	return nil
 }
 
-// additionalCreators reads the additional creators that the content of a create event names.
+// additionalCreators returns the additional creators in the content of a create event.
 func additionalCreators(create []byte) ([]string, error) {
 	if len(create) == 0 {
 		return nil, nil
@@ -78,7 +78,7 @@ func additionalCreators(create []byte) ([]string, error) {
 	return users, nil
 }
 
-// checkInitialState12 checks the state that the client wants in the new room.
+// checkInitialState12 checks the initial state in the client's request.
 func checkInitialState12(req *api.PerformCreateRoomRequest, creators []string) error {
 	if override := req.PowerLevelContentOverride; len(override) > 0 && string(override) != "null" {
 		if err := eventutil.CheckPowerLevels12(override, creators); err != nil {
@@ -102,21 +102,21 @@ func checkInitialState12(req *api.PerformCreateRoomRequest, creators []string) e
 	return nil
 }
 
-// badRequest answers with status 400 and the Matrix error that is wrong with the request.
+// badRequest answers with status 400 and a Matrix error.
 func badRequest(err error) *util.JSONResponse {
 	return &util.JSONResponse{Code: http.StatusBadRequest, JSON: err}
 }
 
-// RoomClaims makes the create events of rooms whose IDs are hashes of those events (MSC4291). Two with the same
-// sender, content and timestamp would be one room, so that only one of them is made at a time.
+// RoomClaims makes create events of rooms whose IDs are hashes of these events (MSC4291). Two create events with the same
+// sender, content and timestamp would be one room, so RoomClaims makes one at a time.
 type RoomClaims struct {
 	DB storage.RoomDatabase
 
 	mu sync.Mutex
 }
 
-// makeCreate makes a create event and assigns the number of its room, which nobody has had before. It moves the
-// timestamp until that succeeds.
+// makeCreate makes a create event whose room does not exist yet, and assigns the room's number. It changes the timestamp
+// until it finds one.
 func (c *RoomClaims) makeCreate(
 	ctx context.Context, version gomatrixserverlib.RoomVersion, sender spec.SenderID, content interface{},
 	at time.Time, identity *fclient.SigningIdentity,
@@ -149,10 +149,10 @@ func (c *RoomClaims) makeCreate(
 		}
 		at = at.Add(time.Duration(1+rand.Intn(maxShift)) * time.Millisecond)
 	}
-	return nil, errors.New("there is a room for each of the timestamps that were tried")
+	return nil, errors.New("for each timestamp that was tried, the room exists already")
 }
 
-// createFirst makes the create event of a room of version 12, before all else, and tells the caller the room's ID.
+// createFirst makes the create event of a room of version 12 before all other events, and sets the caller's RoomID.
 func (c *Creator) createFirst(
 	ctx context.Context, req *api.PerformCreateRoomRequest, sender spec.SenderID,
 	event gomatrixserverlib.FledglingEvent, identity *fclient.SigningIdentity,

@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/setup/config"
 )
 
-// knownServers are the other servers that this one knows to be in a room, to join it through: the ID of a room of
-// version 12 names none (MSC4291).
+// knownServers returns the other servers that are known to be in a room. A join can go through them, because the ID of a
+// room of version 12 names no server (MSC4291).
 func (r *Joiner) knownServers(ctx context.Context, roomID *spec.RoomID) []spec.ServerName {
 	req := fsAPI.QueryJoinedHostServerNamesInRoomRequest{RoomID: roomID.String(), ExcludeSelf: true, ExcludeBlacklisted: true}
 	var res fsAPI.QueryJoinedHostServerNamesInRoomResponse
@@ -21,8 +21,8 @@ func (r *Joiner) knownServers(ctx context.Context, roomID *spec.RoomID) []spec.S
 	return res.ServerNames
 }
 
-// isRemote reports whether to look into a room through other servers: those that the room ID or, where that names
-// none, the request names.
+// isRemote reports whether a peek must go through other servers: those that the room ID names or, if it names none, those
+// in the request.
 func isRemote(roomID *spec.RoomID, requested []spec.ServerName, cfg *config.Global) bool {
 	if roomID.IsDomainless() {
 		return len(requested) > 0

@@ -11,8 +11,8 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// redactBackfilled applies the redactions among the events, and those that waited for one of them. Whether a
-// redaction is to be applied depends on the state before it, so that must be stored already.
+// redactBackfilled applies the redactions among the events, and earlier redactions of one of them. The state before a
+// redaction decides whether it is applied, so that state must be stored already.
 func redactBackfilled(
 	ctx context.Context, db storage.Database, querier api.QuerySenderIDAPI, room *types.RoomInfo,
 	events []gomatrixserverlib.PDU, stored map[string]types.Event,

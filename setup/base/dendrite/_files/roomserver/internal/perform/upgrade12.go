@@ -16,10 +16,10 @@ import (
 
 const tombstone = "m.room.tombstone"
 
-// errUpgrading refuses a second upgrade of a room while another user's is under way.
-var errUpgrading = spec.Unknown("Somebody else is just upgrading this room.")
+// errUpgrading refuses an upgrade while another user is upgrading the room.
+var errUpgrading = spec.Unknown("Another user is upgrading this room at the moment.")
 
-// upgrades knows which rooms are being upgraded.
+// upgrades holds the upgrades that are running.
 type upgrades struct {
 	mu      sync.Mutex
 	running map[string]*upgrade // by the old room's ID
@@ -32,8 +32,7 @@ type upgrade struct {
 	err     error
 }
 
-// once upgrades a room, unless an upgrade of it is under way: then the same user gets the same answer, and others
-// are refused.
+// once upgrades a room. If an upgrade of the room is running, the same user gets its answer, and other users are refused.
 func (u *upgrades) once(ctx context.Context, roomID string, by spec.UserID, do func() (string, error)) (string, error) {
 	u.mu.Lock()
 	if other, ok := u.running[roomID]; ok {
@@ -64,7 +63,7 @@ func (u *upgrades) once(ctx context.Context, roomID string, by spec.UserID, do f
 	return mine.newRoom, mine.err
 }
 
-// levelsToCopy are the power levels of a room that is upgraded.
+// levelsToCopy returns the power levels of a room that is upgraded.
 func levelsToCopy(power, create *types.HeaderedEvent) (*gomatrixserverlib.PowerLevelContent, error) {
 	levels := api.DefaultPowerLevels(create.PDU)
 	if power != nil {
@@ -73,7 +72,7 @@ func levelsToCopy(power, create *types.HeaderedEvent) (*gomatrixserverlib.PowerL
 			return nil, err
 		}
 	}
-	// A map that is missing would be null in JSON, which is none of the forms that the rules allow.
+	// A nil map would be null in JSON, which the rules do not allow.
 	if levels.Users == nil {
 		levels.Users = map[string]int64{}
 	}
@@ -83,7 +82,7 @@ func levelsToCopy(power, create *types.HeaderedEvent) (*gomatrixserverlib.PowerL
 	return &levels, nil
 }
 
-// oldPowerLevels are the power levels of the old room as they will be written there again.
+// oldPowerLevels returns the power levels of the old room in the form in which they will be sent there again.
 func (r *Upgrader) oldPowerLevels(ctx context.Context, roomID string) (*gomatrixserverlib.PowerLevelContent, error) {
 	get := func(eventType string) *types.HeaderedEvent {
 		return api.GetStateEvent(ctx, r.URSAPI, roomID, gomatrixserverlib.StateKeyTuple{EventType: eventType})
@@ -101,11 +100,11 @@ type replacement struct {
 	oldRoom    string
 	version    gomatrixserverlib.RoomVersion
 	sender     spec.SenderID
-	additional []string // creators that the request names, nil if it names none
+	additional []string // additional creators in the request, nil if there are none
 }
 
-// adapt brings the first events of the new room, made of the old room's state, into the form that the creators of
-// room version 12 need, in the old room or in the new one (MSC4289).
+// adapt changes the first events of the new room, which are copies of the old room's state, if one of the rooms is of
+// version 12 and so has creators (MSC4289).
 func (n *replacement) adapt(events []gomatrixserverlib.FledglingEvent) []gomatrixserverlib.FledglingEvent {
 	n.adaptCreate(events[0].Content.(map[string]interface{}))
 	isNew := n.version.IsDomainless()
@@ -119,12 +118,12 @@ func (n *replacement) adapt(events []gomatrixserverlib.FledglingEvent) []gomatri
 		switch {
 		case event.Type == spec.MRoomPowerLevels && event.StateKey == "":
 			if hasLevels {
-				continue // what would take temporary power back
+				continue // this copy would take back the temporary power
 			}
 			hasLevels = true
 			event.Content = n.adaptLevels(event.Content.(gomatrixserverlib.PowerLevelContent))
 		case isNew && event.Type == spec.MRoomMember && n.isCreator(event.StateKey) && event.StateKey != string(n.sender):
-			continue // a ban, which no creator can have
+			continue // a ban: a creator cannot be banned
 		case isNew && event.Type == tombstone:
 			continue // of an earlier upgrade
 		}
@@ -137,7 +136,7 @@ func (n *replacement) isCreator(user string) bool {
 	return user == string(n.sender) || slices.Contains(n.additional, user)
 }
 
-// adaptCreate changes the content of the create event, which starts as that of the old room.
+// adaptCreate changes the content of the create event, which is a copy of the old room's.
 func (n *replacement) adaptCreate(content map[string]interface{}) {
 	delete(content, "additional_creators")
 	if !n.version.IsDomainless() {
@@ -150,8 +149,8 @@ func (n *replacement) adaptCreate(content map[string]interface{}) {
 	}
 }
 
-// adaptLevels changes the power levels: creators have none in the new room, and an old room's creator, who had none,
-// gets in a new room of an earlier version what it takes to do everything.
+// adaptLevels changes the power levels. In a new room of version 12 they do not name creators. In a new room of an earlier
+// version, the old room's creators get the level that allows everything.
 func (n *replacement) adaptLevels(levels gomatrixserverlib.PowerLevelContent) gomatrixserverlib.PowerLevelContent {
 	users := make(map[string]int64, len(levels.Users))
 	for user, level := range levels.Users {
@@ -174,8 +173,8 @@ func (n *replacement) adaptLevels(levels gomatrixserverlib.PowerLevelContent) go
 	return levels
 }
 
-// createFirst makes the create event of the new room if its ID decides about the room's, else nil. It makes the
-// tombstone of the old room again, with that ID.
+// createFirst makes the create event of the new room if the room's ID depends on it, and then replaces the old room's
+// tombstone by one with that ID. Otherwise it returns nil.
 func (r *Upgrader) createFirst(
 	ctx context.Context, n *replacement, at time.Time, by spec.UserID, create gomatrixserverlib.FledglingEvent,
 ) (gomatrixserverlib.PDU, *types.HeaderedEvent, error) {

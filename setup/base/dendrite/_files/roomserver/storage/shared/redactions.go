@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// redactArrived applies the redactions that came before the event that they redact. There may be several, and
-// everybody in the room can send one that must not be applied; the first one that may be applied counts.
+// redactArrived applies a redaction that arrived before the event that it redacts. There may be several, because everybody
+// in the room can send one. It applies the first one whose sender has the power.
 func (d *EventDatabase) redactArrived(
 	ctx context.Context, roomInfo *types.RoomInfo, event gomatrixserverlib.PDU, levels state.PowerLevelResolver,
 	querier api.QuerySenderIDAPI,
@@ -34,7 +34,7 @@ func (d *EventDatabase) redactArrived(
 	return nil, nil, nil
 }
 
-// redactionsOf lists the redactions of an event that have come so far.
+// redactionsOf lists the redactions of an event that have arrived so far.
 func (d *EventDatabase) redactionsOf(ctx context.Context, target string) (ids []string, err error) {
 	const query = "SELECT redaction_event_id FROM roomserver_redactions WHERE redacts_event_id = $1"
 	rows, err := d.DB.QueryContext(ctx, query, target)
@@ -52,8 +52,8 @@ func (d *EventDatabase) redactionsOf(ctx context.Context, target string) (ids []
 	return ids, rows.Err()
 }
 
-// redactedBecause is what the redacted event says of its redaction: what clients know of events, in the form of
-// eventutil.RedactEvent.
+// redactedBecause is the value of unsigned.redacted_because: the redaction in the client format, as eventutil.RedactEvent
+// writes it.
 func redactedBecause(ctx context.Context, redaction gomatrixserverlib.PDU, querier api.QuerySenderIDAPI) any {
 	sender := func(roomID spec.RoomID, senderID spec.SenderID) (*spec.UserID, error) {
 		return querier.QueryUserIDForSender(ctx, roomID, senderID)

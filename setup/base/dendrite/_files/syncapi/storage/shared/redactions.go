@@ -10,8 +10,8 @@ import (
 	rstypes "github.com/matrix-org/dendrite/roomserver/types"
 )
 
-// redactCurrentState redacts an event where the current state of its room is kept, if it is part of that. What
-// clients get as state, as in their first sync, comes from there.
+// redactCurrentState redacts an event in the table of current state, if it is current. Clients get state from this table,
+// for example in their first sync.
 func (d *Database) redactCurrentState(
 	ctx context.Context, eventID string, because *rstypes.HeaderedEvent, querier api.QuerySenderIDAPI,
 ) error {
