@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -130,7 +129,7 @@ func TestParseTime(t *testing.T) {
 	}
 	for _, text := range []string{"", "2", "-2h", "+-2h", "tomorrow"} {
 		if got, err := parseTime(text, now); err == nil {
-			t.Error(fmt.Sprintf("%q is %s", text, got))
+			t.Errorf("%q is %s", text, got)
 		}
 	}
 }

@@ -62,13 +62,11 @@ func (o *outcomes) note(ends []storage.End) {
 func (s *Server) tellOutcomes(tell func(*api.Future)) {
 	o := s.outcomes
 	defer close(o.idle)
-	var ctx context.Context = s.ctx
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.ctx)) // ends a moment after the server's
+	defer cancel()
+	stop := context.AfterFunc(s.ctx, func() { time.AfterFunc(lastLinesTime, cancel) })
+	defer stop()
 	for end := range o.ends {
-		if s.ctx.Err() != nil && ctx == s.ctx {
-			last, cancel := context.WithTimeout(context.Background(), lastLinesTime)
-			defer cancel()
-			ctx = last
-		}
 		ends := []storage.End{end}
 		for len(ends) < outcomesOnce && len(o.ends) > 0 {
 			ends = append(ends, <-o.ends)
