@@ -4,7 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/http"
-	"syscall"
 	"testing"
 	"time"
 
@@ -133,7 +132,7 @@ func (k *killer) rare() {
 		k.await("raised", 1+k.random.IntN(3))
 	case 1: // it is asked to end, and dies over it
 		k.server.CrashAt("exact", 1)
-		syscall.Kill(k.server.PID(), syscall.SIGTERM) //nolint:errcheck // it may be gone already
+		k.server.Terminate()
 		if !k.server.WaitExit(10 * time.Second) {
 			k.kill()
 		} else if k.server.Exit() == "signal: killed" {

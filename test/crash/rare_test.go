@@ -2,7 +2,6 @@ package crash_test
 
 import (
 	"net/http"
-	"syscall"
 	"testing"
 	"time"
 
@@ -34,7 +33,7 @@ func TestRareSteps(t *testing.T) {
 				asked = time.Now()
 				s.UseToken(t, f.Refresh)
 				s.CrashAt(step, 1)
-				syscall.Kill(s.PID(), syscall.SIGTERM) //nolint:errcheck // the exit is waited for
+				s.Terminate()
 			default:
 				s.UseToken(t, f.Refresh)
 				s.Stop() // the exact deadline is on disk, so

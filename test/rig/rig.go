@@ -9,6 +9,7 @@ package rig
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -211,13 +212,19 @@ func (s *Server) Kill() {
 	<-s.exited
 }
 
+// Terminate asks the server to shut down, with SIGTERM, and does not wait. A server that has ended already is left alone.
+func (s *Server) Terminate() {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		s.t.Fatalf("stopping the server: %v", err)
+	}
+}
+
 // Stop asks the server to shut down, with SIGTERM, and returns its exit code and how long it took.
 func (s *Server) Stop() (code int, took time.Duration) {
 	s.t.Helper()
 	start := time.Now()
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		s.t.Fatalf("stopping the server: %v", err)
-	}
+	s.Terminate()
 	if !s.WaitExit(time.Minute) {
 		s.Kill()
 		s.t.Fatal("the server did not stop in a minute")
