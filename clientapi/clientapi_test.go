@@ -34,7 +34,7 @@ const (
 
 // fakeFutures is a futureserver without a clock: it keeps what it is given and fails as it is told.
 type fakeFutures struct {
-	api.FutureInternalAPI // what is not faked is not to be called
+	api.ClientAPI // what is not faked is not to be called
 
 	mu       sync.Mutex
 	created  []*api.Future

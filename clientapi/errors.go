@@ -3,9 +3,7 @@ package clientapi
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -86,49 +84,4 @@ func failure(ctx context.Context, err error, roomID string) util.JSONResponse {
 		util.GetLogger(ctx).WithError(err).WithField("room_id", roomID).Error("A request for futures failed")
 	}
 	return res
-}
-
-func unavailable(message string, retry time.Duration) util.JSONResponse {
-	return util.JSONResponse{
-		Code:    http.StatusServiceUnavailable,
-		JSON:    spec.Unknown(message),
-		Headers: map[string]string{"Retry-After": seconds(retry)},
-	}
-}
-
-func limited(message string, retry time.Duration) util.JSONResponse {
-	retry = max(retry, time.Second) // whoever has no timer to wait for should not come back at once
-	return util.JSONResponse{
-		Code:    http.StatusTooManyRequests,
-		JSON:    spec.LimitExceeded(message, retry.Milliseconds()),
-		Headers: map[string]string{"Retry-After": seconds(retry)},
-	}
-}
-
-func tooLarge(message string) util.JSONResponse {
-	return util.JSONResponse{
-		Code: http.StatusRequestEntityTooLarge,
-		JSON: spec.MatrixError{ErrCode: errorTooLarge, Err: message},
-	}
-}
-
-func badRequest(e any) *util.JSONResponse {
-	return &util.JSONResponse{Code: http.StatusBadRequest, JSON: e}
-}
-
-func notFound(message string) *util.JSONResponse {
-	return &util.JSONResponse{Code: http.StatusNotFound, JSON: spec.NotFound(message)}
-}
-
-func invalidParam(format string, args ...any) *util.JSONResponse {
-	return badRequest(spec.InvalidParam(fmt.Sprintf(format, args...)))
-}
-
-func missingParam(format string, args ...any) *util.JSONResponse {
-	return badRequest(spec.MissingParam(fmt.Sprintf(format, args...)))
-}
-
-// seconds spells a duration for Retry-After, rounded up so that nobody comes too early.
-func seconds(d time.Duration) string {
-	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }

@@ -16,12 +16,6 @@ import (
 type Server interface {
 	api.FutureInternalAPI
 
-	// HasStateFutures reports whether newer state in that room could concern any future. It costs no I/O.
-	HasStateFutures(roomID string) bool
-
-	// QueryStateRooms returns the rooms with futures that newer state could end.
-	QueryStateRooms(ctx context.Context) ([]string, error)
-
 	// Vitals says how the futureserver is. It costs no I/O.
 	Vitals() api.Vitals
 

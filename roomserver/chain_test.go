@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 )
 
-// Several events of one room at once: built on one look at it, each on the one before it, and proved one by one.
+// Several events of one room at once: built on one look at it, each on the one before it, and confirmed one by one.
 
 // chain builds what can be built at once of the futures, and keeps the events in them. The others have none.
 func (r *rig) chain(fs ...*api.Future) []error {
@@ -69,7 +69,7 @@ func TestChain(t *testing.T) {
 		slices.Reverse(backwards)
 		r.submit(backwards...)
 		for i, f := range fs {
-			r.verdict(f, api.Proved)
+			r.verdict(f, api.Confirmed)
 			e := r.event(roomID, f.Event.ID)
 			if i > 0 && (e.PrevEventIDs()[0] != fs[i-1].Event.ID || len(e.PrevEventIDs()) != 1) {
 				r.Errorf("event %d was built on %q, not on the one before it", i, e.PrevEventIDs())
@@ -112,8 +112,8 @@ func TestChainPassesOverTheRefused(t *testing.T) {
 			r.Errorf("%v", errs)
 		}
 		r.submit(built(fs)...)
-		r.verdict(fs[0], api.Proved)
-		r.verdict(fs[5], api.Proved)
+		r.verdict(fs[0], api.Confirmed)
+		r.verdict(fs[5], api.Confirmed)
 		if got := r.latest(roomID); !slices.Equal(got, []string{fs[5].Event.ID}) {
 			r.Errorf("the room's latest events are %q", got)
 		}
@@ -156,9 +156,9 @@ func TestChainOverASoftFailure(t *testing.T) {
 		r.chain(fs...)
 		kick := r.send(state(alice, roomID, "m.room.member", bob.ID, `{"membership":"leave"}`))
 		r.submit(fs...)
-		r.verdict(fs[0], api.Proved)
+		r.verdict(fs[0], api.Confirmed)
 		r.verdict(fs[2], api.Refused)
-		r.verdict(fs[3], api.Proved)
+		r.verdict(fs[3], api.Confirmed)
 		current, err := r.room.Current(r.Context(), roomID, []api.StateKeyTuple{
 			{Type: fs[1].Type, StateKey: *fs[1].StateKey}, {Type: "m.room.member", StateKey: bob.ID},
 		})
@@ -166,7 +166,7 @@ func TestChainOverASoftFailure(t *testing.T) {
 			r.Errorf("the state is %+v, %v", current, err)
 		}
 		if current[0].ID == fs[1].Event.ID {
-			r.verdict(fs[1], api.Proved)
+			r.verdict(fs[1], api.Confirmed)
 		} else {
 			r.verdict(fs[1], api.Refused)
 		}
@@ -177,7 +177,7 @@ func TestChainOverASoftFailure(t *testing.T) {
 	})
 }
 
-// An event whose predecessor is not there yet is neither proved nor refused, and enters the room after it.
+// An event whose predecessor is not there yet is neither confirmed nor refused, and enters the room after it.
 func TestChainWithAGap(t *testing.T) {
 	withDatabases(t, func(r *rig) {
 		alice := test.NewUser(r.T)
@@ -189,8 +189,8 @@ func TestChainWithAGap(t *testing.T) {
 		}
 		r.verdict(fs[1], api.Unknown)
 		r.submit(fs...)
-		r.verdict(fs[0], api.Proved)
-		r.verdict(fs[1], api.Proved)
+		r.verdict(fs[0], api.Confirmed)
+		r.verdict(fs[1], api.Confirmed)
 		if out := r.published(fs[1].Event.ID); len(out) != 1 {
 			r.Errorf("the event was published %d times", len(out))
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
@@ -38,13 +37,6 @@ const (
 	longPause  = 30 * time.Second
 )
 
-// RoomWatcher is what a futureserver may offer beside api.FutureInternalAPI: a cheap answer to the question
-// whether newer state in a room could concern any future. Rooms where it could not cost the consumer
-// nothing but the acknowledgement.
-type RoomWatcher interface {
-	HasStateFutures(roomID string) bool
-}
-
 // MemberWatcher wants to know when somebody comes into a room or leaves it.
 type MemberWatcher interface {
 	// InCall reports whether changes in the room matter.
@@ -66,8 +58,7 @@ type Consumer struct {
 	done    chan struct{} // closed when the loop has ended; nil before Start
 	log     rate.Sometimes
 
-	futures api.FutureInternalAPI
-	watched func(roomID string) bool
+	futures api.RoomserverAPI
 	members MemberWatcher // nil if nobody asks
 
 	sub    *nats.Subscription
@@ -104,14 +95,10 @@ func (c *Consumer) durable() string { return c.cfg.Durable(ConsumerName) }
 // WatchMembers lets the watcher know of changes; call it before Start.
 func (c *Consumer) WatchMembers(watcher MemberWatcher) { c.members = watcher }
 
-// Start begins to read, in a goroutine of its own. It is called once. If futures is a RoomWatcher too, rooms
-// without state futures are passed over.
-func (c *Consumer) Start(futures api.FutureInternalAPI) {
+// Start begins to read, in a goroutine of its own. It is called once. Changes in rooms without state futures cost no
+// more than their acknowledgement.
+func (c *Consumer) Start(futures api.RoomserverAPI) {
 	c.futures = futures
-	c.watched = func(string) bool { return true }
-	if w, ok := futures.(RoomWatcher); ok {
-		c.watched = w.HasStateFutures
-	}
 	c.done = make(chan struct{})
 	c.process.ComponentStarted()
 	go c.run()
@@ -195,7 +182,7 @@ func (c *Consumer) resume(ctx context.Context) error {
 	if err := c.subscribe(ctx); err != nil || !c.missed {
 		return err
 	}
-	rooms, err := c.stateRooms(ctx)
+	rooms, err := c.futures.QueryStateRooms(ctx)
 	if err != nil {
 		return err
 	}
@@ -206,22 +193,6 @@ func (c *Consumer) resume(ctx context.Context) error {
 	}
 	c.missed = false
 	return nil
-}
-
-// stateRooms returns the rooms with state futures.
-func (c *Consumer) stateRooms(ctx context.Context) (rooms []string, err error) {
-	if w, ok := c.futures.(interface {
-		QueryStateRooms(ctx context.Context) ([]string, error)
-	}); ok {
-		return w.QueryStateRooms(ctx)
-	}
-	futures, err := c.futures.QueryFutures(ctx, api.Filter{})
-	for _, f := range futures {
-		if f.StateKey != nil && !slices.Contains(rooms, f.RoomID) {
-			rooms = append(rooms, f.RoomID)
-		}
-	}
-	return rooms, err
 }
 
 // pull waits until there is a message, and deals with all that have come a moment later.

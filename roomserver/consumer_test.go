@@ -23,13 +23,13 @@ const patience = 20 * time.Second // for what must happen; a machine may be slow
 
 // futures is a futureserver that writes down what it is told, one line each.
 type futures struct {
-	api.FutureInternalAPI
+	api.RoomserverAPI
 	calls     chan string
 	fail      atomic.Int32 // how many calls will fail
 	block     atomic.Bool  // calls wait for their context
 	unwatched atomic.Bool  // no room has state futures
 	meanwhile func()       // happens during each call; may be nil
-	pending   []*api.Future
+	rooms     []string     // with state futures
 }
 
 func newFutures() *futures { return &futures{calls: make(chan string, 1000)} }
@@ -62,9 +62,7 @@ func (f *futures) PerformRoomPurge(ctx context.Context, roomID string) error {
 	return f.told(ctx, roomID+" purged")
 }
 
-func (f *futures) QueryFutures(context.Context, api.Filter) ([]*api.Future, error) {
-	return f.pending, nil
-}
+func (f *futures) QueryStateRooms(context.Context) ([]string, error) { return f.rooms, nil }
 
 // want waits for exactly these calls, in order.
 func (f *futures) want(t *testing.T, lines ...string) {
@@ -256,10 +254,12 @@ func TestConsumerWaitsForTheCommit(t *testing.T) {
 
 // looking is a futureserver that looks at the room when it is told of a change, as the real one does.
 type looking struct {
-	api.FutureInternalAPI
+	api.RoomserverAPI
 	room *Room
 	seen chan string
 }
+
+func (looking) HasStateFutures(string) bool { return true }
 
 func (l looking) PerformStateChange(ctx context.Context, roomID string, changed []api.StateKeyTuple) error {
 	now, err := l.room.Current(ctx, roomID, changed)
@@ -366,7 +366,7 @@ func TestConsumerComesBack(t *testing.T) {
 	alice := test.NewUser(t)
 	roomID := r.create("10", alice)
 	f := newFutures()
-	f.pending = []*api.Future{state(alice, roomID, "x", "", `{}`), state(alice, roomID, "y", "", `{}`), text(alice, "!other:test")}
+	f.rooms = []string{roomID}
 	c := r.consumer()
 	c.Start(f)
 	r.send(state(alice, roomID, "x", "", `{"n":1}`))
@@ -374,7 +374,7 @@ func TestConsumerComesBack(t *testing.T) {
 	if err := r.js.DeleteConsumer(c.stream(), c.durable()); err != nil {
 		t.Fatal(err)
 	}
-	f.want(t, roomID+" all") // once for the room: who knows what has been missed
+	f.want(t, roomID+" all") // nobody knows what has been missed
 	r.send(state(alice, roomID, "x", "", `{"n":2}`))
 	f.want(t, roomID+"[{x }]")
 	r.caughtUp(c)
@@ -390,7 +390,7 @@ func TestConsumerNoticesLate(t *testing.T) {
 	alice := test.NewUser(t)
 	roomID := r.create("10", alice)
 	f, c := newFutures(), r.consumer()
-	f.pending = []*api.Future{state(alice, roomID, "x", "", `{}`)}
+	f.rooms = []string{roomID}
 	f.meanwhile = sync.OnceFunc(func() {
 		if err := r.js.DeleteConsumer(c.stream(), c.durable()); err != nil {
 			t.Error(err)

@@ -38,7 +38,7 @@ func (c *Consumer) apply(ctx context.Context, msg *nats.Msg, tries uint64) error
 	default:
 		return nil // invites, peeks, redactions and old events change no room's current state
 	}
-	watched, inCall := c.watched(roomID), c.members != nil && c.members.InCall(roomID)
+	watched, inCall := c.futures.HasStateFutures(roomID), c.members != nil && c.members.InCall(roomID)
 	if !watched && !inCall {
 		return nil
 	}

@@ -153,7 +153,7 @@ func (r *rig) submit(fs ...*api.Future) {
 func (r *rig) send(f *api.Future) string {
 	r.Helper()
 	r.submit(r.build(f))
-	r.verdict(f, api.Proved)
+	r.verdict(f, api.Confirmed)
 	return f.Event.ID
 }
 

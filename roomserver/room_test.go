@@ -202,9 +202,9 @@ func TestSend(t *testing.T) {
 		before := time.Now().UnixMilli()
 		r.verdict(r.build(f), api.Unknown)
 		r.submit(f)
-		r.verdict(f, api.Proved)
+		r.verdict(f, api.Confirmed)
 		r.submit(f) // a second time is harmless
-		r.verdict(f, api.Proved)
+		r.verdict(f, api.Confirmed)
 
 		out := r.published(f.Event.ID)
 		if len(out) != 1 {

@@ -1,7 +1,6 @@
 package roomserver
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
 // What is asked of a room whenever something is scheduled is one query here. The roomserver's own way to the same
@@ -50,7 +50,7 @@ SELECT`
 // prepareStanding prepares both queries.
 func prepareStanding(cfg *config.Dendrite, db *sql.DB) (message, state *sql.Stmt, err error) {
 	current := fmt.Sprintf(selectCurrent, "json_each(s.state_block_nids) block", "json_each(b.event_nids) entry", "value", "key")
-	if cmp.Or(cfg.RoomServer.Database.ConnectionString, cfg.Global.DatabaseOptions.ConnectionString).IsPostgres() {
+	if fconfig.RoomsDatabase(cfg).IsPostgres() {
 		current = fmt.Sprintf(selectCurrent, "unnest(s.state_block_nids) WITH ORDINALITY block (value, key)",
 			"unnest(b.event_nids) entry (value)", "value", "key")
 	}

@@ -82,7 +82,7 @@ func (r *Room) input(f *api.Future) (input rsapi.InputRoomEvent, err error) {
 
 // Verdict implements api.Room. Its rules:
 //
-//   - Proved: the roomserver has marked the event as sent to its output; or it has not, but what was built on
+//   - Confirmed: the roomserver has marked the event as sent to its output; or it has not, but what was built on
 //     the event has made it the room's current state.
 //   - Refused: the room is gone; or the event is stored but not sent, the room's current state forbids it,
 //     and the roomserver is known to be done with it, because it has marked it as rejected or because this
@@ -118,7 +118,7 @@ func (r *Room) Verdict(ctx context.Context, fs []*api.Future) ([]api.Verdict, er
 
 func (r *Room) verdict(ctx context.Context, f *api.Future, row eventRow) (api.Verdict, error) {
 	if row.sent {
-		return api.Proved, nil
+		return api.Confirmed, nil
 	}
 	event, err := parse(f)
 	if err != nil {
@@ -135,7 +135,7 @@ func (r *Room) verdict(ctx context.Context, f *api.Future, row eventRow) (api.Ve
 	case !room.RoomExists:
 		return api.Refused, nil
 	case slices.ContainsFunc(room.StateEvents, func(e *types.HeaderedEvent) bool { return e.EventID() == f.Event.ID }):
-		return api.Proved, nil
+		return api.Confirmed, nil
 	case allowed(event.PDU, room.StateEvents) == nil:
 		return api.Unknown, nil
 	case row.stored && (row.rejected || r.answered.has(f.Event.ID)):

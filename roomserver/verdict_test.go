@@ -36,7 +36,7 @@ func TestSoftFailure(t *testing.T) {
 		r.levels(alice, roomID, "0")
 		r.verdict(f, api.Unknown)
 		r.submit(f)
-		r.verdict(f, api.Proved)
+		r.verdict(f, api.Confirmed)
 		if out := r.published(f.Event.ID); len(out) != 1 {
 			r.Errorf("the event was published %d times", len(out))
 		}
@@ -92,7 +92,7 @@ func TestHalfProcessed(t *testing.T) {
 		r.verdict(f, api.Unknown)
 		r.levels(alice, roomID, "0")
 		r.submit(f)
-		r.verdict(f, api.Proved)
+		r.verdict(f, api.Confirmed)
 		if out := r.published(f.Event.ID); len(out) != 1 {
 			r.Errorf("the event was published %d times", len(out))
 		}
@@ -119,7 +119,7 @@ func TestUnpublished(t *testing.T) {
 			r.verdict(f, api.Unknown)
 			r.refuseOutput(false)
 			r.submit(f)
-			r.verdict(f, api.Proved)
+			r.verdict(f, api.Confirmed)
 			if out := r.published(f.Event.ID); len(out) != 1 {
 				r.Errorf("%s: the event was published %d times", f.Type, len(out))
 			}

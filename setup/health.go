@@ -78,11 +78,9 @@ func healthOf(s *Server, o Options) (*health, error) {
 	return h, nil
 }
 
-// databases returns each of the databases that Dendrite's components certainly have open.
+// databases returns each of the databases that Dendrite's components have open.
 func (c *components) databases(cfg *config.Dendrite) (dbs []*sql.DB, err error) {
-	for _, o := range []*config.DatabaseOptions{
-		&cfg.RoomServer.Database, &cfg.SyncAPI.Database, &cfg.UserAPI.AccountDatabase, &cfg.FederationAPI.Database, &cfg.MediaAPI.Database,
-	} {
+	for _, o := range openDatabases(cfg) {
 		db, _, err := c.cm.Connection(o)
 		if err != nil {
 			return nil, err

@@ -5,7 +5,6 @@
 package setup
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -26,6 +25,7 @@ import (
 
 	"github.com/matrix-org/dendrite/futures/clientapi"
 	"github.com/matrix-org/dendrite/futures/clientapi/rtc"
+	"github.com/matrix-org/dendrite/futures/clientapi/syncapi"
 	"github.com/matrix-org/dendrite/futures/futureserver"
 	"github.com/matrix-org/dendrite/futures/roomserver"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
@@ -50,9 +50,6 @@ type Options struct {
 	// Step is told of each step of the start and of a future's life, for tests that stop the process there.
 	Step func(string)
 }
-
-// Without it the consumer would look at every room.
-var _ roomserver.RoomWatcher = futureserver.Server(nil)
 
 // Server is a running homeserver.
 type Server struct {
@@ -114,7 +111,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, checkRooms(ctx, o), func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
 		s.sessions = clientapi.NewSessions(roomserver.WrapUserAPI(users, s.dropFutures))
-		return clientapi.NoteCallers(s.sessions)
+		return syncapi.NoteCallers(s.sessions)
 	})
 	if err != nil {
 		return nil, err
@@ -147,11 +144,32 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	return s, nil
 }
 
+// Stop ends the server in the order that loses nothing: no more requests, no more futures; then it waits
+// until Dendrite's components have dealt with all events on their way; only then Dendrite stops. Dendrite's own
+// way is to stop all at the same time, and its consumers panic if they meet a closed database. Stop returns after
+// StopTimeout at the latest, earlier if ctx is done. What was not finished by then is finished by the next
+// start; the error says what it was. Calling it again returns the same.
+func (s *Server) Stop(ctx context.Context) error {
+	s.stop.Do(func() {
+		logrus.Info("Stopping")
+		close(s.stopping)
+		s.manager.notify("STOPPING=1")
+		defer s.manager.close()
+		s.stopErr = errors.Join(
+			s.stopPart(ctx, "requests", requestsTimeout, s.front.shutdown),
+			s.stopPart(ctx, "futures", futuresTimeout, s.stopFutures),
+			s.stopPart(ctx, "events on their way", drainTimeout, s.consumer.Drained),
+			s.stopPart(ctx, "components", componentsTimeout, s.stopDendrite),
+		)
+		s.finish(nil)
+	})
+	return s.stopErr
+}
+
 // checkRooms refuses a database with rooms that the server could not serve.
 func checkRooms(ctx context.Context, o Options) func(*sql.DB) error {
 	return func(db *sql.DB) error {
-		source := cmp.Or(o.Dendrite.RoomServer.Database.ConnectionString, o.Dendrite.Global.DatabaseOptions.ConnectionString)
-		return guard.CheckRoomVersions(ctx, db, source.IsSQLite(), o.Futures.IgnoreUnknownRooms)
+		return guard.CheckRoomVersions(ctx, db, fconfig.RoomsDatabase(o.Dendrite).IsSQLite(), o.Futures.IgnoreUnknownRooms)
 	}
 }
 
@@ -229,9 +247,9 @@ func (s *Server) serve(o Options) error {
 	if err := guardTransactions(s.newTransactions(syncDB), routers, ours); err != nil {
 		return err
 	}
-	handler := clientapi.StateAfter(newHandler(o, routers, s.rtc.Legacy()), syncDB, s.components.UserAPI, s.components.RoomserverAPI)
+	handler := syncapi.StateAfter(newHandler(o, routers, s.rtc.Legacy()), syncDB, s.components.UserAPI, s.components.RoomserverAPI)
 	if s.futures != nil {
-		handler = clientapi.ShowDelayIDs(s.futures, handler)
+		handler = syncapi.ShowDelayIDs(s.futures, handler)
 	}
 	handler = slowBodies(s.front.patience.body, uncached(s.health.monitor(handler)))
 	handler = heartbeatsFirst(handler, tokens, management)

@@ -21,28 +21,6 @@ const (
 // StopTimeout is how long Stop may take.
 const StopTimeout = 14 * time.Second
 
-// Stop ends the server in the order that loses nothing: no more requests, no more futures; then it waits
-// until Dendrite's components have dealt with all events on their way; only then Dendrite stops. Dendrite's own
-// way is to stop all at the same time, and its consumers panic if they meet a closed database. Stop returns after
-// StopTimeout at the latest, earlier if ctx is done. What was not finished by then is finished by the next
-// start; the error says what it was. Calling it again returns the same.
-func (s *Server) Stop(ctx context.Context) error {
-	s.stop.Do(func() {
-		logrus.Info("Stopping")
-		close(s.stopping)
-		s.manager.notify("STOPPING=1")
-		defer s.manager.close()
-		s.stopErr = errors.Join(
-			s.stopPart(ctx, "requests", requestsTimeout, s.front.shutdown),
-			s.stopPart(ctx, "futures", futuresTimeout, s.stopFutures),
-			s.stopPart(ctx, "events on their way", drainTimeout, s.consumer.Drained),
-			s.stopPart(ctx, "components", componentsTimeout, s.stopDendrite),
-		)
-		s.finish(nil)
-	})
-	return s.stopErr
-}
-
 func (s *Server) stopPart(ctx context.Context, name string, limit time.Duration, stop func(context.Context) error) error {
 	if s.Err() != nil {
 		limit = min(limit, hurriedStop) // what could not go on does not come to rest either

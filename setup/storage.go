@@ -36,13 +36,16 @@ func lockStorage(cfg *config.Dendrite) (unlock func(), err error) {
 	return func() { lock.Close() }, nil
 }
 
+// openDatabases lists the databases that Dendrite opens on every server.
+func openDatabases(cfg *config.Dendrite) []*config.DatabaseOptions {
+	return []*config.DatabaseOptions{
+		&cfg.RoomServer.Database, &cfg.SyncAPI.Database, &cfg.UserAPI.AccountDatabase, &cfg.FederationAPI.Database, &cfg.MediaAPI.Database,
+	}
+}
+
 // databases lists the databases of all of Dendrite's components.
 func databases(cfg *config.Dendrite) []*config.DatabaseOptions {
-	return []*config.DatabaseOptions{
-		&cfg.Global.DatabaseOptions, &cfg.FederationAPI.Database, &cfg.KeyServer.Database,
-		&cfg.MediaAPI.Database, &cfg.MSCs.Database, &cfg.RelayAPI.Database, &cfg.RoomServer.Database,
-		&cfg.SyncAPI.Database, &cfg.UserAPI.AccountDatabase,
-	}
+	return append(openDatabases(cfg), &cfg.Global.DatabaseOptions, &cfg.KeyServer.Database, &cfg.MSCs.Database, &cfg.RelayAPI.Database)
 }
 
 // enableWAL switches Dendrite's SQLite files to write-ahead logging, which more than doubles the rate of

@@ -294,7 +294,7 @@ func (r *fakeRooms) Verdict(ctx context.Context, fs []*api.Future) ([]api.Verdic
 		switch {
 		case r.unclear == f.NID:
 		case r.arrived[f.Event.ID] && r.mode != deaf:
-			verdicts[i] = api.Proved
+			verdicts[i] = api.Confirmed
 		case r.refused[f.Event.ID] && r.mode == softFailing:
 			verdicts[i] = api.Refused
 		}

@@ -17,7 +17,7 @@ import (
 // wrong afterwards, the answer is to submit the same PDU again until the room proves that it has it.
 //
 // What is due in a room at the same time goes this way together: built on one look at the room, each event on the
-// one before it, claimed in one transaction, submitted at once, and proved one by one.
+// one before it, claimed in one transaction, submitted at once, and confirmed one by one.
 
 const (
 	submitTimeout = 1500 * time.Millisecond // for the first try with one event; doubled for each further one
@@ -27,7 +27,7 @@ const (
 )
 
 // fire takes the jobs of one room as far as they go now, and returns those that have to go on later. From its look at the
-// room until its events are proved it is inside the room's gate, if need be over several attempts: whoever built
+// room until its events are confirmed it is inside the room's gate, if need be over several attempts: whoever built
 // meanwhile would build beside them.
 func (s *Server) fire(jobs []job) (later []job) {
 	leave := s.beginAttempt(jobs)
@@ -237,7 +237,7 @@ func (s *Server) deliver(jobs []job) (later []job) {
 	for i, verdict := range verdicts {
 		j := &jobs[i]
 		switch verdict {
-		case api.Proved:
+		case api.Confirmed:
 			s.hooks.Step("proved")
 			s.conclude(j, api.Sent, nil)
 			if j.send == nil {

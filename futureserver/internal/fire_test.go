@@ -188,7 +188,7 @@ func TestStorm(t *testing.T) {
 	})
 }
 
-// Invariant 7: from the claim on every token is spent, long before the room has proved the event.
+// Invariant 7: from the claim on every token is spent, long before the room has confirmed the event.
 func TestTokensAreSpentByTheClaim(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		f := b.create(message(time.Second))

@@ -22,7 +22,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		scheduled:   counter("scheduled_total", "Futures that were accepted."),
 		refreshed:   counter("refreshed_total", "Calls with a valid refresh token."),
-		sent:        counter("sent_total", "Futures whose event is proved to be in its room."),
+		sent:        counter("sent_total", "Futures whose event is confirmed to be in its room."),
 		cancelled:   counter("cancelled_total", "Futures ended by a cancel token, an administrator, or the end of their account or room."),
 		invalidated: counter("invalidated_total", "Futures ended by newer state."),
 		discarded:   counter("discarded_total", "Futures ended because another of their group won or their group died."),
@@ -33,7 +33,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}, []string{"reason"}),
 		lateness: histogram("lateness_seconds", "From a future's deadline, or the server's start if that was later, to its claim.",
 			prometheus.ExponentialBuckets(0.001, 2, 18)),
-		delivery: histogram("delivery_seconds", "From a future's deadline, or the server's start if that was later, to the proof that its event is in its room.",
+		delivery: histogram("delivery_seconds", "From a future's deadline, or the server's start if that was later, to the confirmation that its event is in its room.",
 			prometheus.ExponentialBuckets(0.001, 2, 18)),
 		batchRows:    histogram("commit_rows", "Rows written by one transaction.", prometheus.ExponentialBuckets(1, 4, 8)),
 		batchSeconds: histogram("commit_seconds", "Duration of one transaction.", prometheus.ExponentialBuckets(0.0005, 2, 14)),

@@ -3,7 +3,7 @@
 //
 // What is true of the futures stands in the ledger, a pure value. Server guards it with one lock: each request is decided
 // in one step under the lock, and waits, outside, until the batch that holds the decision is on disk (writer.go). What is
-// due waits in its room's queue (turn.go) until it is built, claimed, submitted and proved (fire.go). recover.go starts and
+// due waits in its room's queue (turn.go) until it is built, claimed, submitted and confirmed (fire.go). recover.go starts and
 // stops it all. No function is called with the lock and gives it back.
 package internal
 

@@ -130,7 +130,7 @@ func TestTransactionsAtEachMoment(t *testing.T) {
 				synctest.Wait()
 				same(b, made, b.later(request()))
 				b.after(2*time.Minute, 0)
-				if n := b.ledger.Passing(); n != 0 {
+				if n := b.ledger.Unsettled(); n != 0 {
 					b.Errorf("%d secrets are kept for ever", n)
 				}
 			})

@@ -16,9 +16,9 @@ func (c *FutureServer) Complete(d *config.Dendrite) error {
 	return c.chooseDatabase(d)
 }
 
-// roomsDatabase is where the roomserver keeps the rooms.
-func roomsDatabase(d *config.Dendrite) config.DataSource {
-	return cmp.Or(d.Global.DatabaseOptions.ConnectionString, d.RoomServer.Database.ConnectionString)
+// RoomsDatabase returns where the roomserver keeps the rooms: in a database of its own or, without one, in the global one.
+func RoomsDatabase(d *config.Dendrite) config.DataSource {
+	return cmp.Or(d.RoomServer.Database.ConnectionString, d.Global.DatabaseOptions.ConnectionString)
 }
 
 // chooseRooms sets RoomsInFlight where it is 0. On SQLite Dendrite writes one event at a time anyhow: with two rooms that
@@ -27,7 +27,7 @@ func roomsDatabase(d *config.Dendrite) config.DataSource {
 func (c *FutureServer) chooseRooms(d *config.Dendrite) {
 	if c.RoomsInFlight == 0 {
 		c.RoomsInFlight = min(max(2, runtime.NumCPU()), 8)
-		if roomsDatabase(d).IsSQLite() {
+		if RoomsDatabase(d).IsSQLite() {
 			c.RoomsInFlight = 2
 		}
 	}
@@ -40,7 +40,7 @@ func (c *FutureServer) chooseRooms(d *config.Dendrite) {
 func (c *FutureServer) chooseDatabase(d *config.Dendrite) error {
 	db := &c.Database
 	if db.ConnectionString == "" {
-		db.ConnectionString = roomsDatabase(d)
+		db.ConnectionString = cmp.Or(d.Global.DatabaseOptions.ConnectionString, d.RoomServer.Database.ConnectionString)
 		if db.ConnectionString.IsSQLite() {
 			path, err := sqlutil.ParseFileURI(db.ConnectionString)
 			if err != nil {

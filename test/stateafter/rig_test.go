@@ -30,7 +30,7 @@ import (
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 	"github.com/tidwall/gjson"
 
-	"github.com/matrix-org/dendrite/futures/clientapi"
+	additions "github.com/matrix-org/dendrite/futures/clientapi/syncapi"
 )
 
 const patience = 30 * time.Second
@@ -75,7 +75,7 @@ func newServer(t *testing.T, dbType test.DBType) *server {
 		t.Fatal(err)
 	}
 	s.stock = routers.Client
-	s.ours = clientapi.StateAfter(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.ours = additions.StateAfter(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.stock.ServeHTTP(w, r)
 		if f := s.after; f != nil {
 			s.after = nil

@@ -1,8 +1,8 @@
-// Package clientapi is the north adapter of the futureserver: the first step of a future's way through the
-// server, where a client's HTTP request becomes a call of api.FutureInternalAPI and its outcome a Matrix
-// response. It is the only place that knows paths, JSON shapes and M_ codes. It speaks the three generations of
-// MSC4140 side by side: futures (0), delayed events as deployed (1) and as merged (2). This file lists all
-// routes; each of the others serves one of them.
+// Package clientapi is the north adapter of the futureserver. It turns a client's HTTP request into a call of
+// api.ClientAPI, and the result into a Matrix response. It is the only place that knows paths, JSON shapes and M_ codes.
+// It serves the three generations of MSC4140 side by side: futures (0), delayed events as deployed (1) and as merged (2).
+// This file lists all routes. The other files are named after the endpoints that they serve, or after what the endpoints
+// share.
 package clientapi
 
 import (
@@ -29,7 +29,7 @@ const (
 
 // handlers is what the authenticated endpoints share.
 type handlers struct {
-	futures  api.FutureInternalAPI
+	futures  api.ClientAPI
 	creation *userLimit
 	looks    *userLimit // at delayed events
 }
@@ -54,7 +54,7 @@ const get, put, post, options = http.MethodGet, http.MethodPut, http.MethodPost,
 // of the router.
 func AddPublicRoutes(
 	routers httputil.Routers, cfg *config.Dendrite, fcfg *fconfig.FutureServer,
-	futures api.FutureInternalAPI, userAPI userapi.QueryAcccessTokenAPI,
+	futures api.ClientAPI, userAPI userapi.QueryAcccessTokenAPI,
 ) (*TokenHandler, *ManagementHandler) {
 	if !fcfg.Enabled {
 		futures = disabled{}
@@ -133,30 +133,4 @@ func (r *routes) addDelayedEvents(management *ManagementHandler) {
 
 	extend(c, "/versions", "unstable_features", features(r.cfg))
 	extend(c, stockVersion+"/capabilities", "capabilities", capabilities(r.cfg))
-}
-
-// onSending registers what becomes of requests on Dendrite's own /send and /state with such a parameter. POST
-// has no transaction ID.
-func (r *routes) onSending(such func(param string) bool, onPut, onPost http.Handler) {
-	add := func(path, method string, h http.Handler) {
-		r.client.Handle(stockVersion+path, h).Methods(method, options).MatcherFunc(hasParam(such))
-	}
-	add("/rooms/{roomID}/send/{eventType}", post, onPost)
-	add("/rooms/{roomID}/send/{eventType}/{txnID}", put, onPut)
-	add("/rooms/{roomID}/state/{eventType:[^/]+/?}", put, onPut)
-	add("/rooms/{roomID}/state/{eventType}/{stateKey}", put, onPut)
-}
-
-// pathVars returns the variables of the request's path, percent-decoded.
-func pathVars(req *http.Request) (map[string]string, *util.JSONResponse) {
-	vars, err := httputil.URLDecodeMapValues(mux.Vars(req))
-	if err != nil {
-		return nil, invalidParam("the path is not percent-encoded correctly")
-	}
-	for name, value := range vars {
-		if !isText(value) {
-			return nil, invalidParam("the %s in the path is not valid UTF-8 or holds a NUL", name)
-		}
-	}
-	return vars, nil
 }

@@ -303,7 +303,7 @@ func TestManagementAllocations(t *testing.T) {
 	}
 }
 
-type allManaged struct{ api.FutureInternalAPI }
+type allManaged struct{ api.ClientAPI }
 
 func (allManaged) PerformDelayedEventAction(context.Context, string, string, api.Action) error {
 	return nil

@@ -196,7 +196,3 @@ func finishedAlready(s api.State, c managementCall) *util.JSONResponse {
 	}
 	return &util.JSONResponse{Code: http.StatusConflict, JSON: spec.Unknown("The delayed event has ended otherwise")}
 }
-
-func unrecognized() *util.JSONResponse {
-	return &util.JSONResponse{Code: http.StatusNotFound, JSON: spec.Unrecognized("Unrecognized request")}
-}

@@ -1,4 +1,4 @@
-package clientapi
+package syncapi
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 
 // fakeIDs knows the delay IDs of users.
 type fakeIDs struct {
-	api.FutureInternalAPI
+	api.SyncAPI
 	byUser map[string]map[string]string
 	err    error
 	asked  []string
@@ -30,17 +30,23 @@ func (s *fakeIDs) QueryDelayIDs(_ context.Context, userID string) (map[string]st
 	return s.byUser[userID], s.err
 }
 
-// allUsers is a whole user API that only authenticates.
-type allUsers struct {
-	userapi.UserInternalAPI
-	fakeUsers
-}
+// fakeUsers is a user API that only authenticates. AS_Device is what Dendrite makes of an application service's token
+// and a user_id.
+type fakeUsers struct{ userapi.UserInternalAPI }
 
-func (u allUsers) QueryAccessToken(ctx context.Context, req *userapi.QueryAccessTokenRequest, res *userapi.QueryAccessTokenResponse) error {
-	return u.fakeUsers.QueryAccessToken(ctx, req, res)
+func (fakeUsers) QueryAccessToken(_ context.Context, req *userapi.QueryAccessTokenRequest, res *userapi.QueryAccessTokenResponse) error {
+	res.Device = map[string]*userapi.Device{
+		"alice":  {ID: "PHONE", UserID: alice},
+		"alice2": {ID: "LAPTOP", UserID: alice},
+		"bob":    {ID: "PHONE", UserID: "@bob:test"},
+		"bridge": {ID: "AS_Device", UserID: req.AppServiceUserID, AppserviceID: "bridge"},
+	}[req.AccessToken]
+	return nil
 }
 
 const (
+	alice    = "@alice:test"
+	client   = "/_matrix/client"
 	syncing  = client + "/v3/sync"
 	mine     = `{"content":{},"event_id":"$1","sender":"@alice:test","type":"m"}`
 	mineSeen = `{"unsigned":{` + shown + `},"content":{},"event_id":"$1","sender":"@alice:test","type":"m"}`
@@ -53,7 +59,7 @@ func aliceHasOne() *fakeIDs {
 
 // respondWith answers every request for which the caller's token is good, as Dendrite does.
 func respondWith(write func(http.ResponseWriter, *http.Request)) http.Handler {
-	users := NoteCallers(allUsers{})
+	users := NoteCallers(fakeUsers{})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var res userapi.QueryAccessTokenResponse
 		err := users.QueryAccessToken(r.Context(), &userapi.QueryAccessTokenRequest{

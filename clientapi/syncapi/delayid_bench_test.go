@@ -1,4 +1,4 @@
-package clientapi
+package syncapi
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 )
 
 // noIDs knows none.
-type noIDs struct{ api.FutureInternalAPI }
+type noIDs struct{ api.SyncAPI }
 
 func (noIDs) QueryDelayIDs(context.Context, string) (map[string]string, error) { return nil, nil }
 

@@ -37,14 +37,6 @@ func arrived(req *http.Request) bool {
 	return err == nil || err == io.EOF
 }
 
-func incomplete() *util.JSONResponse {
-	return &util.JSONResponse{
-		Code:    http.StatusRequestTimeout,
-		JSON:    spec.Unknown("The body of the request did not arrive"),
-		Headers: map[string]string{"Connection": "close"},
-	}
-}
-
 // readContent returns the body, which must be one JSON object in UTF-8 whose objects name no key twice.
 func readContent(req *http.Request) (json.RawMessage, *util.JSONResponse) {
 	if req.ContentLength > maxBody {
@@ -67,14 +59,6 @@ func readContent(req *http.Request) (json.RawMessage, *util.JSONResponse) {
 		return nil, badRequest(spec.BadJSON("The body names a key twice"))
 	}
 	return body, nil
-}
-
-// bodyTooLarge also closes the connection: otherwise the HTTP server would read the rest of the body to reach
-// the next request.
-func bodyTooLarge() *util.JSONResponse {
-	res := tooLarge("The body is larger than an event can be")
-	res.Headers = map[string]string{"Connection": "close"}
-	return &res
 }
 
 // repeatsKey reports whether any object in this valid JSON names a key twice. Parsers disagree on which of

@@ -2,40 +2,15 @@ package clientapi
 
 import (
 	"encoding/json"
-	"fmt"
+	"errors"
 	"net/http"
+	"net/url"
 
+	userapi "github.com/matrix-org/dendrite/userapi/api"
 	"github.com/matrix-org/util"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
-	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
-
-// What generations 1 and 2 have in common: delayed events, which have one ID for all that can be done to them.
-
-// delayedEvents returns what the dialects of both have in common.
-func delayedEvents(cfg *fconfig.FutureServer) dialect {
-	d := dialect{policy: api.Managed, answer: func(f *api.Future) any {
-		return struct {
-			DelayID string `json:"delay_id"`
-		}{f.GroupID}
-	}}
-	if cfg.DelayedEvents.CancelOnOthersState {
-		d.statePolicy = api.CancelOnOthersState
-	}
-	if !delayedEventsEnabled(cfg) {
-		d.off = "Delayed events are switched off on this server; its administrator can set future_server.delayed_events"
-	}
-	return d
-}
-
-func delayedEventsEnabled(cfg *fconfig.FutureServer) bool {
-	return cfg.Enabled && cfg.DelayedEvents.MaxDelay > 0 && cfg.DelayedEvents.MaxScheduled > 0
-}
-
-func delayTooLong(e *api.TimeoutError) string {
-	return fmt.Sprintf("The requested delay exceeds the allowed maximum of %d ms.", e.Max.Milliseconds())
-}
 
 // delayedEvent is a delayed event as its owner sees it (docs/gen2-requirements.md, 6.2): no field more, for some
 // clients refuse those they do not know.
@@ -81,4 +56,30 @@ func unknownDelayID() *util.JSONResponse {
 	return notFound("There is no delayed event with this delay_id")
 }
 
-func answerOK(body any) util.JSONResponse { return util.JSONResponse{Code: http.StatusOK, JSON: body} }
+// lookup serves GET …/delayed_events/{delay_id}: one delayed event of the user, scheduled or finalised
+// (docs/gen2-requirements.md, section 6).
+func (h *handlers) lookup(req *http.Request, device *userapi.Device) util.JSONResponse {
+	if retry := h.looks.take(device); retry > 0 {
+		return limited("You are asking too often", retry)
+	}
+	vars, fault := pathVars(req)
+	if fault != nil {
+		return *unknownDelayID()
+	}
+	f, err := h.futures.QueryDelayedEvent(req.Context(), vars["delayID"], device.UserID)
+	if errors.Is(err, api.ErrGone) {
+		return *unknownDelayID()
+	} else if err != nil {
+		return failure(req.Context(), err, "")
+	}
+	return answerOK(describe(f))
+}
+
+// withoutPath keeps the delay_id out of what Dendrite's wrappers log of a request.
+func withoutPath(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		req = req.WithContext(req.Context()) // a copy; the variables of the path are in the context
+		req.URL = &url.URL{Path: unstableDelayed, RawQuery: req.URL.RawQuery}
+		next.ServeHTTP(w, req)
+	})
+}

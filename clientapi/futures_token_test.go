@@ -288,7 +288,7 @@ func TestTokenAllocations(t *testing.T) {
 	}
 }
 
-type allValid struct{ api.FutureInternalAPI }
+type allValid struct{ api.ClientAPI }
 
 func (allValid) PerformTokenAction(context.Context, api.Token) error { return nil }
 

@@ -3,7 +3,6 @@ package clientapi
 import (
 	"cmp"
 	"context"
-	"errors"
 	"math"
 	"net/http"
 	"net/url"
@@ -23,34 +22,6 @@ const (
 
 	listParams = "from next_batch limit dir status room_id type from_ts to_ts delay_id"
 )
-
-// lookup serves GET …/delayed_events/{delay_id}: one delayed event of the user, scheduled or finalised
-// (docs/gen2-requirements.md, section 6).
-func (h *handlers) lookup(req *http.Request, device *userapi.Device) util.JSONResponse {
-	if retry := h.looks.take(device); retry > 0 {
-		return limited("You are asking too often", retry)
-	}
-	vars, fault := pathVars(req)
-	if fault != nil {
-		return *unknownDelayID()
-	}
-	f, err := h.futures.QueryDelayedEvent(req.Context(), vars["delayID"], device.UserID)
-	if errors.Is(err, api.ErrGone) {
-		return *unknownDelayID()
-	} else if err != nil {
-		return failure(req.Context(), err, "")
-	}
-	return answerOK(describe(f))
-}
-
-// withoutPath keeps the delay_id out of what Dendrite's wrappers log of a request.
-func withoutPath(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		req = req.WithContext(req.Context()) // a copy; the variables of the path are in the context
-		req.URL = &url.URL{Path: unstableDelayed, RawQuery: req.URL.RawQuery}
-		next.ServeHTTP(w, req)
-	})
-}
 
 // listedEvent is one element of the list: the names of all drafts side by side (docs/gen1-requirements.md, 5.2).
 type listedEvent struct {

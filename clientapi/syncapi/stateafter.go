@@ -1,6 +1,7 @@
-package clientapi
+package syncapi
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -141,6 +142,16 @@ func (s *stateAfter) rewrite(req *http.Request, body []byte, fields []string) ([
 	}
 	return json.Marshal(response)
 }
+
+// heldResponse keeps status and body back; headers pass.
+type heldResponse struct {
+	http.ResponseWriter
+	code int
+	body bytes.Buffer
+}
+
+func (r *heldResponse) WriteHeader(code int)        { r.code = code }
+func (r *heldResponse) Write(b []byte) (int, error) { return r.body.Write(b) }
 
 // unmarshal reads what may not be there.
 func unmarshal(text json.RawMessage, to any) error {

@@ -8,34 +8,7 @@ import (
 	"net/http"
 
 	"github.com/gorilla/mux"
-
-	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
-
-// How clients find out about delayed events: a flag in /versions (docs/gen1-requirements.md, section 2), and their
-// limits in /capabilities (docs/gen2-requirements.md, section 2). Both are Dendrite's own answers with something
-// added.
-
-// features is what is added to the unstable features. MSC4222 is state_after in /sync, see StateAfter. MSC4143 is
-// said only where there is a transport: clients that find the flag ask nowhere else.
-func features(cfg *fconfig.FutureServer) map[string]any {
-	on := delayedEventsEnabled(cfg)
-	flags := map[string]any{"org.matrix.msc4140": on, "org.matrix.msc4140.stable": on, "org.matrix.msc4222": true}
-	if len(cfg.MatrixRTC.Announced()) > 0 {
-		flags["org.matrix.msc4143"] = true
-	}
-	return flags
-}
-
-// capabilities is what is added to the capabilities. Limits of 0 say that there are no delayed events (2.3).
-func capabilities(cfg *fconfig.FutureServer) map[string]any {
-	limits := map[string]int64{"max_delay_ms": 0, "max_scheduled": 0}
-	if delayedEventsEnabled(cfg) {
-		limits["max_delay_ms"] = cfg.DelayedEvents.MaxDelay.Milliseconds()
-		limits["max_scheduled"] = int64(cfg.DelayedEvents.MaxScheduled)
-	}
-	return map[string]any{"m.delayed_events": limits, "org.matrix.msc4140.delayed_events": limits}
-}
 
 // extended marks a request that extend has sent through the router a second time.
 type extended struct{}
