@@ -4,25 +4,22 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"os"
 	"testing"
 	"time"
 
 	fsapi "github.com/matrix-org/dendrite/federationapi/api"
-	"github.com/matrix-org/dendrite/futures/futureserver/api"
-	"github.com/matrix-org/dendrite/internal/caching"
-	"github.com/matrix-org/dendrite/internal/sqlutil"
-	dendrite "github.com/matrix-org/dendrite/roomserver"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/roomserver/types"
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/setup/jetstream"
 	"github.com/matrix-org/dendrite/setup/process"
 	"github.com/matrix-org/dendrite/test"
-	"github.com/matrix-org/dendrite/test/testrig"
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/nats-io/nats.go"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/test/components"
 )
 
 // A rig is a real roomserver in this process, with its own database and JetStream.
@@ -40,38 +37,23 @@ type rig struct {
 
 // withDatabases runs the test on SQLite, and on PostgreSQL if the environment names one.
 func withDatabases(t *testing.T, f func(*rig)) {
-	t.Run("sqlite", func(t *testing.T) { f(newRig(t, test.DBTypeSQLite)) })
-	t.Run("postgres", func(t *testing.T) {
-		if os.Getenv("POSTGRES_HOST") == "" && os.Getenv("POSTGRES_DB") == "" && os.Getenv("FUTURES_TEST_POSTGRES") != "required" {
-			t.Skip("the environment names no PostgreSQL")
-		}
-		f(newRig(t, test.DBTypePostgres))
-	})
+	components.WithDatabases(t, func(t *testing.T, dbType test.DBType) { f(newRig(t, dbType)) })
 }
 
 func newRig(t *testing.T, dbType test.DBType) *rig {
-	cfg, proc, closeRig := testrig.CreateConfig(t, dbType)
-	cfg.Global.JetStream.StoragePath = config.Path(t.TempDir())
-	t.Cleanup(func() {
-		proc.ShutdownDendrite()
-		proc.WaitForComponentsToFinish()
-		closeRig()
-	})
-	cm := sqlutil.NewConnectionManager(proc, cfg.Global.DatabaseOptions)
-	caches := caching.NewRistrettoCache(8<<20, time.Hour, caching.DisableMetrics)
-	natsInstance := &jetstream.NATSInstance{}
-	rsAPI := dendrite.NewInternalAPI(proc, cfg, cm, natsInstance, caches, caching.DisableMetrics)
-	rsAPI.SetFederationAPI(nobody{}, nil)
-	db, _, err := cm.Connection(&cfg.RoomServer.Database)
+	rooms := components.NewRoomserver(t, dbType)
+	cfg, proc := rooms.Config, rooms.Process
+	rooms.SetFederationAPI(nobody{}, nil)
+	db, _, err := rooms.Connections.Connection(&cfg.RoomServer.Database)
 	if err != nil {
 		t.Fatal(err)
 	}
-	js, conn := natsInstance.Prepare(proc, &cfg.Global.JetStream)
+	js, conn := rooms.NATS.Prepare(proc, &cfg.Global.JetStream)
 	output, err := js.SubscribeSync(cfg.Global.JetStream.Prefixed(jetstream.OutputRoomEvent))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t, cfg, proc, rsAPI, db, js, conn, nil, output}
+	r := &rig{t, cfg, proc, rooms, db, js, conn, nil, output}
 	r.forget()
 	return r
 }
