@@ -19,7 +19,7 @@ const (
 	adminMaxLimit     = 1000
 )
 
-// adminCounts says how many futures are live, whatever the filter.
+// adminCounts says how many futures are live. The filter does not apply to it.
 type adminCounts struct {
 	Scheduled int `json:"scheduled"`
 	Sending   int `json:"sending"`
@@ -27,7 +27,7 @@ type adminCounts struct {
 	Rooms     int `json:"rooms"`
 }
 
-// adminFuture is a future as an administrator sees it: neither tokens nor content.
+// adminFuture is a future as an administrator sees it, without tokens and without content.
 type adminFuture struct {
 	ID       api.NID `json:"id"`
 	Kind     string  `json:"kind"`
@@ -45,14 +45,14 @@ type adminFuture struct {
 	Error    string  `json:"error,omitempty"`
 }
 
-// adminList serves GET /_dendrite/admin/futures for administrators: futures that match all that is given, by id, at most
-// limit of them (100 unless given, 1000 at the most).
+// adminList serves GET /_dendrite/admin/futures for administrators. It lists the futures that match all parameters, in
+// order of their ids, at most limit of them (default 100, maximum 1000).
 //
-//	user_id, room_id, id, kind ("future", "delayed_event")
-//	state: states with commas between; "live" and "finished" stand for several. Unless given it is live, and with an
-//	       id whatever it is
-//	from_ts, until_ts: when it ended or, while it lives, its deadline
-//	limit, dir ("f": oldest first, or "b"), from: what next was in the answer before
+//	user_id, room_id, id, kind ("future" or "delayed_event")
+//	state: names of states, separated by commas; "live" and "finished" stand for several states.
+//	       The default is live, or any state if an id is given
+//	from_ts, until_ts: bounds on the time at which the future ended or, if it is live, on its deadline
+//	limit, dir ("f": oldest first, or "b"), from: the value of next in the previous answer
 //
 //	{
 //	  "counts": {"scheduled": 2, "sending": 0, "users": 1, "rooms": 1},
@@ -65,9 +65,10 @@ type adminFuture struct {
 //	  "next": 7
 //	}
 //
-// The counts are those of the whole server. kind is "delayed_event" for those of generations 1 and 2. Times are Unix
-// milliseconds. state_key is absent for a message, timeout_ms and deadline_ts for a future without a timer, finished_ts
-// while it lives, event_id unless it was built, reason and error unless it has failed; next at the end.
+// The counts are those of the whole server. kind is "delayed_event" for generations 1 and 2. Times are Unix
+// milliseconds. Some fields may be absent: state_key for a message, timeout_ms and deadline_ts for a future without a
+// timer, finished_ts for a live future, event_id if no event was built, reason and error unless the future has failed,
+// next on the last page.
 func (h *handlers) adminList(req *http.Request, _ *userapi.Device) util.JSONResponse {
 	query := req.URL.Query()
 	filter, fault := adminFilter(query, "state", "limit", "dir", "from")
@@ -111,11 +112,11 @@ func newAdminFuture(f *api.Future) adminFuture {
 }
 
 // adminCancel serves DELETE /_dendrite/admin/futures?user_id=&room_id=&id=&kind=&from_ts=&until_ts=&dry_run= for
-// administrators: it cancels the scheduled futures that match all that is given. A user, a room or an id must be given.
+// administrators. It cancels the scheduled futures that match all parameters. user_id, room_id or id is required.
 //
 //	{"cancelled": 2}
 //
-// With dry_run=true it cancels none, and says how many there are:
+// With dry_run=true it cancels nothing and returns how many it would cancel:
 //
 //	{"dry_run": true, "would_cancel": 2}
 func (h *handlers) adminCancel(req *http.Request, _ *userapi.Device) util.JSONResponse {
@@ -162,8 +163,8 @@ func (h *handlers) countCancelled(req *http.Request, filter api.Filter) util.JSO
 	}{true, n}}
 }
 
-// adminFilter reads the parameters that both have. One that is unknown, or is there but means nothing, is refused: taken
-// for absent, it would widen what a cancellation hits. The parameters of either alone are others.
+// adminFilter reads the parameters that both endpoints have; others names those that only the caller has. It refuses
+// parameters that are unknown or empty. If it ignored them, a cancellation could hit more futures than intended.
 func adminFilter(query url.Values, others ...string) (f api.Filter, fault *util.JSONResponse) {
 	known := append([]string{"user_id", "room_id", "id", "kind", "from_ts", "until_ts", "access_token"}, others...)
 	for _, name := range slices.Sorted(maps.Keys(query)) {
@@ -193,7 +194,7 @@ func adminFilter(query url.Values, others ...string) (f api.Filter, fault *util.
 	return f, fault
 }
 
-// number reads a parameter that is a positive number, 0 if it is absent. The first fault stands.
+// number reads a parameter that is a positive number; 0 means absent. An earlier fault is passed through.
 func number(query url.Values, name string, fault *util.JSONResponse) (int64, *util.JSONResponse) {
 	if fault != nil || !query.Has(name) {
 		return 0, fault
@@ -205,7 +206,7 @@ func number(query url.Values, name string, fault *util.JSONResponse) (int64, *ut
 	return n, nil
 }
 
-// adminPage reads what a list alone has.
+// adminPage reads the parameters that only the list has.
 func adminPage(query url.Values, f *api.Filter) (fault *util.JSONResponse) {
 	limit, fault := number(query, "limit", nil)
 	after, fault := number(query, "from", fault)
@@ -239,7 +240,7 @@ func adminPage(query url.Values, f *api.Filter) (fault *util.JSONResponse) {
 	return nil
 }
 
-// statesCalled returns the states that a word stands for, none if it is unknown.
+// statesCalled returns the states that a word stands for, or none if the word is unknown.
 func statesCalled(name string) api.States {
 	switch name {
 	case "live":

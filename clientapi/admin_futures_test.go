@@ -129,7 +129,7 @@ func TestAdminCancel(t *testing.T) {
 	h.filter = api.Filter{}
 	h.do("DELETE", adminPath, "admin", "").want(t, 400, "M_MISSING_PARAM")
 	h.do("DELETE", adminPath+"?limit=1", "admin", "").want(t, 400, "M_INVALID_PARAM")
-	for _, query := range []string{"kind=future", "from_ts=1", "dry_run=true"} { // too wide
+	for _, query := range []string{"kind=future", "from_ts=1", "dry_run=true"} { // would match too many futures
 		h.do("DELETE", adminPath+"?"+query, "admin", "").want(t, 400, "M_MISSING_PARAM")
 	}
 	if h.filter != (api.Filter{}) {

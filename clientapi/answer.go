@@ -12,12 +12,12 @@ import (
 	"github.com/matrix-org/util"
 )
 
-// writeDone answers that what was asked for is so.
+// writeDone answers that the request has been fulfilled.
 func writeDone(w http.ResponseWriter) { io.WriteString(w, "{}") }
 
 func writeJSON(w http.ResponseWriter, res util.JSONResponse) {
 	body, err := json.Marshal(res.JSON)
-	if err != nil { // cannot be: the answers are strings and numbers
+	if err != nil { // never happens: the answers consist of strings and numbers
 		res.Code, body = http.StatusInternalServerError, nil
 	}
 	for name, value := range res.Headers {
@@ -56,8 +56,8 @@ func tooLarge(message string) util.JSONResponse {
 	}
 }
 
-// bodyTooLarge also closes the connection: otherwise the HTTP server would read the rest of the body to reach
-// the next request.
+// bodyTooLarge also closes the connection. Otherwise the HTTP server would read the rest of the body to reach the next
+// request.
 func bodyTooLarge() *util.JSONResponse {
 	res := tooLarge("The body is larger than an event can be")
 	res.Headers = map[string]string{"Connection": "close"}
@@ -73,7 +73,7 @@ func incomplete() *util.JSONResponse {
 }
 
 func limited(message string, retry time.Duration) util.JSONResponse {
-	retry = max(retry, time.Second) // whoever has no timer to wait for should not come back at once
+	retry = max(retry, time.Second) // a client without a timer of its own should not retry at once
 	return util.JSONResponse{
 		Code:    http.StatusTooManyRequests,
 		JSON:    spec.LimitExceeded(message, retry.Milliseconds()),
@@ -89,7 +89,7 @@ func unavailable(message string, retry time.Duration) util.JSONResponse {
 	}
 }
 
-// seconds spells a duration for Retry-After, rounded up so that nobody comes too early.
+// seconds formats a duration for Retry-After. It rounds up, so that nobody retries too early.
 func seconds(d time.Duration) string {
 	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }

@@ -13,13 +13,14 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// bearerCalls is what calls by token and by delay_id have in common: knowing it is the credential.
+// bearerCalls is shared by the calls that use a token and those that use a delay_id. Knowing the token or ID is the
+// only credential.
 type bearerCalls struct {
 	futures api.ActionAPI
 	answers *answers
-	valid   *limiter[api.Token]  // calls with a valid one, for each
-	invalid *limiter[netip.Addr] // calls with others, for each source address
-	missed  *limiter[string]     // likewise, for each user who has logged in
+	valid   *limiter[api.Token]  // limits the calls for each valid token
+	invalid *limiter[netip.Addr] // limits the calls with invalid tokens for each source address
+	missed  *limiter[string]     // limits the calls with invalid tokens for each authenticated user
 	proxies []netip.Prefix
 	headers // of every answer
 }
@@ -41,7 +42,7 @@ func newBearerCalls(futures api.ActionAPI, cfg *fconfig.FutureServer) *bearerCal
 	}
 }
 
-// headers are made once for all answers, because a heartbeat costs little else.
+// headers are allocated once for all answers, because a heartbeat costs little else.
 type headers struct{ contentType, allowOrigin, allowMethods, allowHeaders []string }
 
 func (h *headers) addTo(answer http.Header) {
@@ -51,9 +52,10 @@ func (h *headers) addTo(answer http.Header) {
 	answer["Access-Control-Allow-Headers"] = h.allowHeaders
 }
 
-// call acts if the limits let it, or returns how long they do not: with a nil error because of the token itself,
-// with api.ErrGone because too many unknown ones come from its source: the user, if there is one, so that people
-// behind one address are not in each other's way, else the address. ok is false for what cannot be a token.
+// call calls act if the rate limits allow it. Otherwise it returns how long the caller must wait: with a nil error if
+// this token is used too often, with api.ErrGone if too many invalid tokens come from the same source. The source is
+// the user if there is one, so that users behind one address do not block each other; else it is the address. ok is
+// false if the text cannot be a token.
 func (c *bearerCalls) call(req *http.Request, user string, token api.Token, ok bool, act func() error) (retry time.Duration, err error) {
 	err = api.ErrGone
 	if ok {
@@ -63,7 +65,7 @@ func (c *bearerCalls) call(req *http.Request, user string, token api.Token, ok b
 		if err = act(); !errors.Is(err, api.ErrGone) {
 			return 0, err
 		}
-		c.valid.giveBack(token) // made-up tokens would fill the table
+		c.valid.giveBack(token) // otherwise made-up tokens would fill the table
 	}
 	if user != "" {
 		return c.missed.take(user), err
@@ -71,8 +73,8 @@ func (c *bearerCalls) call(req *http.Request, user string, token api.Token, ok b
 	return c.invalid.take(source(req, c.proxies)), err
 }
 
-// bearerFailure answers for a valid token whose action failed. The room's own words may name a user or the
-// room, which the holder of a token is not to learn (4.10).
+// bearerFailure answers for a valid token whose action failed. It replaces the room's message, which may name a user or
+// the room: the holder of a token must not learn these (4.10).
 func bearerFailure(req *http.Request, err error) util.JSONResponse {
 	if refusal, ok := errors.AsType[*api.Refusal](err); ok {
 		err = &api.Refusal{Kind: refusal.Kind, Message: "The room does not accept the event now"}

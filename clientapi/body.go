@@ -12,11 +12,10 @@ import (
 	"github.com/matrix-org/util"
 )
 
-// maxBody is the largest body that is read. No event may be larger than 65536 bytes, so nothing beyond could
-// ever be sent.
+// maxBody is the largest body that is read. Events have at most 65536 bytes, so a larger body could never be sent.
 const maxBody = 64 << 10
 
-// limitBody lets the handler read maxBody bytes and no more; Dendrite itself reads bodies of any size.
+// limitBody lets the handler read at most maxBody bytes. Dendrite itself reads bodies of any size.
 func limitBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		req.Body = http.MaxBytesReader(w, req.Body, maxBody)
@@ -24,20 +23,20 @@ func limitBody(next http.Handler) http.Handler {
 	})
 }
 
-// mostUnread is how much of a body that nobody has read the HTTP server reads before it answers.
+// mostUnread is how many bytes of an unread body net/http reads before it answers.
 const mostUnread = 256 << 10
 
-// arrived waits for a body that means nothing. The answer is sent after it, so that a client whose body never ends gets
-// none, and must not find afterwards that it was obeyed.
+// arrived waits for a body whose content does not matter. The answer is sent after the body, so a client whose body
+// never ends gets no answer. Its request must then have had no effect.
 func arrived(req *http.Request) bool {
 	if req.ContentLength == 0 || req.ContentLength > mostUnread {
-		return true // the server closes the connection instead of reading that
+		return true // the server closes the connection instead of reading so much
 	}
 	_, err := io.CopyN(io.Discard, req.Body, mostUnread)
 	return err == nil || err == io.EOF
 }
 
-// readContent returns the body, which must be one JSON object in UTF-8 whose objects name no key twice.
+// readContent returns the body. It must be one JSON object in UTF-8, without repeated keys in any object.
 func readContent(req *http.Request) (json.RawMessage, *util.JSONResponse) {
 	if req.ContentLength > maxBody {
 		return nil, bodyTooLarge()
@@ -61,8 +60,8 @@ func readContent(req *http.Request) (json.RawMessage, *util.JSONResponse) {
 	return body, nil
 }
 
-// repeatsKey reports whether any object in this valid JSON names a key twice. Parsers disagree on which of
-// the two counts, so the servers of a room could see different events.
+// repeatsKey reports whether any object in this valid JSON has a key twice. Parsers disagree on which of the two
+// counts, so the servers of a room could see different events.
 func repeatsKey(valid []byte) bool {
 	type object map[string]bool
 	var open []object // nil for an array

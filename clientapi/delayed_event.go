@@ -11,9 +11,10 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// Generation 2: PUT …/delayed_event/{eventType}/{txnId}. The numbers here are those of docs/gen2-requirements.md.
+// Generation 2: PUT …/delayed_event/{eventType}/{txnId}. The numbers in this file are those of
+// docs/gen2-requirements.md.
 
-// generation2 returns the dialect of S, under its stable path or the unstable one.
+// generation2 returns the dialect of endpoint S, for its stable or its unstable path.
 func generation2(managed dialect, stable bool) *dialect {
 	managed.space = "delayed_event"
 	managed.read = func(req *http.Request, device *userapi.Device, f *api.Future) *util.JSONResponse {
@@ -38,7 +39,7 @@ func generation2(managed dialect, stable bool) *dialect {
 	return &managed
 }
 
-// readDelayedEvent reads the body (3.1, 3.7). It goes by exact names, which decoding into a struct would not.
+// readDelayedEvent reads the body (3.1, 3.7). It compares the names exactly; decoding into a struct would ignore case.
 func readDelayedEvent(body json.RawMessage, stable bool, f *api.Future) *util.JSONResponse {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(body, &fields); err != nil {
@@ -46,7 +47,7 @@ func readDelayedEvent(body json.RawMessage, stable bool, f *api.Future) *util.JS
 	}
 	delay := fields["delay_ms"]
 	if delay == nil && !stable {
-		delay = fields["delay"] // its name until June 2026, which some clients still use
+		delay = fields["delay"] // the name until June 2026, which some clients still use
 	}
 	if delay == nil || fields["content"] == nil {
 		return missingParam("delay_ms and content are required")

@@ -14,7 +14,7 @@ import (
 func TestGen2Body(t *testing.T) {
 	for _, c := range []struct {
 		name, body string
-		code       int // of the stable path
+		code       int // on the stable path
 		errcode    string
 	}{
 		{"3.1 message", `{"delay_ms":10,"content":{"a":1}}`, 200, ""},

@@ -16,42 +16,42 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// The two paths of delayed events. What follows is the delay_id, and then the action.
+// The two paths of delayed events. The delay_id follows, then the action.
 const (
 	stableDelayed   = httputil.PublicClientPathPrefix + "v1/delayed_events/"
 	unstableDelayed = httputil.PublicClientPathPrefix + "unstable/org.matrix.msc4140/delayed_events/"
 )
 
-// ManagementHandler serves the actions on delayed events: POST …/delayed_events/{delay_id}/{action}, and on the
-// unstable path also POST …/delayed_events/{delay_id} with the action in the body (docs/gen1-requirements.md,
-// section 4; docs/gen2-requirements.md, section 5). The heartbeats of calls come this way, every few seconds for
-// each participant, so it does without Dendrite's wrappers, and no delay_id reaches a log.
+// ManagementHandler serves the actions on delayed events: POST …/delayed_events/{delay_id}/{action} and, on the
+// unstable path, also POST …/delayed_events/{delay_id} with the action in the body (docs/gen1-requirements.md, section
+// 4; docs/gen2-requirements.md, section 5). It also receives the heartbeats of calls, every few seconds for each
+// participant. Therefore it does not use Dendrite's wrappers. No delay_id reaches a log.
 type ManagementHandler struct {
 	*bearerCalls
 	users userapi.QueryAcccessTokenAPI
-	known interface { // nil if users remembers nothing
+	known interface { // nil if users has no memory of sessions
 		owner(accessToken string) string
 	}
-	open bool // whoever knows a delay_id may act on it, by the unstable path
+	open bool // on the unstable path, everybody who knows a delay_id may act on it
 }
 
-// A managementCall is one request, read.
+// A managementCall is a parsed request.
 type managementCall struct {
 	stable bool
 	id     string // delay_id
-	owner  string // whose event it must be; "": anybody's
+	owner  string // the user whose event it must be; "" for any user
 	action api.Action
 }
 
-// Matches reports whether the request is one for ServeHTTP. It is for a caller that wants to spare heartbeats
-// the search through all of Dendrite's routes.
+// Matches reports whether the request is one for ServeHTTP. A caller can use it to spare heartbeats the search through
+// Dendrite's routes.
 func (h *ManagementHandler) Matches(req *http.Request) bool {
 	return req.Method == http.MethodPost &&
 		(strings.HasPrefix(req.URL.Path, unstableDelayed) || strings.HasPrefix(req.URL.Path, stableDelayed))
 }
 
-// ServeHTTP answers 200 {} if the action is done, or has been before. What else it answers differs between the
-// stable path and the unstable one.
+// ServeHTTP answers 200 {} if the action is done now or had been done before. The other answers differ between the
+// stable and the unstable path.
 func (h *ManagementHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	h.addTo(w.Header())
 	if req.Method == http.MethodOptions {
@@ -68,14 +68,14 @@ func (h *ManagementHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) 
 	h.answers.refuse(w, managementCalls, *fault)
 }
 
-// read finds out who wants what of which delayed event.
+// read parses the request and authenticates the user.
 func (h *ManagementHandler) read(w http.ResponseWriter, req *http.Request) (c managementCall, fault *util.JSONResponse) {
 	rest, ok := strings.CutPrefix(req.URL.EscapedPath(), unstableDelayed)
 	if !ok {
 		rest, c.stable = strings.CutPrefix(req.URL.EscapedPath(), stableDelayed)
 	}
 	id, name, inPath := strings.Cut(rest, "/")
-	c.id, _ = url.PathUnescape(id) // what is not encoded correctly is no ID
+	c.id, _ = url.PathUnescape(id) // an ID that is not encoded correctly is unknown
 	switch {
 	case id == "", c.stable && !inPath:
 		return c, unrecognized()
@@ -98,9 +98,9 @@ func (h *ManagementHandler) read(w http.ResponseWriter, req *http.Request) (c ma
 	return c, fault
 }
 
-// owner returns whose events the request may act on, "" for everybody's. Where management is not open, the
-// action in the path is not there for a call without a token: then clients go on to the action in the body, and
-// from there to one with a token (docs/gen1-requirements.md, 4.4).
+// owner returns the user whose events the request may act on; "" stands for all users. If management is not open, a
+// call without a token that names the action in the path gets 404. Clients then try the action in the body, and after
+// that a call with a token (docs/gen1-requirements.md, 4.4).
 func (h *ManagementHandler) owner(req *http.Request, stable, inPath bool) (string, *util.JSONResponse) {
 	inQuery := req.URL.RawQuery != "" && req.URL.Query().Has("access_token")
 	if anonymous := req.Header.Get("Authorization") == "" && !inQuery; anonymous && !stable {
@@ -123,7 +123,6 @@ func (h *ManagementHandler) owner(req *http.Request, stable, inPath bool) (strin
 	return device.UserID, nil
 }
 
-// readAction reads the action from the body.
 func readAction(req *http.Request) (api.Action, *util.JSONResponse) {
 	body, fault := readContent(req)
 	if fault != nil {
@@ -153,7 +152,7 @@ func action(name string) (a api.Action, ok bool) {
 	return 0, false
 }
 
-// do acts. The result is nil if what was asked for is so.
+// do performs the action. The result is nil on success.
 func (h *ManagementHandler) do(req *http.Request, c managementCall) *util.JSONResponse {
 	token, ok := api.ParseToken(c.id)
 	retry, err := h.call(req, c.owner, token, ok, func() error {
@@ -181,10 +180,10 @@ func (h *ManagementHandler) do(req *http.Request, c managementCall) *util.JSONRe
 	return &res
 }
 
-// finishedAlready answers for an event that has ended (docs/gen2-requirements.md, 5.2). An action that asks for
-// what has come about anyway has succeeded. One that contradicts it is a conflict; on the unstable path it finds
-// nothing, for any other answer makes clients of generation 1 leave their call (docs/gen1-requirements.md, 4.11 and
-// section 8). To them an event that newer state has ended never was.
+// finishedAlready answers for an event that has ended (docs/gen2-requirements.md, 5.2). An action that asks for what
+// has happened anyway succeeds. An action that contradicts it gets 409, or 404 on the unstable path, because any other
+// answer makes clients of generation 1 leave their call (docs/gen1-requirements.md, 4.11 and section 8). On that path
+// an event that newer state has ended is unknown.
 func finishedAlready(s api.State, c managementCall) *util.JSONResponse {
 	sent := s == api.Sent || s == api.Sending
 	agrees := c.action == api.Send && sent || c.action == api.Cancel && !sent

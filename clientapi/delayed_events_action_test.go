@@ -20,7 +20,7 @@ const (
 
 func closed(c *fconfig.FutureServer) { c.DelayedEvents.OpenManagement = false }
 
-// event adds a delayed event of alice's in that state, and returns it.
+// event adds a delayed event of alice in that state and returns it.
 func (h *harness) event(s api.State) *api.Future {
 	f := timeoutFuture(alice)
 	f.NID, f.State, f.Policy = api.NID(len(h.events)+1), s, api.Managed
@@ -43,7 +43,7 @@ func (h *harness) event(s api.State) *api.Future {
 func TestOutcomes(t *testing.T) {
 	for _, c := range []struct {
 		state               api.State
-		send, cancel, again int // on the stable path
+		send, cancel, again int // status codes on the stable path
 		cancelUnstable      int // 0: as on the stable path
 	}{
 		{api.Scheduled, 200, 200, 200, 0},
@@ -53,7 +53,7 @@ func TestOutcomes(t *testing.T) {
 		{api.Failed, 409, 200, 409, 0},
 		{api.Discarded, 409, 200, 409, 0},
 		{api.Invalidated, 409, 200, 409, 404},
-		{0, 404, 404, 404, 0}, // there is none
+		{0, 404, 404, 404, 0}, // no such event
 	} {
 		for name, code := range map[string]int{"send": c.send, "cancel": c.cancel, "restart": c.again} {
 			t.Run(fmt.Sprintf("5.2 %s of one that is %s", name, c.state), func(t *testing.T) {
@@ -85,7 +85,7 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-// A managementRequest is a request and what it is answered. id is that of a scheduled event of alice's.
+// A managementRequest is a request and its expected answer. id is that of a scheduled event of alice.
 type managementRequest struct {
 	name, path, token, body string
 	code                    int
@@ -198,7 +198,7 @@ func TestManagementAnswers(t *testing.T) {
 	})
 }
 
-// Where management is closed, matrix-js-sdk has to get from call to call until it sends a token
+// If management is closed, matrix-js-sdk must proceed from call to call until it sends a token
 // (docs/gen1-requirements.md, 4.4).
 func TestManagementClosed(t *testing.T) {
 	h := newHarness(unlimited, closed)
@@ -273,20 +273,20 @@ func TestManagementLimits(t *testing.T) {
 		restart(two).wantOK(t)
 	})
 	t.Run("gen1 4.8 unknown ones by address", func(t *testing.T) {
-		restart(over).want(t, 404, "M_NOT_FOUND") // is no unknown one
+		restart(over).want(t, 404, "M_NOT_FOUND") // does not count as unknown
 		for range 5 {
 			restart("abc").want(t, 404, "M_NOT_FOUND")
 		}
 		restart("abc").want(t, 429, "M_LIMIT_EXCEEDED")
 		restart(api.NewSecret().Token(api.GroupToken).String()).want(t, 429, "M_LIMIT_EXCEEDED")
-		restart(two).wantOK(t) // a neighbour's call goes on
+		restart(two).wantOK(t) // another user behind the same address is not affected
 		if n := h.management.valid.size(); n != 3 {
 			t.Errorf("%d buckets", n)
 		}
 	})
 }
 
-// The heartbeat of a call: what it costs is counted.
+// A call's heartbeat must not allocate.
 func TestManagementAllocations(t *testing.T) {
 	h := newHarness(muchUsed)
 	h.management.futures = allManaged{}
@@ -298,7 +298,7 @@ func TestManagementAllocations(t *testing.T) {
 	sessions := rememberedSessions{NewSessions(new(tokenUsers))}
 	h.management.users, h.management.known = sessions, sessions
 	req.Header.Set("Authorization", "Bearer alice")
-	if n := testing.AllocsPerRun(100, func() { h.management.ServeHTTP(w, req) }); n > 0 { // the first is not counted
+	if n := testing.AllocsPerRun(100, func() { h.management.ServeHTTP(w, req) }); n > 0 { // the first call is not counted
 		t.Errorf("%v allocations for one restart with an access token", n)
 	}
 }

@@ -17,13 +17,14 @@ import (
 )
 
 const (
-	listMost    = 1000 // delayed events in one answer
-	listDefault = 100  // in one page, and how many are read at a time: each may be of 64 KiB
+	listMost    = 1000 // largest number of delayed events in one answer
+	listDefault = 100  // default size of a page, and how many events are read from storage at a time; each may have 64 KiB
 
 	listParams = "from next_batch limit dir status room_id type from_ts to_ts delay_id"
 )
 
-// listedEvent is one element of the list: the names of all drafts side by side (docs/gen1-requirements.md, 5.2).
+// listedEvent is one element of the list. It has the field names of all drafts side by side (docs/gen1-requirements.md,
+// 5.2).
 type listedEvent struct {
 	delayedEvent
 	Delay        int64 `json:"delay"`
@@ -31,10 +32,10 @@ type listedEvent struct {
 	ScheduledAt  int64 `json:"scheduled_at"`
 }
 
-// listDelayed serves GET …/delayed_events: the delayed events of the user, of all devices. Without parameters it
-// lists the scheduled ones in the order in which they will be sent (docs/gen1-requirements.md, section 5). With any
-// of the parameters, which are those of the draft of MSC4486 and delay_id, it comes in pages, in the order in
-// which the events were scheduled; next_batch leads to the next page.
+// listDelayed serves GET …/delayed_events: the delayed events of the user, from all devices. Without parameters it
+// lists the scheduled ones in the order in which they will be sent (docs/gen1-requirements.md, section 5). The
+// parameters are delay_id and those of the draft MSC4486. With any of them the list comes in pages, in the order in
+// which the events were scheduled, and next_batch leads to the next page.
 func (h *handlers) listDelayed(req *http.Request, device *userapi.Device) util.JSONResponse {
 	if retry := h.looks.take(device); retry > 0 {
 		return limited("You are asking too often", retry)
@@ -61,13 +62,13 @@ func (h *handlers) listDelayed(req *http.Request, device *userapi.Device) util.J
 	}{list, next})
 }
 
-// wanted says which delayed events are to be listed.
+// wanted says which delayed events to list.
 type wanted struct {
 	api.DelayedFilter
-	plain    bool     // no parameter was given
-	delayIDs []string // any, if empty
-	types    []string // likewise
-	from, to int64    // of the time at which they are due, Unix ms
+	plain    bool     // the request has no parameters
+	delayIDs []string // empty: any
+	types    []string // empty: any
+	from, to int64    // bounds on the deadline, Unix ms
 }
 
 func (w *wanted) has(f *api.Future) bool {
@@ -76,7 +77,7 @@ func (w *wanted) has(f *api.Future) bool {
 		f.Deadline >= w.from && f.Deadline <= w.to
 }
 
-// find reads one page, and what from has to be for the next one, "" if there is none.
+// find reads one page. next is the value of from for the next page, or "" on the last page.
 func (h *handlers) find(ctx context.Context, w *wanted) (page []*api.Future, next string, err error) {
 	filter := w.DelayedFilter
 	filter.Limit = listDefault
@@ -98,8 +99,8 @@ func (h *handlers) find(ctx context.Context, w *wanted) (page []*api.Future, nex
 	}
 }
 
-// statuses says which states each value of status stands for; "finalised" is the word of an older draft for all
-// that have ended. An event that is being sent has none of them.
+// statuses returns the states that a value of status stands for. In an older draft "finalised" stands for all ended
+// events. An event that is being sent has no status.
 func statuses(value string) []api.State {
 	switch value {
 	case "scheduled":
@@ -116,7 +117,8 @@ func statuses(value string) []api.State {
 	return nil
 }
 
-// readNumbers reads the parameters that are numbers; the tokens of pages are, too, though nobody is told.
+// readNumbers reads the parameters that are numbers. Page tokens are numbers too, but that is not documented for
+// clients.
 func readNumbers(query url.Values, w *wanted) *util.JSONResponse {
 	after, limit := int64(0), int64(w.Limit)
 	for _, p := range []struct {
@@ -124,7 +126,7 @@ func readNumbers(query url.Values, w *wanted) *util.JSONResponse {
 		least int64
 		to    *int64
 	}{
-		{"next_batch", 1, &after}, // as mautrix-go calls it
+		{"next_batch", 1, &after}, // the name that mautrix-go uses
 		{"from", 1, &after},
 		{"limit", 1, &limit},
 		{"from_ts", 0, &w.from},
@@ -161,7 +163,7 @@ func readWanted(query url.Values, userID string) (w *wanted, fault *util.JSONRes
 		}
 		w.States = append(w.States, states...)
 	}
-	if w.States == nil && w.delayIDs != nil { // whoever names events wants to see them, whatever became of them
+	if w.States == nil && w.delayIDs != nil { // a client that names events wants to see them in any state
 		w.States = append(statuses("finalised"), api.Scheduled)
 	}
 	switch query.Get("dir") {

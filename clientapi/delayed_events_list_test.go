@@ -41,7 +41,7 @@ func TestListParameters(t *testing.T) {
 	h := newHarness(unlimited)
 	for i, state := range []api.State{api.Scheduled, api.Sent, api.Failed, api.Cancelled, api.Scheduled, api.Sending, api.Invalidated, api.Discarded} {
 		f := h.event(state)
-		f.Deadline -= int64(i) * 1000 // those scheduled later are due earlier
+		f.Deadline -= int64(i) * 1000 // events that are scheduled later are due earlier
 	}
 	h.events[4].RoomID, h.events[4].Type = "!s:test", "m.room.topic"
 	id := func(i int) string { return "delay_id=" + h.events[i].GroupID }
@@ -107,7 +107,7 @@ func TestListDelayedPages(t *testing.T) {
 		{"limit=7", "from", 36, 250, forwards},
 		{"limit=7&dir=b", "from", 36, 250, backwards},
 		{"limit=250", "next_batch", 1, 250, forwards},
-		{"dir=f", "next_batch", 3, 250, forwards}, // 100 unless asked for
+		{"dir=f", "next_batch", 3, 250, forwards}, // 100 by default
 		{"limit=9999", "from", 1, 250, forwards},
 		{"type=fifth&limit=7", "from", 8, 50, nil},
 		{"type=fifth&limit=50", "from", 1, 50, nil},

@@ -12,25 +12,25 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// delayedEvent is a delayed event as its owner sees it (docs/gen2-requirements.md, 6.2): no field more, for some
-// clients refuse those they do not know.
+// delayedEvent is a delayed event as its owner sees it (docs/gen2-requirements.md, 6.2). It has no additional fields,
+// because some clients refuse fields that they do not know.
 type delayedEvent struct {
 	DelayID   string          `json:"delay_id"`
 	RoomID    string          `json:"room_id"`
 	Type      string          `json:"type"`
 	StateKey  *string         `json:"state_key,omitempty"`
 	Delay     int64           `json:"delay_ms"`
-	Since     int64           `json:"delayed_since_ts"` // the last scheduling or restart, Unix ms
+	Since     int64           `json:"delayed_since_ts"` // time of scheduling or of the last restart, Unix ms
 	Content   json.RawMessage `json:"content"`
 	Finalised *finalised      `json:"finalised,omitempty"`
 }
 
-// finalised says what became of a delayed event: one with an event ID was sent, one with an error failed, any
-// other was cancelled.
+// finalised describes the end of a delayed event. With an event ID it was sent, with an error it failed, otherwise it
+// was cancelled.
 type finalised struct {
 	At      int64  `json:"finalised_ts"` // Unix ms
 	EventID string `json:"event_id,omitempty"`
-	Error   any    `json:"error,omitempty"` // as the request to send it would have been answered
+	Error   any    `json:"error,omitempty"` // what the request to send it would have been answered
 }
 
 func describe(f *api.Future) delayedEvent {
@@ -51,7 +51,7 @@ func describe(f *api.Future) delayedEvent {
 	return e
 }
 
-// unknownDelayID answers for an ID that stands for nothing, be it unknown, forgotten or somebody else's.
+// unknownDelayID answers for an ID that is unknown, forgotten or another user's.
 func unknownDelayID() *util.JSONResponse {
 	return notFound("There is no delayed event with this delay_id")
 }
@@ -75,10 +75,10 @@ func (h *handlers) lookup(req *http.Request, device *userapi.Device) util.JSONRe
 	return answerOK(describe(f))
 }
 
-// withoutPath keeps the delay_id out of what Dendrite's wrappers log of a request.
+// withoutPath keeps the delay_id out of the log lines of Dendrite's wrappers.
 func withoutPath(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		req = req.WithContext(req.Context()) // a copy; the variables of the path are in the context
+		req = req.WithContext(req.Context()) // a copy; the context holds the variables of the path
 		req.URL = &url.URL{Path: unstableDelayed, RawQuery: req.URL.RawQuery}
 		next.ServeHTTP(w, req)
 	})

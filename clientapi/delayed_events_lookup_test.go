@@ -93,7 +93,7 @@ func TestLookupTrouble(t *testing.T) {
 
 const listAt = client + "/unstable/org.matrix.msc4140/delayed_events"
 
-// listedIDs returns which of the events, by their place in h.events, an answer lists.
+// listedIDs returns the indices in h.events of the events in an answer.
 func (h *harness) listedIDs(t *testing.T, a answer) (found []int) {
 	t.Helper()
 	for _, e := range a.wantOK(t).json["delayed_events"].([]any) {
@@ -103,7 +103,7 @@ func (h *harness) listedIDs(t *testing.T, a answer) (found []int) {
 	return found
 }
 
-// Whatever is not 404 there counts as an offer to act on delayed events for clients.
+// Clients take any status but 404 as an offer to act on delayed events for them.
 func TestNoDelegation(t *testing.T) {
 	h := newHarness()
 	for _, path := range []string{
@@ -118,7 +118,7 @@ func TestNoDelegation(t *testing.T) {
 
 func TestDelayedDisabled(t *testing.T) {
 	h := newHarness(func(c *fconfig.FutureServer) { c.Enabled = false }, unlimited)
-	h.event(api.Scheduled) // the core is not asked
+	h.event(api.Scheduled) // the core must not be asked
 	id := h.events[0].GroupID
 	for _, path := range []string{unstableAt, stableAt} {
 		h.do("POST", path+id+"/send", "alice", "").want(t, 404, "M_NOT_FOUND")

@@ -11,25 +11,26 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// maxIDLength bounds what a client makes up and the server has to keep: group and transaction IDs, in bytes.
+// maxIDLength is the largest length of group and transaction IDs, in bytes. Clients choose them and the server must
+// store them.
 const maxIDLength = 255
 
-// A dialect is what one generation of MSC4140 makes of a request to schedule an event. Whatever is not here is
-// the same for all of them.
+// A dialect holds what is special in one generation of MSC4140 when a client schedules an event. All else is the same
+// for all generations.
 type dialect struct {
-	off         string     // why nothing can be scheduled; "" if it can
-	space       string     // of transaction IDs; those of different spaces have nothing to do with each other
+	off         string     // why nothing can be scheduled; "" if scheduling is possible
+	space       string     // namespace of transaction IDs; the same ID in two namespaces stands for two transactions
 	policy      api.Policy // of every event
-	statePolicy api.Policy // of state events, besides
-	// read takes from query and body what is to be sent, and when.
+	statePolicy api.Policy // added for state events
+	// read reads content and delay from the query and the body.
 	read func(*http.Request, *userapi.Device, *api.Future) *util.JSONResponse
-	// answer is the body of the response for a future that is scheduled.
+	// answer returns the body of the response for a scheduled future.
 	answer func(*api.Future) any
-	// tooLong answers a request for a longer wait than the server allows.
+	// tooLong answers a request whose delay is longer than the server allows.
 	tooLong func(*api.TimeoutError) util.JSONResponse
 }
 
-// delayedEvents returns what the dialects of generations 1 and 2 share: a delayed event has one ID for all actions on it.
+// delayedEvents returns what the dialects of generations 1 and 2 share. A delayed event has one ID for all actions.
 func delayedEvents(cfg *fconfig.FutureServer) dialect {
 	d := dialect{policy: api.Managed, answer: func(f *api.Future) any {
 		return struct {

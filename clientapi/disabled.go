@@ -6,13 +6,13 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// disabled takes the place of the futureserver where the configuration switches it off: there is no future, and no
-// token or ID stands for one.
+// disabled takes the place of the futureserver if the configuration switches it off. It has no futures, and every token
+// and ID is unknown to it.
 type disabled struct{}
 
 var _ api.ClientAPI = disabled{}
 
-// PerformFutureCreation is never called: dialect.off refuses the request before.
+// PerformFutureCreation is never called, because dialect.off refuses such requests earlier.
 func (disabled) PerformFutureCreation(context.Context, *api.Future) (*api.Future, error) {
 	return nil, &api.Refusal{Kind: api.Forbidden, Message: "Futures are switched off on this server"}
 }

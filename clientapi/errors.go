@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// Codes that Dendrite's spec package has no name for.
+// Error codes that are missing in Dendrite's spec package.
 const (
 	errorTooLarge              spec.MatrixErrorCode = "M_TOO_LARGE"
 	errorUnknownGroup          spec.MatrixErrorCode = "M_UNKNOWN_FUTURE_GROUP"
@@ -22,14 +22,14 @@ const (
 	errorDelayTooLargeUnstable spec.MatrixErrorCode = "ORG.MATRIX.MSC4140_DELAY_TOO_LARGE"
 )
 
-// How long a client is told to wait until the server has restarted, or has caught up.
+// How long a client is told to wait if the server is restarting or overloaded.
 const (
 	retryStopping   = 5 * time.Second
 	retryOverloaded = time.Second
 )
 
-// mscError is an error with fields of the proposal, which are unstable and so have a prefix (generation 0, 3.2
-// and 3.3; generation 1, 3.6; generation 2, 3.4). Times are milliseconds.
+// mscError is an error with fields of the proposal. The fields are unstable, so their names have a prefix (generation
+// 0, 3.2 and 3.3; generation 1, 3.6; generation 2, 3.4). Times are milliseconds.
 type mscError struct {
 	spec.MatrixError
 	MSCCode    spec.MatrixErrorCode `json:"org.matrix.msc4140.errcode,omitempty"`
@@ -37,8 +37,8 @@ type mscError struct {
 	MaxDelay   int64                `json:"org.matrix.msc4140.max_delay,omitempty"`
 }
 
-// respond translates the errors of the api package into Matrix errors, where the dialects do not differ.
-// Anything that is not the caller's doing is a 500 without details.
+// respond translates errors of the api package into Matrix errors that are the same in all dialects. An error that the
+// client has not caused becomes a 500 without details.
 func respond(err error) util.JSONResponse {
 	if refusal, ok := errors.AsType[*api.Refusal](err); ok {
 		return refused(refusal)
@@ -51,7 +51,7 @@ func respond(err error) util.JSONResponse {
 		return util.JSONResponse{Code: http.StatusConflict, JSON: mscError{
 			MatrixError: spec.Unknown("There is no timeout future with this future_group_id"), MSCCode: errorUnknownGroup,
 		}}
-	case errors.Is(err, api.ErrGone): // never M_UNKNOWN_TOKEN, which clients take for a dead login (4.8)
+	case errors.Is(err, api.ErrGone): // not M_UNKNOWN_TOKEN, because clients would log out (4.8)
 		return util.JSONResponse{Code: http.StatusGone, JSON: spec.NotFound("The token is unknown or has been used up")}
 	case errors.Is(err, api.ErrStopping):
 		return unavailable("The server is restarting", retryStopping)
@@ -61,7 +61,7 @@ func respond(err error) util.JSONResponse {
 	return util.JSONResponse{Code: http.StatusInternalServerError, JSON: spec.Unknown("Internal server error")}
 }
 
-// refused answers as /send would for an event that the room does not take (3.1).
+// refused answers as /send would for an event that the room refuses (3.1).
 func refused(r *api.Refusal) util.JSONResponse {
 	switch r.Kind {
 	case api.Forbidden:
@@ -76,8 +76,7 @@ func refused(r *api.Refusal) util.JSONResponse {
 	return util.JSONResponse{Code: http.StatusInternalServerError, JSON: spec.Unknown("Internal server error")}
 }
 
-// failure is respond for authenticated endpoints: what is the server's fault is also logged. The request's
-// logger knows the user.
+// failure is respond for authenticated endpoints. It also logs internal errors; the request's logger adds the user.
 func failure(ctx context.Context, err error, roomID string) util.JSONResponse {
 	res := respond(err)
 	if res.Code == http.StatusInternalServerError && ctx.Err() == nil {

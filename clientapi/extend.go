@@ -10,10 +10,10 @@ import (
 	"github.com/gorilla/mux"
 )
 
-// extended marks a request that extend has sent through the router a second time.
+// extended marks a request that extend has passed to the router a second time.
 type extended struct{}
 
-// extend adds members to the object of that key in what the router answers to a GET of the path.
+// extend adds members to the object called key in the router's answer to GET path.
 func extend(router *mux.Router, path, key string, members map[string]any) {
 	again := func(req *http.Request, _ *mux.RouteMatch) bool { return req.Context().Value(extended{}) == nil }
 	router.HandleFunc(path, func(w http.ResponseWriter, req *http.Request) {
@@ -28,8 +28,8 @@ func extend(router *mux.Router, path, key string, members map[string]any) {
 	}).Methods(http.MethodGet, http.MethodOptions).MatcherFunc(again)
 }
 
-// withMembers returns the JSON object with members added to its object of that key; what is no JSON object it
-// returns as it is.
+// withMembers returns the JSON object with members added to its object called key. If body is no JSON object, it is
+// returned unchanged.
 func withMembers(body []byte, key string, members map[string]any) []byte {
 	var whole map[string]json.RawMessage
 	part := map[string]any{}
@@ -48,7 +48,7 @@ func withMembers(body []byte, key string, members map[string]any) []byte {
 	return encoded
 }
 
-// heldResponse keeps status and body back; headers pass.
+// heldResponse holds back status and body. Headers pass through.
 type heldResponse struct {
 	http.ResponseWriter
 	code int

@@ -19,7 +19,7 @@ type listed struct {
 	Response tokens          `json:"response"`
 }
 
-// list serves E4: the scheduled futures of the user, of all devices, by deadline and action futures last.
+// list serves endpoint E4: the user's scheduled futures from all devices, ordered by deadline, action futures last.
 func (h *handlers) list(req *http.Request, device *userapi.Device) util.JSONResponse {
 	futures, err := h.futures.QueryFuturesByUser(req.Context(), device.UserID)
 	if err != nil {
@@ -32,8 +32,8 @@ func (h *handlers) list(req *http.Request, device *userapi.Device) util.JSONResp
 	return util.JSONResponse{Code: http.StatusOK, JSON: all}
 }
 
-// requestURL returns the path and query that would schedule f, in v3 form. The group is always named, also
-// where the server made it up (6.3).
+// requestURL returns the path and query of the request that would schedule f, with the prefix v3. It always names the
+// group, even if the server chose the name (6.3).
 func requestURL(f *api.Future) string {
 	endpoint, last := "/send_future/", f.TxnID
 	if f.StateKey != nil {

@@ -67,7 +67,7 @@ func TestList(t *testing.T) {
 	})
 }
 
-// 6.3: the URL names the request again: sent as it is, it schedules the same.
+// 6.3: the URL repeats the request: sent again, it schedules the same future.
 func TestListURL(t *testing.T) {
 	for _, c := range []struct {
 		name   string

@@ -11,13 +11,13 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// TokenHandler serves E3: PUT and POST of a token, which is the last part of the path. The token is the
-// credential: there is no authentication, and neither headers nor body mean anything (section 4). Nothing in
-// an answer tells what a token stands for or whose it is. Heartbeats come this way, thousands in a second, so
-// it does without Dendrite's wrappers, and no token reaches a log.
+// TokenHandler serves endpoint E3: PUT and POST of a token, which is the last part of the path. The token is the only
+// credential; headers and body have no meaning (section 4). Answers do not reveal the kind of a token or its owner.
+// Thousands of heartbeats a second come this way, so the handler does not use Dendrite's wrappers. No token reaches a
+// log.
 type TokenHandler struct {
 	*bearerCalls
-	paths []string // what comes before the token
+	paths []string // all prefixes of the token
 }
 
 func newTokenHandler(calls *bearerCalls) *TokenHandler {
@@ -30,16 +30,16 @@ func newTokenHandler(calls *bearerCalls) *TokenHandler {
 	return h
 }
 
-// Matches reports whether the request is one for ServeHTTP. It is for a caller that wants to spare heartbeats
-// the search through all of Dendrite's routes.
+// Matches reports whether the request is one for ServeHTTP. A caller can use it to spare heartbeats the search through
+// Dendrite's routes.
 func (h *TokenHandler) Matches(req *http.Request) bool {
 	path := req.URL.Path
 	token := strings.LastIndexByte(path, '/') + 1
 	return token < len(path) && slices.Contains(h.paths, path[:token])
 }
 
-// ServeHTTP answers 200 {} for a token that did its work, 410 for one that stands for nothing, 429 for too
-// many calls, and what /send would answer if the room refuses the event.
+// ServeHTTP answers 200 {} if the token's action succeeds, 410 if the token is not valid, and 429 for too many calls.
+// If the room refuses the event, it answers as /send would.
 func (h *TokenHandler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	h.addTo(w.Header())
 	switch req.Method {

@@ -65,7 +65,7 @@ func TestTokenPaths(t *testing.T) {
 	}
 }
 
-// In front of the router the handler sees methods that the router would have kept from it.
+// In front of the router the handler sees methods that the router would have refused.
 func TestTokenOtherMethods(t *testing.T) {
 	h := newHarness()
 	_, path := h.known(nil)
@@ -195,7 +195,7 @@ func captureLog(t *testing.T) *bytes.Buffer {
 	return &buf
 }
 
-// 7.3: the whole traffic of E3 leaves nothing in the log, however talkative it is.
+// 7.3: requests to E3 leave nothing in the log, at any level.
 func TestTokenIsNotLogged(t *testing.T) {
 	log := captureLog(t)
 	h := newHarness()
@@ -277,7 +277,7 @@ func TestTokenRateLimits(t *testing.T) {
 	})
 }
 
-// One refresh is cheap: this handler is the hot path, so its allocations are counted.
+// A refresh must not allocate.
 func TestTokenAllocations(t *testing.T) {
 	h := newHarness(muchUsed)
 	h.tokens.futures = allValid{}
@@ -300,7 +300,7 @@ func (*nullWriter) WriteHeader(int)             {}
 
 func (*nullWriter) WriteString(s string) (int, error) { return len(s), nil }
 
-// muchUsed limits tokens, but not those of a benchmark.
+// muchUsed sets a token limit that a benchmark does not reach.
 func muchUsed(c *fconfig.FutureServer) {
 	c.RateLimits.Token = fconfig.RateLimit{PerSecond: 1e6, Burst: 1e6}
 }

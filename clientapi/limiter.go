@@ -11,36 +11,37 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// limiter is a token bucket for each key, in a table that never grows. Of a bucket it keeps one number, the time
-// at which it will be full again; from then on its place is free. A key whose places are all taken gets the one
-// of the bucket that will be full first: whoever calls most is remembered longest, and a flood of callers is
-// limited less than it should be, but nobody is ever limited more. A nil limiter limits nothing.
+// limiter has a token bucket for each key, in a table that never grows. It stores one number for each bucket: the time
+// at which the bucket will be full. From then on the slot is free. If all slots for a key are taken, the key gets the
+// slot whose bucket will be full first. So the keys that call most are remembered longest. In a flood of keys some are
+// limited less than they should be, but never more. A nil limiter limits nothing.
 type limiter[K comparable] struct {
 	epoch    time.Time
-	interval time.Duration // one token is refilled
-	capacity time.Duration // an empty bucket is refilled
+	interval time.Duration // time to refill one token
+	capacity time.Duration // time to refill an empty bucket
 	seed     maphash.Seed
 	sets     []bucketSet
 }
 
-// bucketSet is where keys of the same hash have their buckets. It fills two cache lines.
+// bucketSet has the buckets of all keys with the same hash. It fills two cache lines.
 type bucketSet struct {
 	sync.Mutex
 	buckets [7]bucket
 }
 
 type bucket struct {
-	key  uint64        // its hash: no two of the last seconds have the same
+	key  uint64        // hash of the key; two keys of the last few seconds never have the same
 	full time.Duration // since epoch
 }
 
-// NewLimit returns a function that takes a token from the key's bucket, or says how long there will be none.
+// NewLimit returns a function that takes a token from the key's bucket. If the bucket is empty, it returns the time to
+// wait.
 func NewLimit(rate fconfig.RateLimit) func(key string) time.Duration {
 	return newLimiter[string](rate).take
 }
 
-// limiterSets, a power of two, are 57,344 buckets in a megabyte. A heartbeat's bucket is full again a moment
-// later, so that there is room for those of a million clients.
+// limiterSets, a power of two, makes 57,344 buckets in a megabyte. The bucket of a heartbeat is full again after a
+// moment, so this is enough for the heartbeats of a million clients.
 const limiterSets = 1 << 13
 
 func newLimiter[K comparable](rate fconfig.RateLimit) *limiter[K] {
@@ -57,7 +58,7 @@ func newLimiter[K comparable](rate fconfig.RateLimit) *limiter[K] {
 	}
 }
 
-// take takes a token from key's bucket if there is one, or returns how long there will be none.
+// take takes a token from the key's bucket. If the bucket is empty, it returns the time to wait.
 func (l *limiter[K]) take(key K) time.Duration {
 	if l == nil {
 		return 0
@@ -95,7 +96,7 @@ func (l *limiter[K]) find(key K) (set *bucketSet, hash uint64) {
 	return &l.sets[hash&uint64(len(l.sets)-1)], hash
 }
 
-// bucket returns the key's bucket, or else the one to give up for it.
+// bucket returns the key's bucket or, without one, the bucket to overwrite.
 func (s *bucketSet) bucket(key uint64) *bucket {
 	first := &s.buckets[0]
 	for i := range s.buckets {
@@ -110,8 +111,8 @@ func (s *bucketSet) bucket(key uint64) *bucket {
 	return first
 }
 
-// userLimit limits how fast a user schedules futures. Exempt are administrators, application services, and
-// the users whom Dendrite's own rate limits exempt.
+// userLimit limits how fast a user schedules futures. Administrators, application services, and the users that
+// Dendrite's rate limits exempt are not limited.
 type userLimit struct {
 	limits *limiter[string]
 	exempt []string

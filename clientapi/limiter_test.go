@@ -33,7 +33,7 @@ func TestLimiter(t *testing.T) {
 					t.Fatalf("token %d of the burst is missing", i+1)
 				}
 			}
-			for range 2 { // asking in vain costs nothing
+			for range 2 { // a refused call takes no token
 				if wait := l.take("a"); wait != time.Second/2 {
 					t.Errorf("wait %v, want 500ms", wait)
 				}
@@ -86,7 +86,7 @@ func TestLimiter(t *testing.T) {
 	})
 }
 
-// Invariant 8: a flood takes bounded memory, and does not shut out who is new.
+// Invariant 8: a flood of keys takes bounded memory and does not shut out new keys.
 func TestLimiterInAFlood(t *testing.T) {
 	l := newLimiter[int](fconfig.RateLimit{PerSecond: 0.001, Burst: 5})
 	for i := range 10 * limiterSets * len(bucketSet{}.buckets) {
@@ -99,8 +99,8 @@ func TestLimiterInAFlood(t *testing.T) {
 	}
 }
 
-// A key is never limited more than its own bucket, which nobody shares, would limit it; and not less as long as
-// there are places for all.
+// A key is never limited more than a bucket of its own would limit it, and not less as long as there are slots for all
+// keys.
 func TestLimiterIsExact(t *testing.T) {
 	type call struct {
 		pause time.Duration
@@ -114,7 +114,7 @@ func TestLimiterIsExact(t *testing.T) {
 		check := func(program []call) error {
 			l := newLimiter[int](fconfig.RateLimit{PerSecond: 10, Burst: 4})
 			l.sets = l.sets[:1]
-			full := map[int]time.Duration{} // when its bucket is full again
+			full := map[int]time.Duration{} // the time at which the bucket is full again
 			for i, c := range program {
 				time.Sleep(c.pause)
 				now := time.Since(l.epoch)
@@ -142,8 +142,8 @@ func TestLimiterIsExact(t *testing.T) {
 	}
 }
 
-// In the crowd that one server is meant for, no heartbeat is refused, and nobody who calls too often gets away
-// with it.
+// With as many clients as one server is meant for, no heartbeat is refused, and a client that calls too often is still
+// limited.
 func TestLimiterOfAMillion(t *testing.T) {
 	const clients, every, turns = 1_000_000, 5 * time.Second, 2
 	synctest.Test(t, func(t *testing.T) {
@@ -157,7 +157,7 @@ func TestLimiterOfAMillion(t *testing.T) {
 			}
 			if i%atOnce == 0 {
 				time.Sleep(every * atOnce / clients)
-				if l.take(-1) == 0 { // two hundred times a second
+				if l.take(-1) == 0 { // two hundred calls a second
 					passed++
 				}
 			}

@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// What the endpoints of the calls that bearers of a token or a delay_id make are called in the metrics.
+// Names of two endpoints in the metrics.
 const (
 	tokenCalls      = "token"
 	managementCalls = "manage_delayed_event"
@@ -18,7 +18,7 @@ const (
 // answers counts the answers of our endpoints by status.
 type answers struct {
 	counts *prometheus.CounterVec
-	done   map[string]prometheus.Counter // 200 of the endpoints that take heartbeats
+	done   map[string]prometheus.Counter // answers with status 200 of the endpoints that receive heartbeats
 }
 
 func newAnswers() *answers {
@@ -34,7 +34,7 @@ func newAnswers() *answers {
 	return a
 }
 
-// of returns the counter of an endpoint's answers with that status. Generations 1 and 2 share endpoints.
+// of returns the counter for an endpoint and a status. Generations 1 and 2 share endpoints.
 func (a *answers) of(endpoint string, code int) prometheus.Counter {
 	generation := "0"
 	switch endpoint {
@@ -53,7 +53,7 @@ func (a *answers) counted(endpoint string, f func(*http.Request, *userapi.Device
 	}
 }
 
-// finish answers that what was asked for is so.
+// finish answers that the request has been fulfilled.
 func (a *answers) finish(w http.ResponseWriter, endpoint string) {
 	a.done[endpoint].Inc()
 	writeDone(w)
@@ -64,5 +64,5 @@ func (a *answers) refuse(w http.ResponseWriter, endpoint string, res util.JSONRe
 	writeJSON(w, res)
 }
 
-// Answers returns the counter of all our endpoints' answers, for a registry.
+// Answers returns the counter of the answers of all our endpoints, to be registered.
 func (h *TokenHandler) Answers() prometheus.Collector { return h.answers.counts }

@@ -31,15 +31,14 @@ func pathVars(req *http.Request) (map[string]string, *util.JSONResponse) {
 	return vars, nil
 }
 
-// milliseconds reads a whole number of milliseconds, 1 or more. Whatever is not quite that is refused, never
-// guessed at. A Duration ends at 292 years; no server allows as much, so what is beyond is refused as too long.
+// milliseconds reads a whole number of milliseconds, 1 or more. It refuses everything else. A Duration holds at most
+// 292 years, which is more than any server allows. Longer times are cut to that and then refused as too long.
 func milliseconds(s string) (d time.Duration, ok bool) {
 	ms, err := strconv.ParseUint(s, 10, 63)
 	return time.Duration(min(ms, math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond, err == nil && ms > 0
 }
 
-// readTimestamp reads ts, by which an application service sets origin_server_ts; from anybody else it means
-// nothing.
+// readTimestamp reads ts, with which an application service sets origin_server_ts. It is ignored for other users.
 func readTimestamp(query url.Values, device *userapi.Device, f *api.Future) *util.JSONResponse {
 	if device.AppserviceID == "" || !query.Has("ts") {
 		return nil
@@ -52,5 +51,5 @@ func readTimestamp(query url.Values, device *userapi.Device, f *api.Future) *uti
 	return nil
 }
 
-// isText reports whether every database can store s as text and every client read it.
+// isText reports whether every database can store s as text and every client can read it.
 func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }

@@ -7,8 +7,8 @@ import (
 	"github.com/matrix-org/util"
 )
 
-// refuseRedaction answers a request on /redact that asks for a future or a delayed event: the proposal has neither
-// there, so Dendrite would redact at once.
+// refuseRedaction answers a request on /redact with a parameter of the proposal. The proposal has no delayed /redact,
+// so Dendrite would redact at once.
 func refuseRedaction(*http.Request, *userapi.Device) util.JSONResponse {
 	return *invalidParam("a redaction is delayed by /send/m.room.redaction with redacts in its content, not by /redact")
 }

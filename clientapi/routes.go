@@ -19,22 +19,22 @@ import (
 )
 
 const (
-	// anyVersion matches every prefix under which generation 0 was ever served (2.1.1, 2.1.4, 2.2).
+	// anyVersion matches every prefix under which generation 0 was served (2.1.1, 2.1.4, 2.2).
 	anyVersion = `/{version:(?:r0|v1|v3|unstable/org\.matrix\.msc4140|unstable/io\.element\.msc3140)}`
-	// stockVersion matches the prefixes of Dendrite's own /send and /state. The variable is named as there.
+	// stockVersion matches the prefixes of Dendrite's own /send and /state. The variable has the same name as there.
 	stockVersion = `/{apiversion:(?:r0|v3)}`
-	// unstable is the prefix of generation 2 and, apart from scheduling, of generation 1.
+	// unstable is the prefix of generation 2. Generation 1 uses it for everything but scheduling.
 	unstable = `/unstable/org.matrix.msc4140`
 )
 
-// handlers is what the authenticated endpoints share.
+// handlers is shared by the authenticated endpoints.
 type handlers struct {
 	futures  api.ClientAPI
 	creation *userLimit
-	looks    *userLimit // at delayed events
+	looks    *userLimit // limits lookups of delayed events
 }
 
-// routes is where the endpoints are registered, and what it takes.
+// routes registers the endpoints.
 type routes struct {
 	*handlers
 	client *mux.Router
@@ -45,13 +45,12 @@ type routes struct {
 
 const get, put, post, options = http.MethodGet, http.MethodPut, http.MethodPost, http.MethodOptions
 
-// AddPublicRoutes registers the endpoints of all three generations, the guards on /send and /state, what
-// /versions and /capabilities say of it, and the admin endpoint. It must be called before Dendrite registers
-// its own routes, because the first route that matches wins. If fcfg.Enabled is false, futures may be nil: then
-// all routes exist nevertheless, so that no request for a future can end as an event sent at once.
+// AddPublicRoutes registers the endpoints of all three generations, the routes that guard /send and /state, the
+// additions to /versions and /capabilities, and the admin endpoint. Call it before Dendrite registers its own routes,
+// because the first route that matches wins. If fcfg.Enabled is false, futures may be nil. All routes exist even then,
+// so that Dendrite never sends at once what a client wants to schedule.
 //
-// It returns the handlers of tokens and of the actions on delayed events, which a caller may also put in front
-// of the router.
+// It returns the handlers of tokens and of actions on delayed events. The caller may put them in front of the router.
 func AddPublicRoutes(
 	routers httputil.Routers, cfg *config.Dendrite, fcfg *fconfig.FutureServer,
 	futures api.ClientAPI, userAPI userapi.QueryAcccessTokenAPI,
@@ -79,14 +78,14 @@ func AddPublicRoutes(
 	return tokens, management
 }
 
-// auth wraps a handler for users with an access token, guests among them.
+// auth wraps a handler for users with an access token, including guests.
 func (r *routes) auth(name string, f func(*http.Request, *userapi.Device) util.JSONResponse) http.Handler {
 	return limitBody(httputil.MakeAuthAPI(name, r.users, r.counted(name, f), httputil.WithAllowGuests()))
 }
 
 // addFutures registers generation 0 (docs/gen0-requirements.md, section 2).
 func (r *routes) addFutures(tokens *TokenHandler) {
-	// E1, E2: schedule a future. The expression with the optional slash is an empty state key (2.1.3).
+	// E1, E2: schedule a future. The pattern with the optional slash stands for an empty state key (2.1.3).
 	c := r.client
 	create := r.auth("schedule_future", r.schedule(generation0(r.cfg.Enabled)))
 	c.Handle(anyVersion+"/rooms/{roomID}/send_future/{eventType}/{txnID}", create).Methods(put, options)
@@ -97,7 +96,7 @@ func (r *routes) addFutures(tokens *TokenHandler) {
 	c.Handle(anyVersion+"/{futures:futures?}/{token}", tokens).Methods(put, post, options)
 	c.Handle(anyVersion+"/{futures:futures?}", r.auth("list_futures", r.list)).Methods(get, options)
 
-	// A request for a future on Dendrite's own endpoints must not send at once (section 9).
+	// On Dendrite's own endpoints a request for a future must not be sent at once (section 9).
 	refuse := r.auth("refuse_future", refuse)
 	r.onSending(asksForFuture, refuse, refuse)
 	later := func(param string) bool { return asksForFuture(param) || asksForDelay(param) }
@@ -115,7 +114,7 @@ func (r *routes) addDelayedEvents(management *ManagementHandler) {
 	gen1 := generation1(common)
 	r.onSending(asksForDelay, r.auth("schedule_delayed_event", r.schedule(gen1)), r.auth("refuse_delayed_event", refuseDelay(gen1)))
 
-	// S: the endpoint of their own.
+	// S: an endpoint of its own.
 	const scheduling = "/rooms/{roomID}/delayed_event/{eventType}/{txnID}"
 	gen2 := func(stable bool) http.Handler {
 		return r.auth("schedule_delayed_event", r.schedule(generation2(common, stable)))
@@ -123,7 +122,7 @@ func (r *routes) addDelayedEvents(management *ManagementHandler) {
 	c.Handle("/v3"+scheduling, gen2(true)).Methods(put, options)
 	c.Handle(unstable+scheduling, gen2(false)).Methods(put, options)
 
-	// L and G6, M and G4, G3; G5 is for generation 1 alone.
+	// L and G6, M and G4, G3. G5 belongs to generation 1 alone.
 	for _, version := range []string{"/v1", unstable} {
 		c.Handle(version+"/delayed_events/{delayID}", withoutPath(r.auth("delayed_event", r.lookup))).Methods(get)
 		c.Handle(version+"/delayed_events/{delayID}", management).Methods(post, options)

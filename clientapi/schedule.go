@@ -13,9 +13,9 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// schedule serves all requests that schedule an event, in whatever dialect. A repeat of a transaction gets the
-// first answer, even if nothing else of the repeat is right any more: docs/gen0-requirements.md, 2.5.1;
-// docs/gen1-requirements.md, 3.3; docs/gen2-requirements.md, 3.3.
+// schedule serves all requests that schedule an event, in any dialect. A repeat of a transaction gets the first answer,
+// even if the rest of the repeat is no longer valid (docs/gen0-requirements.md, 2.5.1; docs/gen1-requirements.md, 3.3;
+// docs/gen2-requirements.md, 3.3).
 func (h *handlers) schedule(d *dialect) func(*http.Request, *userapi.Device) util.JSONResponse {
 	return func(req *http.Request, device *userapi.Device) util.JSONResponse {
 		if d.off != "" {
@@ -51,7 +51,7 @@ func (h *handlers) repeated(ctx context.Context, f *api.Future) (*api.Future, er
 	return h.futures.QueryFutureByTransaction(ctx, f.UserID, f.TxnKey)
 }
 
-// identify reads what the path and the credentials say, which is enough to recognise a repeat.
+// identify reads the path and the credentials. They are enough to recognise a repeat.
 func identify(req *http.Request, device *userapi.Device, d *dialect) (*api.Future, *util.JSONResponse) {
 	vars, fault := pathVars(req)
 	if fault != nil {
@@ -67,9 +67,9 @@ func identify(req *http.Request, device *userapi.Device, d *dialect) (*api.Futur
 	}
 	txnID, transaction := vars["txnID"]
 	if !transaction {
-		stateKey, keyed := vars["stateKey"] // empty where the path has none
+		stateKey, keyed := vars["stateKey"] // empty if the path has none
 		if !keyed && strings.HasSuffix(req.URL.EscapedPath(), "/") {
-			f.Type = strings.TrimSuffix(f.Type, "/") // the path's slash; one of the type's is written %2F
+			f.Type = strings.TrimSuffix(f.Type, "/") // this slash belongs to the path; a slash of the type is encoded as %2F
 		}
 		f.StateKey = &stateKey
 		return f, nil
@@ -77,14 +77,14 @@ func identify(req *http.Request, device *userapi.Device, d *dialect) (*api.Futur
 	if len(txnID) > maxIDLength {
 		return nil, invalidParam("the transaction ID must not be longer than %d bytes", maxIDLength)
 	}
-	if !f.Policy.Has(api.Managed) { // the event of others does not name its transaction (generation 2, 4.8)
+	if !f.Policy.Has(api.Managed) { // the event of a managed future does not name its transaction (generation 2, 4.8)
 		f.TxnID = txnID
 	}
 	f.TxnKey = transactionKey(d.space, device, f.RoomID, f.Type, txnID)
 	return f, nil
 }
 
-// complete reads what the query and the body say, and asks whether the user may schedule anything now.
+// complete reads the query and the body, and applies the user's rate limit.
 func (h *handlers) complete(req *http.Request, device *userapi.Device, d *dialect, f *api.Future) *util.JSONResponse {
 	if fault := d.read(req, device, f); fault != nil {
 		return fault

@@ -13,21 +13,21 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// Generation 1: a parameter on Dendrite's own /send and /state makes a delayed event of what they would send.
-// The numbers here are those of docs/gen1-requirements.md.
+// Generation 1: with a parameter on Dendrite's own /send and /state a client schedules a delayed event. The numbers in
+// this file are those of docs/gen1-requirements.md.
 
 const (
 	mscPrefix  = "org.matrix.msc4140."
 	paramDelay = mscPrefix + "delay"
-	// paramParent comes from a draft that no server ever spoke; old clients can still send it (3.12).
+	// paramParent comes from a draft that no server implemented. Old clients can still send it (3.12).
 	paramParent = mscPrefix + "parent_delay_id"
 )
 
-// generation1 returns the dialect of G1 and G2.
+// generation1 returns the dialect of endpoints G1 and G2.
 func generation1(managed dialect) *dialect {
 	managed.space = "delay"
 	managed.read = readDelay
-	// The oldest form, which is the only one that clients of this generation understand (3.7).
+	// The oldest form of the error: clients of this generation understand no other (3.7).
 	managed.tooLong = func(e *api.TimeoutError) util.JSONResponse {
 		return *badRequest(mscError{
 			MatrixError: spec.Unknown(delayTooLong(e)), MSCCode: errorMaxDelayExceeded, MaxDelay: e.Max.Milliseconds(),
@@ -36,11 +36,11 @@ func generation1(managed dialect) *dialect {
 	return &managed
 }
 
-// asksForDelay reports whether a request on /send or /state asks for a delayed event (3.1, 3.12). A bare delay
-// is no parameter of this generation (1.1).
+// asksForDelay reports whether a parameter on /send or /state asks for a delayed event (3.1, 3.12). "delay" without the
+// prefix is no parameter of this generation (1.1).
 func asksForDelay(name string) bool { return name == paramDelay || name == paramParent }
 
-// readDelay reads the delay (3.4), and the content that is the body.
+// readDelay reads the delay (3.4) and the content, which is the body.
 func readDelay(req *http.Request, device *userapi.Device, f *api.Future) (fault *util.JSONResponse) {
 	query, err := url.ParseQuery(req.URL.RawQuery)
 	if err != nil {
@@ -60,7 +60,7 @@ func readDelay(req *http.Request, device *userapi.Device, f *api.Future) (fault 
 	return fault
 }
 
-// refuseDelay answers POST /send/{eventType}, which has no transaction ID: a repeat would make a second event.
+// refuseDelay answers POST /send/{eventType}. It has no transaction ID, so a repeat would create a second event.
 func refuseDelay(d *dialect) func(*http.Request, *userapi.Device) util.JSONResponse {
 	return func(*http.Request, *userapi.Device) util.JSONResponse {
 		if d.off != "" {
@@ -70,20 +70,20 @@ func refuseDelay(d *dialect) func(*http.Request, *userapi.Device) util.JSONRespo
 	}
 }
 
-// refuse answers a request on Dendrite's own /send or /state that asks for a future. Later drafts of MSC4140
-// put the parameters there; Dendrite would ignore them and send the event at once (docs/gen0-requirements.md, 9).
+// refuse answers a request on Dendrite's own /send or /state that asks for a future. Later drafts of MSC4140 put the
+// parameters there. Dendrite would ignore them and send the event at once (docs/gen0-requirements.md, 9).
 func refuse(*http.Request, *userapi.Device) util.JSONResponse {
 	return *invalidParam("futures are scheduled with send_future and state_future, not with /send and /state")
 }
 
-// asksForFuture reports whether a parameter of that name asks for a future, in its plain or its prefixed form.
+// asksForFuture reports whether a parameter asks for a future, with or without the prefix.
 func asksForFuture(name string) bool {
 	name = strings.TrimPrefix(name, mscPrefix)
 	return name == paramTimeout || name == paramGroup
 }
 
-// hasParam matches requests whose query has a parameter of such a name. It reads the raw query, because
-// url.ParseQuery drops pairs that are not quite right, and what it drops would be sent at once.
+// hasParam matches requests whose query has a parameter whose name satisfies such. It reads the raw query, because
+// url.ParseQuery drops malformed pairs, and Dendrite would send such a request at once.
 func hasParam(such func(name string) bool) mux.MatcherFunc {
 	return func(req *http.Request, _ *mux.RouteMatch) bool {
 		for pair := range strings.FieldsFuncSeq(req.URL.RawQuery, func(r rune) bool { return r == '&' || r == ';' }) {
@@ -99,8 +99,8 @@ func hasParam(such func(name string) bool) mux.MatcherFunc {
 	}
 }
 
-// onSending registers what becomes of requests on Dendrite's own /send and /state with such a parameter. POST
-// has no transaction ID.
+// onSending registers handlers for requests on Dendrite's own /send and /state that have such a parameter. POST has no
+// transaction ID.
 func (r *routes) onSending(such func(param string) bool, onPut, onPost http.Handler) {
 	add := func(path, method string, h http.Handler) {
 		r.client.Handle(stockVersion+path, h).Methods(method, options).MatcherFunc(hasParam(such))

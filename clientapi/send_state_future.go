@@ -11,15 +11,15 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// Generation 0: send_future and state_future. The numbers here are those of docs/gen0-requirements.md.
+// Generation 0: send_future and state_future. The numbers in this file are those of docs/gen0-requirements.md.
 
-// The query parameters of E1 and E2. In generation 0 they have no unstable prefix (2.2.3).
+// The query parameters of endpoints E1 and E2. In generation 0 they have no unstable prefix (2.2.3).
 const (
 	paramTimeout = "future_timeout"
 	paramGroup   = "future_group_id"
 )
 
-// sendFutureSpace is that of the transaction IDs of E1.
+// sendFutureSpace is the namespace of the transaction IDs of E1.
 const sendFutureSpace = "send_future"
 
 // generation0 returns the dialect of E1 and E2.
@@ -41,12 +41,12 @@ func generation0(enabled bool) *dialect {
 	return d
 }
 
-// tokens is the answer to E1 and E2, and a part of E4's.
+// tokens is the answer to E1 and E2, and a part of the answer to E4.
 type tokens struct {
 	SendToken    string `json:"send_token"`
 	CancelToken  string `json:"cancel_token"`
 	GroupID      string `json:"future_group_id"`
-	RefreshToken string `json:"refresh_token,omitempty"` // of timeout futures
+	RefreshToken string `json:"refresh_token,omitempty"` // only for timeout futures
 }
 
 func tokensOf(f *api.Future) tokens {
@@ -61,7 +61,7 @@ func tokensOf(f *api.Future) tokens {
 	return t
 }
 
-// readFuture reads the parameters, and the content that is the body.
+// readFuture reads the parameters and the content, which is the body.
 func readFuture(req *http.Request, _ *userapi.Device, f *api.Future) (fault *util.JSONResponse) {
 	if fault = readParams(req.URL.RawQuery, f); fault != nil {
 		return fault

@@ -75,9 +75,9 @@ func TestCreatePaths(t *testing.T) {
 func TestCreateParams(t *testing.T) {
 	long := strings.Repeat("g", 255)
 	for _, c := range []struct {
-		name, query, errcode string // no code: it is accepted
+		name, query, errcode string // empty errcode: accepted
 		timeout              time.Duration
-		group                string // "": made up by the server
+		group                string // "": chosen by the server
 	}{
 		{"2.3.1 timeout future", "future_timeout=1500", "", 1500 * time.Millisecond, ""},
 		{"2.3.3 timeout in a group, 3.6", "future_timeout=10&future_group_id=groupA", "", 10 * time.Millisecond, "groupA"},
@@ -181,7 +181,7 @@ func TestCreateTransactions(t *testing.T) {
 		want := h.put(first).wantOK(t).body
 		h.fail = errors.New("the database is on fire")
 		for _, c := range []struct{ name, path, body string }{
-			{"same", first, `{"body":"hi"}`}, // takes the last of the user's rate limit
+			{"same", first, `{"body":"hi"}`}, // takes the user's last token
 			{"over the rate limit", first, `{"body":"hi"}`},
 			{"other prefix", strings.Replace(first, "v3", "unstable/org.matrix.msc4140", 1), `{}`},
 			{"encoded otherwise", strings.Replace(first, "!", "%21", 1), `{}`},
@@ -271,8 +271,8 @@ func TestCreateBody(t *testing.T) {
 	}
 }
 
-// Over a real connection: a body beyond the limit is answered without waiting for it, whether or not its size
-// is announced.
+// Over a real connection: a body that is too large is answered without waiting for its end, with and without a
+// Content-Length.
 func TestCreateBodyTooLargeIsNotRead(t *testing.T) {
 	server := httptest.NewServer(newHarness().router)
 	defer server.Close()
@@ -435,7 +435,7 @@ func FuzzRepeatsKey(f *testing.F) {
 	})
 }
 
-// An event type that ends with a slash keeps it: only the slash that ends the path is the path's.
+// An event type that ends with a slash keeps it; only the last slash belongs to the path.
 func TestEventTypeWithASlash(t *testing.T) {
 	for _, path := range []string{
 		"/v3/rooms/!r:test/send_future/com.example.a%2F/t1?future_timeout=10",

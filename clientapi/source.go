@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// source returns the address a request comes from: the peer's, or, where the peer is a trusted proxy, the
-// right-most address of X-Forwarded-For that is not; what stands further left anybody can make up. A peer
-// without an address is a proxy on the Unix socket. An IPv6 source is its /64 network, which is what one
-// household or host has.
+// source returns the address that a request comes from. It is the address of the peer or, if the peer is a trusted
+// proxy, the right-most untrusted address in X-Forwarded-For; anybody can forge what stands further left. A peer
+// without an address is a proxy on the Unix socket. For IPv6 the source is the /64 network, which is what one household
+// or host has.
 func source(req *http.Request, proxies []netip.Prefix) netip.Addr {
 	trusted := func(a netip.Addr) bool {
 		return !a.IsValid() || slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(a) })
@@ -35,7 +35,7 @@ func source(req *http.Request, proxies []netip.Prefix) netip.Addr {
 	return addr
 }
 
-// parseHop reads an element of X-Forwarded-For: some proxies append a port.
+// parseHop parses an element of X-Forwarded-For. Some proxies append a port.
 func parseHop(s string) (netip.Addr, error) {
 	if withPort, err := netip.ParseAddrPort(s); err == nil {
 		return withPort.Addr(), nil

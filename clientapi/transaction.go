@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// WasFuture returns what tells whether a future has become an event with this transaction ID: it is then one of
-// /send_future. Other scheduled events do not name their transaction.
+// WasFuture returns a function that reports whether an event comes from a future with this transaction ID, scheduled by
+// /send_future. Events of other generations do not name their transaction.
 func WasFuture(futures api.TransactionAPI) func(ctx context.Context, device *userapi.Device, room, eventType, txnID, eventID string) bool {
 	return func(ctx context.Context, device *userapi.Device, room, eventType, txnID, eventID string) bool {
 		key := transactionKey(sendFutureSpace, device, room, eventType, txnID)
@@ -24,7 +24,7 @@ func transactionKey(space string, device *userapi.Device, room, eventType, txnID
 	return digest(space, device.AppserviceID, device.UserID, device.ID, room, eventType, txnID)
 }
 
-// digest hashes the parts so that no two different lists of parts hash alike.
+// digest hashes the parts. Two different lists of parts have different hashes.
 func digest(parts ...string) []byte {
 	var buf []byte
 	for _, p := range parts {

@@ -6,11 +6,11 @@ import (
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 )
 
-// callerKey finds, in the context of a request, where its caller is to be noted: a *string.
+// callerKey is the context key for a *string in which the caller of a request is noted.
 type callerKey struct{}
 
-// NoteCallers returns users so that ShowDelayIDs learns, without asking again, whose request Dendrite has
-// accepted. Of an application service that is the user for whom it acts.
+// NoteCallers returns users, wrapped so that ShowDelayIDs learns whose request Dendrite has accepted. For an
+// application service it is the user for whom it acts.
 func NoteCallers(users userapi.UserInternalAPI) userapi.UserInternalAPI { return callerNotes{users} }
 
 type callerNotes struct{ userapi.UserInternalAPI }

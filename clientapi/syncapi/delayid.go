@@ -1,4 +1,4 @@
-// Package syncapi adds to what Dendrite's sync API answers: the delay_id of the caller's own delayed events, wherever
+// Package syncapi adds to the answers of Dendrite's sync API: the delay_id of the caller's own delayed events, wherever
 // events are shown (delayid.go), and the state_after of MSC4222 in /sync (stateafter.go).
 package syncapi
 
@@ -12,22 +12,21 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// The last step of a delayed event's way: its sender, on any device, sees its ID in the unsigned part of the
-// event that it has become, and nobody else does (generation 1, 6.8; generation 2, 4.8). It must not be in the
-// stored event, which Dendrite shows to everybody, so it is put into the responses, on their way out.
+// The sender of a delayed event sees its delay_id, on all devices, in the unsigned part of the sent event. Nobody else
+// sees it (generation 1, 6.8; generation 2, 4.8). Dendrite shows stored events to everybody, so the delay_id is not
+// stored in the event. It is added to the responses instead.
 
-// ShowDelayIDs adds unsigned.delay_id, in its two spellings, to the caller's own delayed events in what next
-// responds. All else in a response stays as it is, byte for byte. Only a response that may hold such an event is
-// held back until it is whole; all others pass through as they are written. next must do its authentication with
-// a user API from NoteCallers.
+// ShowDelayIDs adds unsigned.delay_id, in its two spellings, to the caller's own delayed events in the responses of
+// next. It changes nothing else in a response. It buffers a response only if it may contain such an event; all others
+// are streamed. next must authenticate with the user API that NoteCallers returns.
 func ShowDelayIDs(futures api.SyncAPI, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !showsEvents(r) {
 			next.ServeHTTP(w, r)
 			return
 		}
-		// Whether there is anything to show is asked when the response is ready: the event may be sent, or
-		// even scheduled, while the request waits for it.
+		// The delay IDs are looked up when the response is ready, because the event may be sent, or even scheduled,
+		// while the request waits for it.
 		x := &eventResponse{ResponseWriter: w, ctx: r.Context(), futures: futures}
 		next.ServeHTTP(x, r.WithContext(context.WithValue(x.ctx, callerKey{}, &x.caller)))
 		x.finish()
@@ -36,7 +35,7 @@ func ShowDelayIDs(futures api.SyncAPI, next http.Handler) http.Handler {
 
 // showsEvents reports whether the response may hold events with an unsigned part.
 func showsEvents(r *http.Request) bool {
-	path := r.URL.RawPath // where an ID holds an escaped slash
+	path := r.URL.RawPath // set if an ID contains an escaped slash
 	if path == "" {
 		path = r.URL.Path
 	}
@@ -56,7 +55,7 @@ func showsEvents(r *http.Request) bool {
 	return false
 }
 
-// showsRoomEvents is given what follows /rooms/.
+// path is what follows /rooms/.
 func showsRoomEvents(path, query string) bool {
 	_, path, _ = strings.Cut(path, "/")
 	what, rest, more := strings.Cut(path, "/")
@@ -65,7 +64,7 @@ func showsRoomEvents(path, query string) bool {
 		return more
 	case "messages", "threads", "members":
 		return rest == ""
-	case "state": // all of it, or one event whole; otherwise it is only a content, in which all may stand
+	case "state": // the whole state, or one whole event; otherwise it is only a content, which may contain anything
 		return !more || strings.Contains(query, "format=event")
 	}
 	return false

@@ -12,20 +12,20 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// noIDs knows none.
+// noIDs has no delay IDs.
 type noIDs struct{ api.SyncAPI }
 
 func (noIDs) QueryDelayIDs(context.Context, string) (map[string]string, error) { return nil, nil }
 
-// quiet is a writer that keeps nothing.
+// quiet is a writer that discards everything.
 type quiet struct{ header http.Header }
 
 func (q quiet) Header() http.Header         { return q.header }
 func (q quiet) WriteHeader(int)             {}
 func (q quiet) Write(p []byte) (int, error) { return len(p), nil }
 
-// BenchmarkShowDelayIDs measures a request from its arrival to the last byte: of a sync that has nothing to show,
-// beside the handler alone and a request of another kind.
+// BenchmarkShowDelayIDs measures a sync without delayed events, compared with the handler alone and with another
+// request.
 func BenchmarkShowDelayIDs(b *testing.B) {
 	body := []byte(`{"next_batch":"s1","rooms":{}}`)
 	inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -56,7 +56,7 @@ func BenchmarkShowDelayIDs(b *testing.B) {
 	}
 }
 
-// BenchmarkMarkEvents measures a sync of 1 MB in which one of a thousand events is to be marked.
+// BenchmarkMarkEvents measures a sync of 1 MB in which one of a thousand events is marked.
 func BenchmarkMarkEvents(b *testing.B) {
 	var events strings.Builder
 	for i := range 1000 {

@@ -11,19 +11,19 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// deepest is where the search for events ends. In Dendrite's responses they stand at half that depth at most; but
-// what another server has put into an invitation may be nested for no other purpose than to be searched.
+// deepest is the depth at which the search for events stops. Events in Dendrite's responses are at most half as deep.
+// But another server can send an invitation that is nested only to make the search expensive.
 const deepest = 24
 
-// insertion is a text that comes into a body before the byte at that index.
+// insertion is a text to insert before the byte at index at.
 type insertion struct {
 	at   int
 	text string
 }
 
-// markEvents returns what is to be inserted into a JSON body so that the events of that sender whose ID is in ids
-// carry their delay ID in unsigned. An event is an object with event_id and sender, wherever it stands, except
-// in the content of another: that is the room's business.
+// markEvents returns the insertions that add the delay IDs to a JSON body. They mark the events of sender whose IDs are
+// in ids. An event is any object with event_id and sender, except inside the content of another event, which belongs to
+// the room.
 func markEvents(body, sender string, ids map[string]string) []insertion {
 	m := marker{sender: sender, ids: ids}
 	m.search(gjson.Parse(body), 0)
@@ -66,7 +66,7 @@ func (m *marker) search(value gjson.Result, depth int) {
 	}
 }
 
-// mark notes the insertion for one event. The ID is of the opaque identifier grammar, which JSON does not escape.
+// mark adds the insertion for one event. A delay ID follows the opaque identifier grammar, so JSON needs no escapes.
 func (m *marker) mark(event, unsigned gjson.Result, id string) {
 	text := `"org.matrix.msc4140.delay_id":"` + id + `","delay_id":"` + id + `"`
 	if !unsigned.IsObject() {
@@ -79,7 +79,7 @@ func (m *marker) mark(event, unsigned gjson.Result, id string) {
 	m.marks = append(m.marks, insertion{unsigned.Index + 1, text})
 }
 
-// setLength corrects the Content-Length, where there is one.
+// setLength corrects the Content-Length if there is one.
 func setLength(header http.Header, body string, marks []insertion) {
 	if header.Get("Content-Length") == "" {
 		return
@@ -91,7 +91,7 @@ func setLength(header http.Header, body string, marks []insertion) {
 	header.Set("Content-Length", strconv.Itoa(n))
 }
 
-// writeMarked writes the body with the marks in it. That nobody reads it any more is no concern of ours.
+// writeMarked writes the body with the insertions. Write errors are ignored: they mean that the client is gone.
 func writeMarked(w io.Writer, body string, marks []insertion) {
 	written := 0
 	for _, m := range marks {

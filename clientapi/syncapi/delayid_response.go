@@ -10,17 +10,17 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// mostRecorded bounds the memory for one response; the whole of it is in memory at Dendrite's too. A longer one
-// goes out as it is.
+// mostRecorded limits the memory for one response, of which Dendrite holds the whole too. A longer response is not
+// changed.
 const mostRecorded = 64 << 20
 
-// eventResponse is the writer of a response that may hold events. Until the status is known nothing has been
-// decided; from then on it either passes all on or records the body.
+// eventResponse is the writer of a response that may contain events. Once the status is known, it decides whether to
+// pass everything on or to record the body.
 type eventResponse struct {
 	http.ResponseWriter
 	ctx     context.Context
 	futures api.SyncAPI
-	caller  string // user ID; noted when the request has been authenticated
+	caller  string // user ID; set when the request has been authenticated
 
 	decided bool
 	ids     map[string]string // of the caller's delayed events; not empty while the body is being recorded
@@ -64,7 +64,7 @@ func (x *eventResponse) Write(p []byte) (int, error) {
 	return x.ResponseWriter.Write(p)
 }
 
-// FlushError is found by http.ResponseController. What is being recorded can only go out as a whole.
+// FlushError is called by http.ResponseController. A body that is being recorded cannot be flushed.
 func (x *eventResponse) FlushError() error {
 	if !x.decided {
 		x.decide(http.StatusOK)
@@ -78,17 +78,17 @@ func (x *eventResponse) FlushError() error {
 // Flush implements http.Flusher.
 func (x *eventResponse) Flush() { x.FlushError() } //nolint:errcheck // there is nobody to tell
 
-// Unwrap lets http.ResponseController do all it can do.
+// Unwrap gives http.ResponseController access to the wrapped writer.
 func (x *eventResponse) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
-// finish is called when the handler has returned.
+// finish must be called when the handler has returned.
 func (x *eventResponse) finish() {
 	if len(x.ids) > 0 {
 		x.release(markEvents(x.body.String(), x.caller, x.ids))
 	}
 }
 
-// release sends what was recorded, with the marks in it, and ends the recording.
+// release sends the recorded body with the insertions and stops recording.
 func (x *eventResponse) release(marks []insertion) {
 	x.ids = nil
 	body := x.body.String()

@@ -57,7 +57,7 @@ func aliceHasOne() *fakeIDs {
 	return &fakeIDs{byUser: map[string]map[string]string{alice: {"$1": "d1", "$2": "d2"}}}
 }
 
-// respondWith answers every request for which the caller's token is good, as Dendrite does.
+// respondWith answers every request with a valid token, as Dendrite does.
 func respondWith(write func(http.ResponseWriter, *http.Request)) http.Handler {
 	users := NoteCallers(fakeUsers{})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -182,7 +182,7 @@ func TestWhereDelayIDsStand(t *testing.T) {
 	}
 }
 
-// What is not a JSON response of status 200 to a user with delayed events is nobody's business here.
+// Only a JSON response with status 200 to a user with delayed events is changed.
 func TestOtherResponsesPassThrough(t *testing.T) {
 	for name, c := range map[string]struct {
 		ids   *fakeIDs
@@ -211,7 +211,7 @@ func TestOtherResponsesPassThrough(t *testing.T) {
 	}
 }
 
-// Where nothing is to be added, each part goes out as it is written; and what a ResponseController can do, it can do.
+// A response to which nothing is added is streamed, and a ResponseController keeps all its abilities.
 func TestResponsesStream(t *testing.T) {
 	for _, token := range []string{"alice", "bob"} {
 		next := make(chan bool)
@@ -227,7 +227,7 @@ func TestResponsesStream(t *testing.T) {
 			}
 			w.(http.Flusher).Flush()
 			if token == "bob" {
-				<-next // until the first part has arrived
+				<-next // until the first part has been read
 			}
 			io.WriteString(w, "]")
 		})))
@@ -282,7 +282,7 @@ func TestContentLengthIsTrue(t *testing.T) {
 	}
 }
 
-// Invariant 8: a response that is larger than any there should be goes out as it is.
+// Invariant 8: a response that is larger than the limit is not changed.
 func TestHugeResponsePassesThrough(t *testing.T) {
 	chunk := strings.Repeat(" ", 1<<20)
 	written := 0
@@ -303,7 +303,7 @@ func TestHugeResponsePassesThrough(t *testing.T) {
 	}
 }
 
-// The event may be sent, and become the user's first, while a request waits for something to happen.
+// The event may be sent, and may be the user's first, while a request waits.
 func TestDelayIDOfAnEventThatWasWaitedFor(t *testing.T) {
 	ids := &fakeIDs{byUser: map[string]map[string]string{}}
 	h := ShowDelayIDs(ids, respondWith(func(w http.ResponseWriter, r *http.Request) {
@@ -321,7 +321,7 @@ func TestDelayIDOfAnEventThatWasWaitedFor(t *testing.T) {
 	}
 }
 
-// A client that goes away ends its request, and a handler that dies does not end as a response.
+// If the client goes away, its request is cancelled. If the handler panics, no response is sent.
 func TestCancelledAndAbortedRequests(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	req := httptest.NewRequestWithContext(ctx, "GET", syncing, nil)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// FuzzMarkEvents puts delay IDs into bodies. What was JSON stays JSON, and says the same but for the marks.
+// FuzzMarkEvents adds delay IDs to bodies. Valid JSON must stay valid.
 func FuzzMarkEvents(f *testing.F) {
 	for _, body := range []string{
 		`{"event_id":"$e","sender":"@a:b","unsigned":{}}`, `[{"event_id":"$e","sender":"@a:b","unsigned":{"age":1}},1]`,

@@ -20,28 +20,25 @@ import (
 	"github.com/matrix-org/util"
 )
 
-// This file stands at the end of a future's way, where clients see what it did to the state of the room.
-
 const (
-	// msc4222 is what the unstable names of MSC4222 begin with.
+	// msc4222 is the prefix of the unstable names of MSC4222.
 	msc4222 = "org.matrix.msc4222."
 
-	// stateAfterLimit is how long the database may take; a first sync asks it for every room.
+	// stateAfterLimit is how long the database queries may take. A first sync queries every room.
 	stateAfterLimit = time.Minute
 )
 
-// object is a JSON object of which only some members are looked into.
+// object is a JSON object of which only some members are decoded.
 type object = map[string]json.RawMessage
 
-// StateAfter adds MSC4222 to the /sync that next answers. To a request with use_state_after=true each joined
-// and each left room is shown without state but with state_after: the state events that took effect between
-// since and next_batch, those of the timeline included; or the whole state where next would give it, which is
-// on a first sync, with full_state and in rooms just joined. Both names may come with the unstable prefix, or
-// in both spellings. What the filter says of state holds for state_after. All other requests go to next
-// untouched, and so do their answers.
+// StateAfter adds MSC4222 to the answers of next to /sync. If the request has use_state_after=true, each joined and
+// each left room gets state_after instead of state. state_after has the state events that took effect between since and
+// next_batch, including those of the timeline. Where next would give the whole state, state_after has the whole state:
+// on a first sync, with full_state, and in newly joined rooms. The request may use the stable name, the unstable name,
+// or both. The filter for state applies to state_after. All other requests and answers pass unchanged.
 //
-// syncDB is the database of Dendrite's sync API, which is only read. If that fails the answer is a 500, after
-// which the client asks again with the same since and loses nothing.
+// syncDB is the database of Dendrite's sync API and is only read. If a query fails, the answer is a 500. The client
+// then repeats the request with the same since and loses nothing.
 func StateAfter(next http.Handler, syncDB *sql.DB, users userapi.QueryAcccessTokenAPI, rooms rsapi.QuerySenderIDAPI) http.Handler {
 	s := &stateAfter{syncDatabase{syncDB}, users, rooms}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -53,13 +50,13 @@ func StateAfter(next http.Handler, syncDB *sql.DB, users userapi.QueryAcccessTok
 	})
 }
 
-// stateAfterFields returns the names under which a request wants state_after, none if it does not.
+// stateAfterFields returns the names under which a request asks for state_after; none if it does not.
 func stateAfterFields(req *http.Request) (fields []string) {
 	const stable = "use_state_after"
 	if req.Method != http.MethodGet || !strings.Contains(req.URL.RawQuery, stable) {
 		return nil
 	}
-	switch req.URL.EscapedPath() { // as Dendrite's router compares it
+	switch req.URL.EscapedPath() { // the form that Dendrite's router compares
 	case "/_matrix/client/v3/sync", "/_matrix/client/r0/sync":
 		query := req.URL.Query()
 		for _, prefix := range []string{"", msc4222} {
@@ -82,21 +79,21 @@ func (s *stateAfter) answer(w http.ResponseWriter, req *http.Request, next http.
 	next.ServeHTTP(r, req)
 	body := r.body.Bytes()
 	if r.code == http.StatusOK {
-		// A server that stops cancels long polls and Dendrite answers them at once, which is an answer as any.
+		// A server that stops cancels long polls. Dendrite answers them at once, and these answers get state_after too.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), stateAfterLimit)
 		defer cancel()
 		var err error
 		if body, err = s.rewrite(req.WithContext(ctx), body, fields); err != nil {
 			util.GetLogger(ctx).WithError(err).Error("Cannot show the state of rooms after a sync")
 			r.code = http.StatusInternalServerError
-			body, _ = json.Marshal(spec.Unknown("Internal server error")) // strings alone
+			body, _ = json.Marshal(spec.Unknown("Internal server error")) // cannot fail: only strings
 		}
 	}
 	w.WriteHeader(r.code)
 	w.Write(body) //nolint:errcheck // then the client is gone
 }
 
-// rewrite puts state_after in the place of state, in all rooms of a response.
+// rewrite replaces state with state_after in all rooms of a response.
 func (s *stateAfter) rewrite(req *http.Request, body []byte, fields []string) ([]byte, error) {
 	response, sections := object{}, object{}
 	if err := json.Unmarshal(body, &response); err != nil {
@@ -111,7 +108,7 @@ func (s *stateAfter) rewrite(req *http.Request, body []byte, fields []string) ([
 	}
 	rooms := map[string]map[string]object{"join": {}, "leave": {}}
 	for name, section := range rooms {
-		if err := unmarshal(sections[name], &section); err != nil { // into the same map
+		if err := unmarshal(sections[name], &section); err != nil { // adds to the same map
 			return nil, err
 		}
 		for roomID, room := range section {
@@ -143,7 +140,7 @@ func (s *stateAfter) rewrite(req *http.Request, body []byte, fields []string) ([
 	return json.Marshal(response)
 }
 
-// heldResponse keeps status and body back; headers pass.
+// heldResponse holds back status and body. Headers pass through.
 type heldResponse struct {
 	http.ResponseWriter
 	code int
@@ -153,7 +150,7 @@ type heldResponse struct {
 func (r *heldResponse) WriteHeader(code int)        { r.code = code }
 func (r *heldResponse) Write(b []byte) (int, error) { return r.body.Write(b) }
 
-// unmarshal reads what may not be there.
+// unmarshal decodes a value that may be absent.
 func unmarshal(text json.RawMessage, to any) error {
 	if text == nil {
 		return nil
@@ -170,7 +167,7 @@ func putSection(room object, fields []string, events []json.RawMessage) error {
 	return err
 }
 
-// question reads again what the request asked of Dendrite. It was valid, or Dendrite would not have answered.
+// question parses the parameters of the request. They are valid, because Dendrite has answered it.
 func (s *stateAfter) question(req *http.Request, nextBatch []byte) (*stateQuestion, error) {
 	device, refusal := auth.VerifyUserFromRequest(req, s.users)
 	if refusal != nil {
@@ -203,7 +200,7 @@ func (s *stateAfter) question(req *http.Request, nextBatch []byte) (*stateQuesti
 		},
 	}
 	if since.IsEmpty() {
-		q.since = q.next // all before is in the state that Dendrite gives
+		q.since = q.next // everything earlier is in the state that Dendrite returns
 	}
 	if filter.EventFormat == synctypes.EventFormatFederation {
 		q.format = synctypes.FormatSyncFederation
@@ -211,7 +208,7 @@ func (s *stateAfter) question(req *http.Request, nextBatch []byte) (*stateQuesti
 	return q, nil
 }
 
-// filter returns the filter that a request names or contains.
+// filter returns the filter that the request contains or names.
 func (s *stateAfter) filter(req *http.Request, param, userID string) (filter synctypes.Filter, err error) {
 	text := []byte(param)
 	if param != "" && param[0] != '{' {

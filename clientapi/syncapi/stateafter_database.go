@@ -15,11 +15,11 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// This file reads the tables of Dendrite v0.13.8's sync API, the only place in this package that knows them.
-// A position in the stream of events is the id of a row of syncapi_output_room_events; with each event the
-// row keeps which state events it brought into the current state of the room and which it drove out. That is
-// a journal of the state as the roomserver resolved it: an event that lost resolution is in no such list, and
-// one that resolution brings back is in the list of whatever event came along at the time.
+// This file reads tables of Dendrite v0.13.8's sync API. No other file of this package knows them. A stream position is
+// the id of a row of syncapi_output_room_events. Each row lists the state events that its event added to the current
+// state of the room and those that it removed. Together the rows are a journal of the state as the roomserver resolved
+// it. An event that lost in state resolution is in no list. An event that state resolution restores is in the list of
+// the event that caused the resolution.
 
 // A syncDatabase is the database of Dendrite's sync API, SQLite or PostgreSQL.
 type syncDatabase struct{ *sql.DB }
@@ -28,17 +28,17 @@ const (
 	outputEvents = "syncapi_output_room_events"
 	currentState = "syncapi_current_room_state"
 
-	// maxQueried bounds the number of parameters of one query, of which both databases take a limited number.
+	// maxQueried limits the parameters of one query. Both databases accept a limited number.
 	maxQueried = 500
 )
 
-// stateChange is what one event did to the state of its room.
+// stateChange is the change of a room's state by one event.
 type stateChange struct {
 	added, removed eventIDs
-	rewrites       bool // all that was before is gone, though it is not listed as removed
+	rewrites       bool // all earlier state is gone, although it is not listed as removed
 }
 
-// eventIDs scans a list of strings: SQLite's are JSON, PostgreSQL's arrays.
+// eventIDs scans a list of strings: JSON on SQLite, an array on PostgreSQL.
 type eventIDs []string
 
 // Scan implements sql.Scanner.
@@ -57,9 +57,9 @@ func (ids *eventIDs) Scan(column any) error {
 	return json.Unmarshal([]byte(text.String), ids)
 }
 
-// changes returns what happened to the state of a room after the position from, up to and with to.
+// changes returns the changes of a room's state after position from, up to and including to.
 func (db syncDatabase) changes(ctx context.Context, roomID string, from, to types.StreamPosition) ([]stateChange, error) {
-	// Where nothing was added, SQLite has '' and PostgreSQL NULL, neither of which is greater than ''.
+	// If nothing was added, SQLite has '' and PostgreSQL has NULL. Neither is greater than ''.
 	const query = "SELECT add_state_ids, remove_state_ids FROM " + outputEvents +
 		" WHERE room_id = $1 AND id > $2 AND id <= $3" +
 		" AND (CAST(add_state_ids AS TEXT) > '' OR CAST(remove_state_ids AS TEXT) > '') ORDER BY id"
@@ -69,7 +69,7 @@ func (db syncDatabase) changes(ctx context.Context, roomID string, from, to type
 	if err != nil || !slices.ContainsFunc(changes, func(c stateChange) bool { return len(c.added) > 1 }) {
 		return changes, err
 	}
-	// An event that came with a state of its own, as from another server, adds the whole of it.
+	// An event that came with its own state, for example from another server, adds the whole state.
 	const creation = "SELECT COALESCE(MAX(event_id), '') FROM " + currentState + " WHERE room_id = $1 AND type = $2"
 	var create string
 	err = db.QueryRowContext(ctx, creation, roomID, spec.MRoomCreate).Scan(&create)
@@ -79,7 +79,7 @@ func (db syncDatabase) changes(ctx context.Context, roomID string, from, to type
 	return changes, err
 }
 
-// changedRooms returns the rooms, of those that the user is in, where the state changed in that time.
+// changedRooms returns those of the user's joined rooms whose state changed in that range.
 func (db syncDatabase) changedRooms(ctx context.Context, userID string, from, to types.StreamPosition) ([]string, error) {
 	const query = "SELECT DISTINCT room_id FROM " + outputEvents +
 		" WHERE id > $1 AND id <= $2 AND CAST(add_state_ids AS TEXT) > '' AND room_id IN" +
@@ -89,7 +89,7 @@ func (db syncDatabase) changedRooms(ctx context.Context, userID string, from, to
 	}, query, from, to, spec.MRoomMember, userID, spec.Join)
 }
 
-// oldest returns the position of the first of these events, 0 if none has a position.
+// oldest returns the lowest position of these events, or 0 if none has a position.
 func (db syncDatabase) oldest(ctx context.Context, ids []string) (oldest types.StreamPosition, err error) {
 	for some := range slices.Chunk(ids, maxQueried) {
 		in, args := list(some)
@@ -104,8 +104,8 @@ func (db syncDatabase) oldest(ctx context.Context, ids []string) (oldest types.S
 	return oldest, nil
 }
 
-// events returns those of the events that the database has. Redacted ones are redacted in the stream alone,
-// so that is where they are looked for first; but state from before the server joined is not in it.
+// events returns the events that the database has. A redacted event is redacted only in the stream, so the stream is
+// searched first. State from before the server joined is not in the stream.
 func (db syncDatabase) events(ctx context.Context, ids []string) ([]*rstypes.HeaderedEvent, error) {
 	var found []*rstypes.HeaderedEvent
 	for some := range slices.Chunk(ids, maxQueried) {
@@ -127,7 +127,7 @@ func (db syncDatabase) events(ctx context.Context, ids []string) ([]*rstypes.Hea
 	return found, nil
 }
 
-// ownMemberships returns the membership events that a user sent of himself, oldest first.
+// ownMemberships returns the membership events that a user sent about themselves, oldest first.
 func (db syncDatabase) ownMemberships(ctx context.Context, roomID, userID string, from, to types.StreamPosition) ([]*rstypes.HeaderedEvent, error) {
 	const query = "SELECT headered_event_json FROM " + outputEvents +
 		" WHERE room_id = $1 AND id > $2 AND id <= $3 AND type = $4 AND sender = $5 ORDER BY id"
@@ -137,13 +137,13 @@ func (db syncDatabase) ownMemberships(ctx context.Context, roomID, userID string
 	}), err
 }
 
-// state returns the current state of a room, without the members if they are not wanted.
+// state returns the current state of a room, with or without the members.
 func (db syncDatabase) state(ctx context.Context, roomID string, members bool) ([]*rstypes.HeaderedEvent, error) {
 	const query = "SELECT headered_event_json FROM " + currentState + " WHERE room_id = $1 AND (type <> $2 OR $3)"
 	return collect(ctx, db, scanEvent, query, roomID, spec.MRoomMember, members)
 }
 
-// storedFilter returns a filter as JSON, nothing if there is none with this ID.
+// storedFilter returns the stored filter as JSON, or nothing if the ID is unknown.
 func (db syncDatabase) storedFilter(ctx context.Context, localpart, id string) (filter []byte, err error) {
 	err = db.QueryRowContext(ctx, "SELECT filter FROM syncapi_filter WHERE localpart = $1 AND id = $2", localpart, id).Scan(&filter)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -177,7 +177,7 @@ func scanEvent(rows *sql.Rows) (*rstypes.HeaderedEvent, error) {
 	return event, json.Unmarshal(text, event)
 }
 
-// list returns the right side of an IN and its parameters.
+// list returns the right side of an IN expression and its parameters.
 func list(ids []string) (in string, args []any) {
 	places := make([]string, len(ids))
 	for i, id := range ids {

@@ -16,21 +16,21 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// stateQuestion is what one /sync request wants to know of each room.
+// stateQuestion holds the parameters of one /sync request that concern each room.
 type stateQuestion struct {
 	db              syncDatabase
 	userID          string
-	since, next     types.StreamPosition // what lies between is asked for, next included
+	since, next     types.StreamPosition // the range to report, including next
 	filter          synctypes.StateFilter
 	format          synctypes.ClientEventFormat
 	userIDForSender spec.UserIDForSender
 }
 
-// stateEvent is a state event in the form in which clients see it.
+// stateEvent is a state event as clients see it.
 type stateEvent struct {
 	id, kind, key string
 	json          json.RawMessage
-	inState       bool // according to Dendrite, and not only in the timeline
+	inState       bool // Dendrite lists it in the state section, not only in the timeline
 }
 
 // stateEvents returns the state events of a state or timeline section.
@@ -45,12 +45,12 @@ func stateEvents(section json.RawMessage) (events []stateEvent) {
 	return events
 }
 
-// stateAfter returns the state_after of a room, of which Dendrite shows this.
+// stateAfter returns the state_after of a room; room is the section of Dendrite's response.
 //
-// Dendrite's state section is what the journal says of the time between since and the timeline, as far as the
-// filter lets it through, and what no journal says: the members that lazy loading wants and the state of a
-// room just joined. So the journal decides about all events that are in it, and of the others those that
-// Dendrite lists are kept. They may be newer than next_batch; then they come again with the next sync.
+// Dendrite's state section contains the journal between since and the timeline, filtered, and two kinds of events that
+// are in no journal: members for lazy loading, and the state of a newly joined room. So the journal decides about all
+// events that are in it. Of the other events, those that Dendrite lists are kept. They may be newer than next_batch;
+// then the next sync contains them again.
 func (q *stateQuestion) stateAfter(ctx context.Context, roomID string, room object, left bool) ([]json.RawMessage, error) {
 	listed, timeline := stateEvents(room["state"]), stateEvents(room["timeline"])
 	known := make(map[string]stateEvent, len(listed)+len(timeline))
@@ -83,9 +83,9 @@ func (q *stateQuestion) stateAfter(ctx context.Context, roomID string, room obje
 	return q.merge(replay(changes), journaled, known), nil
 }
 
-// addUnlisted adds the joined rooms that Dendrite leaves out although their state has changed. It compares the
-// filter with the event that brought a change about, which is not always the one that is now in the state, and
-// does not know * on SQLite. The request has then waited for its timeout; but the change is not lost.
+// addUnlisted adds joined rooms that Dendrite leaves out although their state has changed. Dendrite compares the filter
+// with the event that caused a change, which is not always the event that is now in the state, and on SQLite it does
+// not understand * in a filter. In these cases the request waits for its whole timeout, but the change is not lost.
 func (q *stateQuestion) addUnlisted(ctx context.Context, joined map[string]object, fields []string) error {
 	if q.since >= q.next {
 		return nil
@@ -109,8 +109,8 @@ func (q *stateQuestion) addUnlisted(ctx context.Context, joined map[string]objec
 	return err
 }
 
-// start returns the position after which the journal is to be read: since, or where the timeline begins if
-// that is earlier, as it is in a room just joined.
+// start returns the position from which the journal is read: since, or the start of the timeline if that is earlier. In
+// a newly joined room it is earlier.
 func (q *stateQuestion) start(ctx context.Context, timeline []stateEvent) (types.StreamPosition, error) {
 	ids := make([]string, len(timeline))
 	for i, e := range timeline {
@@ -123,8 +123,8 @@ func (q *stateQuestion) start(ctx context.Context, timeline []stateEvent) (types
 	return min(q.since, oldest-1), nil
 }
 
-// complete fetches what is to be shown of a joined room and is not in Dendrite's response: what a filter keeps
-// from the timeline or what resolution brought about, and after a join perhaps the whole state.
+// complete fetches the state events of a joined room that are not in Dendrite's response: those that a filter removed
+// from the timeline, those that state resolution restored, and after a join perhaps the whole state.
 func (q *stateQuestion) complete(ctx context.Context, roomID string, changes []stateChange, known map[string]stateEvent) error {
 	own, err := q.db.ownMemberships(ctx, roomID, q.userID, q.since, q.next)
 	if err != nil {
@@ -134,9 +134,9 @@ func (q *stateQuestion) complete(ctx context.Context, roomID string, changes []s
 	case !slices.ContainsFunc(own, enters):
 		return q.fetch(ctx, slices.Collect(maps.Keys(mentioned(changes))), known)
 	case enters(own[len(own)-1]):
-		return nil // Dendrite has seen it and given the whole state, but lazily its members
+		return nil // Dendrite has seen the join and returned the whole state, with lazily loaded members
 	}
-	// The user changed the own profile right after the join, and Dendrite took the room for an old one.
+	// The user changed their profile right after the join, so Dendrite did not recognise the room as newly joined.
 	state, err := q.db.state(ctx, roomID, !q.filter.LazyLoadMembers)
 	for _, e := range q.clientEvents(state) {
 		if _, ok := known[e.id]; !ok {
@@ -147,14 +147,14 @@ func (q *stateQuestion) complete(ctx context.Context, roomID string, changes []s
 	return err
 }
 
-// enters reports whether a membership event brought its user into the room.
+// enters reports whether a membership event is a join by a user who was not joined before.
 func enters(event *rstypes.HeaderedEvent) bool {
 	return gjson.GetBytes(event.Content(), "membership").String() == spec.Join &&
 		gjson.GetBytes(event.Unsigned(), "prev_content.membership").String() != spec.Join
 }
 
-// untilLeave leaves out what happened after the user had left, which is not the user's business any more, nor
-// is what happened before to somebody who was never in.
+// untilLeave removes the changes after the user left, which the user must not see. If the user was never in the room,
+// it removes all changes.
 func (q *stateQuestion) untilLeave(ctx context.Context, changes []stateChange, known map[string]stateEvent) ([]stateChange, error) {
 	if err := q.fetch(ctx, slices.Collect(maps.Keys(mentioned(changes))), known); err != nil {
 		return nil, err
@@ -188,7 +188,7 @@ func (q *stateQuestion) untilLeave(ctx context.Context, changes []stateChange, k
 	return []stateChange{{added: eventIDs{last}}}, nil
 }
 
-// fetch gets these events from the database if they are not known.
+// fetch reads the unknown ones of these events from the database.
 func (q *stateQuestion) fetch(ctx context.Context, ids []string, known map[string]stateEvent) error {
 	missing := slices.DeleteFunc(ids, func(id string) bool { _, ok := known[id]; return ok })
 	events, err := q.db.events(ctx, missing)
@@ -198,7 +198,7 @@ func (q *stateQuestion) fetch(ctx context.Context, ids []string, known map[strin
 	return err
 }
 
-// clientEvents gives events the form in which Dendrite shows them.
+// clientEvents returns events in the form in which Dendrite shows them.
 func (q *stateQuestion) clientEvents(events []*rstypes.HeaderedEvent) (shown []stateEvent) {
 	for _, e := range synctypes.ToClientEvents(gomatrixserverlib.ToPDUs(events), q.format, q.userIDForSender) {
 		if text, err := json.Marshal(e); err == nil && e.StateKey != nil {
@@ -208,7 +208,7 @@ func (q *stateQuestion) clientEvents(events []*rstypes.HeaderedEvent) (shown []s
 	return shown
 }
 
-// mentioned returns the IDs of all events that came or went.
+// mentioned returns the IDs of all events that were added or removed.
 func mentioned(changes []stateChange) map[string]bool {
 	all := make(map[string]bool)
 	for _, c := range changes {
@@ -219,7 +219,7 @@ func mentioned(changes []stateChange) map[string]bool {
 	return all
 }
 
-// replay returns the IDs of the events that came and stayed, the latest first.
+// replay returns the IDs of the events that were added and not removed again, latest first.
 func replay(changes []stateChange) []string {
 	came := make(map[string]int)
 	for i, c := range changes {
@@ -238,7 +238,7 @@ func replay(changes []stateChange) []string {
 	})
 }
 
-// merge returns the events that stayed and the rest of the state that is known, as the filter lets it through.
+// merge returns the events that stayed and the rest of the known state, filtered.
 func (q *stateQuestion) merge(stayed []string, journaled map[string]bool, known map[string]stateEvent) []json.RawMessage {
 	type tuple struct{ kind, key string }
 	taken := make(map[tuple]bool)
@@ -261,12 +261,12 @@ func (q *stateQuestion) merge(stayed []string, journaled map[string]bool, known 
 			show(e)
 		}
 	}
-	slices.Reverse(events) // the latest last, as everywhere
+	slices.Reverse(events) // the latest comes last, as everywhere
 	return events
 }
 
-// shows reports whether the filter lets a state event through. The members that lazy loading adds come without
-// being asked for by type.
+// shows reports whether the filter accepts a state event. Members for lazy loading are accepted even if the filter does
+// not name their type.
 func (q *stateQuestion) shows(e stateEvent) bool {
 	f := &q.filter
 	if f.LazyLoadMembers && e.inState && e.kind == spec.MRoomMember {
@@ -281,7 +281,7 @@ func (q *stateQuestion) shows(e stateEvent) bool {
 		(f.ContainsURL == nil || *f.ContainsURL == gjson.GetBytes(e.json, "content.url").Exists())
 }
 
-// matchesType compares an event type with one of a filter, in which * stands for anything.
+// matchesType compares an event type with a type of a filter, in which * stands for any text.
 func matchesType(pattern, eventType string) bool {
 	parts := strings.Split(pattern, "*")
 	first, last := parts[0], len(parts)-1
