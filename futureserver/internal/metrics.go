@@ -17,7 +17,7 @@ type Metrics struct {
 	registry                                                               prometheus.Registerer
 }
 
-// NewMetrics makes the metrics and registers them with r, or nowhere if r is nil.
+// NewMetrics creates the metrics and registers them with r, unless r is nil.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		scheduled:   counter("scheduled_total", "Futures that were accepted."),
@@ -44,7 +44,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		registry: r,
 	}
 	for kind := api.Forbidden; kind <= api.Internal; kind++ {
-		m.failed.WithLabelValues(kind.String()) // a series that is born with the first failure hides it from increase()
+		m.failed.WithLabelValues(kind.String()) // a series that starts with the first failure would hide it from increase()
 	}
 	if r != nil {
 		r.MustRegister(m.scheduled, m.refreshed, m.retried, m.sent, m.cancelled, m.invalidated, m.discarded,
@@ -65,7 +65,7 @@ func histogram(name, help string, buckets []float64) prometheus.Histogram {
 	})
 }
 
-// observe adds the gauges that are read from the server when somebody looks.
+// observe adds the gauges that are computed when the metrics are read.
 func (m *Metrics) observe(s *Server) {
 	if m.registry == nil {
 		return
@@ -84,7 +84,7 @@ func (m *Metrics) observe(s *Server) {
 	gauge("sending", func(c api.Counts) int { return c.Sending })
 }
 
-// ended counts one final state.
+// ended counts a final state.
 func (m *Metrics) ended(state api.State, refusal *api.Refusal) {
 	switch state {
 	case api.Sent:
