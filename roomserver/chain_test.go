@@ -14,7 +14,7 @@ import (
 
 // Several events of one room at once: built on one look at it, each on the one before it, and confirmed one by one.
 
-// chain builds what can be built at once of the futures, and keeps the events in them. The others have none.
+// chain builds as many of the futures as possible at once, and stores the events in them. The others have no event.
 func (r *rig) chain(fs ...*api.Future) []error {
 	r.Helper()
 	errs := make([]error, len(fs))
@@ -81,7 +81,7 @@ func TestChain(t *testing.T) {
 		if got := r.latest(roomID); !slices.Equal(got, []string{fs[7].Event.ID}) {
 			r.Errorf("the room's latest events are %q", got)
 		}
-		r.submit(fs...) // a second time is harmless
+		r.submit(fs...) // submitting twice does no harm
 		var order []string
 		for _, out := range r.outputs() {
 			order = append(order, out.Event.EventID())
@@ -92,7 +92,7 @@ func TestChain(t *testing.T) {
 	})
 }
 
-// The refusal of one event is none of the others.
+// The refusal of one event does not affect the others.
 func TestChainPassesOverTheRefused(t *testing.T) {
 	withDatabases(t, func(r *rig) {
 		alice, bob, eve := test.NewUser(r.T), test.NewUser(r.T), test.NewUser(r.T)
@@ -120,7 +120,7 @@ func TestChainPassesOverTheRefused(t *testing.T) {
 	})
 }
 
-// What depends on an event that is not in the room yet has to wait for it.
+// An event that depends on one that is not in the room yet must wait.
 func TestChainEnds(t *testing.T) {
 	withDatabases(t, func(r *rig) {
 		alice, bob := test.NewUser(r.T), test.NewUser(r.T)
@@ -145,8 +145,8 @@ func TestChainEnds(t *testing.T) {
 	})
 }
 
-// An event that the room keeps out of its timeline does not take those with it that were built on it. If it is a
-// state event they may carry it into the room's state: then it has come about.
+// A soft-failed event does not affect the events that were built on it. If it is a state event, they may carry it into
+// the room's state; then it is confirmed.
 func TestChainOverASoftFailure(t *testing.T) {
 	withDatabases(t, func(r *rig) {
 		alice, bob := test.NewUser(r.T), test.NewUser(r.T)

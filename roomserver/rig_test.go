@@ -58,7 +58,7 @@ func newRig(t *testing.T, dbType test.DBType) *rig {
 	return r
 }
 
-// forget does to r.room what a restart does.
+// forget replaces r.room as a restart would.
 func (r *rig) forget() {
 	r.Helper()
 	var err error
@@ -74,7 +74,7 @@ func (nobody) QueryJoinedHostServerNamesInRoom(context.Context, *fsapi.QueryJoin
 	return nil
 }
 
-// create makes a room of that version in which all users are joined; the first has the power.
+// create creates a room of that version in which all users are joined. The first user has the power.
 func (r *rig) create(version gomatrixserverlib.RoomVersion, users ...*test.User) string {
 	r.Helper()
 	room := test.NewRoom(r.T, users[0], test.RoomVersion(version))
@@ -85,7 +85,7 @@ func (r *rig) create(version gomatrixserverlib.RoomVersion, users ...*test.User)
 	return room.ID
 }
 
-// input puts events into their room, whoever has made them.
+// input submits events by anybody to their room.
 func (r *rig) input(events ...*types.HeaderedEvent) {
 	r.Helper()
 	if err := rsapi.SendEvents(r.Context(), r.rsAPI, rsapi.KindNew, events, "test", "test", "test", nil, false); err != nil {
@@ -107,7 +107,7 @@ func text(user *test.User, roomID string) *api.Future {
 	return message(user, roomID, "m.room.message", `{"body":"hello","msgtype":"m.text"}`)
 }
 
-// build has the event built and keeps it in the future, as the claim does.
+// build builds the event and stores it in the future, as the claim does.
 func (r *rig) build(f *api.Future) *api.Future {
 	r.Helper()
 	event, err := buildOne(r.Context(), r.room, f)
@@ -146,7 +146,7 @@ func (r *rig) verdict(f *api.Future, want api.Verdict) {
 	}
 }
 
-// levels sets the level that messages need; the first user of the room is above all levels used here.
+// levels sets the level for messages. The first user of the room is above all levels used here.
 func (r *rig) levels(admin *test.User, roomID string, message string) {
 	r.Helper()
 	r.send(state(admin, roomID, "m.room.power_levels", "",
@@ -162,7 +162,7 @@ func (r *rig) event(roomID, id string) *types.HeaderedEvent {
 	return event
 }
 
-// published returns the outputs of the event so far, in order, and forgets all others.
+// published returns the outputs of the event so far, in order, and discards all others.
 func (r *rig) published(eventID string) []*rsapi.OutputNewRoomEvent {
 	r.Helper()
 	return r.publishedIf(func(id string) bool { return id == eventID })
