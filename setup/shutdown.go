@@ -9,7 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// Each part of the shutdown has its time; together they stay below StopTimeout.
+// Each part of the shutdown has a time limit; their sum is below StopTimeout.
 const (
 	pollGrace         = 2 * time.Second // for long polls to end by themselves
 	requestsTimeout   = 3500 * time.Millisecond
@@ -18,12 +18,12 @@ const (
 	componentsTimeout = 2 * time.Second
 )
 
-// StopTimeout is how long Stop may take.
+// StopTimeout is the longest time that Stop takes.
 const StopTimeout = 14 * time.Second
 
 func (s *Server) stopPart(ctx context.Context, name string, limit time.Duration, stop func(context.Context) error) error {
 	if s.Err() != nil {
-		limit = min(limit, hurriedStop) // what could not go on does not come to rest either
+		limit = min(limit, hurriedStop) // a server that could not go on does not stop cleanly either
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -65,7 +65,7 @@ func (s *Server) stopDendrite(ctx context.Context) error {
 	return nil
 }
 
-// abandon takes down what Start has built before it failed.
+// abandon stops what Start has started before it failed.
 func (s *Server) abandon() {
 	if s.front != nil {
 		s.front.close()
@@ -83,7 +83,7 @@ func (s *Server) abandon() {
 	}
 }
 
-// stopService is called when Windows ends the service; the process ends when it returns.
+// stopService is called when Windows ends the service. The process ends when it returns.
 func (s *Server) stopService() {
 	if err := s.Stop(context.Background()); err != nil {
 		logrus.WithError(err).Warn("The server did not stop cleanly")

@@ -142,7 +142,7 @@ func TestLoadNamesKeyAndLine(t *testing.T) {
 	}
 }
 
-// What other programs or older Dendrites have written there stops nobody.
+// Unknown keys in other sections, from other programs or older Dendrites, are accepted.
 func TestOtherSectionsAreLeftAlone(t *testing.T) {
 	for _, yaml := range []string{
 		"x-common: &x {a: 1}\nglobal: *x\n", "profiling: {}\n", "edu_server: {}\n", "state_server: {}\nroom_server: {}\n", "mscs: {}\n",

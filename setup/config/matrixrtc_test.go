@@ -25,7 +25,7 @@ func announced(t *testing.T, list []map[string]any) string {
 	return string(text)
 }
 
-// TestAnnounced: what clients get for each configuration, with and without delegated leaves.
+// TestAnnounced: the transports for each configuration, with and without delegated leaves.
 func TestAnnounced(t *testing.T) {
 	section := func(s string) string { return "future_server:\n  matrix_rtc:\n    " + s + "\n" }
 	for name, c := range map[string]struct{ yaml, without, with string }{
@@ -58,7 +58,7 @@ func TestAnnounced(t *testing.T) {
 				if got := announced(t, list); got != want {
 					t.Errorf("delegates %v:\n got %s\nwant %s", delegates, got, want)
 				}
-				for _, transport := range list { // 2.6: a reader of today fails on the whole answer otherwise
+				for _, transport := range list { // 2.6: today's clients would reject the whole answer otherwise
 					if transport["type"] == "livekit" && transport["livekit_service_url"] == nil {
 						t.Errorf("%v has no livekit_service_url", transport)
 					}
