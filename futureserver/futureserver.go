@@ -15,6 +15,7 @@ import (
 // Server is the running component: api.FutureInternalAPI, and what its owner needs besides.
 type Server interface {
 	api.FutureInternalAPI
+	api.Delegations
 
 	// HasStateFutures reports whether newer state in that room could concern any future. It costs no I/O.
 	HasStateFutures(roomID string) bool

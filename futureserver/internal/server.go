@@ -57,6 +57,8 @@ type Server struct {
 	mu     sync.Mutex // guards everything below
 	ledger *ledger.Ledger
 
+	delegations delegations
+
 	next      *batch // gathers what the next transaction writes
 	writing   *batch // is being written; nil if none is
 	writingAt int64  // since when
