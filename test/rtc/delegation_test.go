@@ -138,7 +138,7 @@ func TestDelegation(t *testing.T) {
 			test(t, u)
 		})
 	}
-	run("refused", func(t *testing.T, u *rig.User) { refused(t, newSeat(t, f, u, room, 20*time.Second), alice) })
+	run("13.3 refused", func(t *testing.T, u *rig.User) { refused(t, newSeat(t, f, u, room, 20*time.Second), alice) })
 	for name, c := range map[string]struct {
 		path     string
 		identity func(u *rig.User) string
@@ -147,7 +147,7 @@ func TestDelegation(t *testing.T) {
 		"unstable":            {unstableLiveKit + "delegate_delayed_leave", func(u *rig.User) string { return hash(u.ID, u.DeviceID, "m1") }},
 		"by state membership": {delegatePath, func(u *rig.User) string { return u.ID + ":" + u.DeviceID }},
 	} {
-		run("13.3 "+name, func(t *testing.T, u *rig.User) {
+		run("by "+name, func(t *testing.T, u *rig.User) {
 			s := newSeat(t, f, u, room, 10*time.Second)
 			wants(t, u.Do(http.MethodPost, c.path, nil, s.asks()), 200, "")
 			wants(t, u.Do(http.MethodPost, c.path, nil, s.asks()), 200, "")
@@ -165,7 +165,7 @@ func TestDelegation(t *testing.T) {
 		"/get_token":              {"/get_token", memberBody, func(u *rig.User) string { return hash(u.ID, "D", "m1") }},
 		"/delegate_delayed_leave": {"/delegate_delayed_leave", memberBody, func(u *rig.User) string { return u.ID + ":D" }},
 	} {
-		run("13.3 legacy "+name, func(t *testing.T, u *rig.User) {
+		run("by the older "+name, func(t *testing.T, u *rig.User) {
 			s := newSeat(t, f, u, room, 10*time.Second)
 			body := c.body(s).with("openid_token", openID(t, u)).with("delay_id", s.delayID)
 			wants(t, visitor(t, server, http.MethodPost, legacyPath+c.path, body), 200, "")
