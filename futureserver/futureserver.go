@@ -15,6 +15,7 @@ import (
 // Server is the running component: api.FutureInternalAPI, and methods for its owner.
 type Server interface {
 	api.FutureInternalAPI
+	api.Delegations
 
 	// Vitals returns the state of health of the futureserver. It costs no I/O.
 	Vitals() api.Vitals

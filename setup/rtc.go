@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/matrix-org/dendrite/futures/clientapi"
 	"github.com/matrix-org/dendrite/futures/clientapi/rtc"
 )
@@ -19,6 +21,9 @@ func newRTC(c *components, o Options) *rtc.Service {
 		Keys:     c.KeyRing,
 		Rate:     o.Futures.RateLimits.CallToken,
 		NewLimit: clientapi.NewLimit,
+	}
+	if o.Metrics {
+		options.Registerer = prometheus.DefaultRegisterer
 	}
 	client, ok := c.FedClient.(interface {
 		DoHTTPRequest(ctx context.Context, req *http.Request) (*http.Response, error)

@@ -117,11 +117,14 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.rtc = newRTC(s.components, o)
-	go s.rtc.Run(s.process.Context())
 	ready := make(chan struct{})
 	if err := s.startFutures(ctx, o, ready); err != nil {
 		return nil, fmt.Errorf("futureserver: %w", err)
 	}
+	if s.futures != nil {
+		s.rtc.Delegate(s.process.Context(), s.futures)
+	}
+	go s.rtc.Run(s.process.Context())
 	o.Step("unread") // futures are there; not all consumers of the output are
 	if s.health, err = healthOf(s, o); err != nil {
 		return nil, err

@@ -35,14 +35,14 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 		cfg: cfg, db: db, room: rooms, metrics: m, hooks: hooks,
 		clock:    clock{start: time.Now(), age: db.Age(), skew: hooks.Skew},
 		working:  make(map[uint64]*room),
-		delayIDs: newDelayIDs(),
-		wake:     make(chan struct{}, 1),
-		stormed:  make(chan struct{}, 1),
-		next:     newBatch(1),
-		kick:     make(chan struct{}, 1),
-		stopRun:  make(chan struct{}),
-		stopped:  make(chan struct{}),
-		closed:   make(chan struct{}),
+		delayIDs: newDelayIDs(), delegations: newDelegations(),
+		wake:    make(chan struct{}, 1),
+		stormed: make(chan struct{}, 1),
+		next:    newBatch(1),
+		kick:    make(chan struct{}, 1),
+		stopRun: make(chan struct{}),
+		stopped: make(chan struct{}),
+		closed:  make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	now := s.clock.time()
@@ -99,6 +99,9 @@ func (s *Server) recover(ctx context.Context) (watchedRooms []string, err error)
 		return nil, reader.err
 	}
 	s.ledger.Restored(reader.last, s.clock.time(), &s.batch().Changes)
+	if err := s.recoverDelegations(ctx); err != nil {
+		return nil, err
+	}
 	s.wakeAt = s.ledger.Next()
 	counts := s.ledger.Counts()
 	logrus.WithFields(logrus.Fields{

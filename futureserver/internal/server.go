@@ -57,6 +57,8 @@ type Server struct {
 	mu     sync.Mutex // guards everything below
 	ledger *ledger.Ledger
 
+	delegations delegations
+
 	next      *batch // collects what the next transaction writes
 	writing   *batch // the batch that is being written; nil if there is none
 	writingAt int64  // when that began

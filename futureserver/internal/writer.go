@@ -30,7 +30,8 @@ type batch struct {
 	ledger.Changes
 	failed []error // of the inserts; nil if all succeeded
 	result storage.Result
-	err    error // of everything but the inserts
+	err    error         // of everything but the inserts
+	over   []*delegation // that it ends
 	done   chan struct{}
 }
 
@@ -118,6 +119,7 @@ func (s *Server) closeBatch() (b *batch, look bool) {
 	b = s.next
 	s.next, s.writing, s.writingAt = newBatch(b.Number+1), b, s.clock.now()
 	look, s.look = s.look, false
+	s.endDelegations(b)
 	if s.ledger.Ungathered() {
 		notify(s.kick)
 	}
@@ -248,6 +250,9 @@ func (s *Server) settle(b *batch) {
 	s.rewind()
 	for i := range b.Ends {
 		s.metrics.ended(b.Ends[i].State, b.Ends[i].Failure)
+	}
+	for _, d := range b.over {
+		close(d.done)
 	}
 	close(b.done)
 }

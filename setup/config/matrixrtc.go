@@ -36,6 +36,9 @@ type MatrixRTC struct {
 	WellKnown bool `yaml:"well_known"`
 	// WellKnownExtra are further members of /.well-known/matrix/client.
 	WellKnownExtra map[string]any `yaml:"well_known_extra,omitempty"`
+	// TrustedDelegation says that the other services among Transports send the delayed leaves of those who lose their
+	// connection, as this server does.
+	TrustedDelegation bool `yaml:"trusted_delegation"`
 	// LiveKit are the SFUs for which this server issues tokens (MSC4195).
 	LiveKit []LiveKit `yaml:"livekit,omitempty"`
 }
@@ -74,16 +77,22 @@ func (p RemotePublish) Allows(server string) bool {
 	return p.All || slices.Contains(p.Servers, server)
 }
 
-// servesDelegation says whether this server ends the memberships of those who lose their connection to the SFU, when a
-// client asks for it (delegate_delayed_leave of MSC4195).
-const servesDelegation = false
+// Delegates reports whether clients may delegate their leaves to this server (delegate_delayed_leave of MSC4195). Clients
+// then trust that somebody watches the SFU, whichever service gave them their token. So it is false if the operator
+// announces another service, unless TrustedDelegation says that it watches, too.
+func (m *MatrixRTC) Delegates() bool {
+	return m.Issues() && (m.TrustedDelegation || !slices.ContainsFunc(m.Transports, func(t map[string]any) bool {
+		service, ok := t["livekit_service_url"].(string)
+		service = strings.TrimRight(service, "/")
+		return ok && !slices.ContainsFunc(m.LiveKit, func(sfu LiveKit) bool { return service == sfu.ServiceURL })
+	}))
+}
 
-// Announced returns the transports for clients: the operator's, then those of our own SFUs.
-func (m *MatrixRTC) Announced() []map[string]any { return m.announced(servesDelegation) }
-
-// announced returns up to two transports for each SFU. They are separate because a client that finds both URLs in one
-// transport derives other participant names. Clients take m.livekit as a promise that leaves can be delegated.
-func (m *MatrixRTC) announced(delegates bool) []map[string]any {
+// Announced returns the transports for clients: the operator's, then those of our own SFUs. Each SFU has up to two
+// transports. They are separate because a client that finds both URLs in one transport derives other participant names.
+// Clients take m.livekit as a promise that leaves can be delegated.
+func (m *MatrixRTC) Announced() []map[string]any {
+	delegates := m.Delegates()
 	if !m.Enabled {
 		return nil
 	}
@@ -122,12 +131,13 @@ func (m *MatrixRTC) Issues() bool { return m.Enabled && len(m.LiveKit) > 0 }
 // if dendrite.yaml does not say.
 func (m *MatrixRTC) fields(r *reader, base string) fields {
 	return fields{
-		"enabled":          r.boolean(&m.Enabled),
-		"public":           r.boolean(&m.Public),
-		"transports":       r.list(func(key string, node *yaml.Node) { m.readTransport(r, key, node) }),
-		"well_known":       r.boolean(&m.WellKnown),
-		"well_known_extra": r.object(&m.WellKnownExtra),
-		"livekit":          r.list(func(key string, node *yaml.Node) { m.readLiveKit(r, key, node, base) }),
+		"enabled":            r.boolean(&m.Enabled),
+		"public":             r.boolean(&m.Public),
+		"transports":         r.list(func(key string, node *yaml.Node) { m.readTransport(r, key, node) }),
+		"well_known":         r.boolean(&m.WellKnown),
+		"well_known_extra":   r.object(&m.WellKnownExtra),
+		"trusted_delegation": r.boolean(&m.TrustedDelegation),
+		"livekit":            r.list(func(key string, node *yaml.Node) { m.readLiveKit(r, key, node, base) }),
 	}
 }
 

@@ -25,7 +25,7 @@ var mayImport = map[string][]string{
 	"cmd/dendrite":                  {"setup", "setup/config"},
 	"cmd/dendrite-admin":            {},
 	"cmd/generate-config":           {"setup", "setup/config"},
-	"clientapi/rtc":                 {"setup/config"},
+	"clientapi/rtc":                 {"futureserver/api", "setup/config"},
 	"clientapi/syncapi":             {"futureserver/api"},
 	"setup":                         {"setup/config", "setup/base/patched", "setup/guard", "clientapi", "clientapi/rtc", "clientapi/syncapi", "futureserver", "futureserver/api", "roomserver"},
 	"setup/base":                    {},
