@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/clientapi/rtc"
 )
 
-// newRTC gives MatrixRTC what it needs of Dendrite. Its way to other servers is that of the federation client: the same
-// rules about where it may lead.
+// newRTC gives MatrixRTC access to Dendrite. Requests to other servers go through the federation client's transport, so
+// the same networks are refused.
 func newRTC(c *components, o Options) *rtc.Service {
 	options := rtc.Options{
 		Dendrite: o.Dendrite,
