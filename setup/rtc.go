@@ -4,9 +4,17 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/matrix-org/dendrite/setup/config"
+
 	"github.com/matrix-org/dendrite/futures/clientapi"
 	"github.com/matrix-org/dendrite/futures/clientapi/rtc"
+	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
+
+// fitForCalls sets what calls need otherwise than Dendrite does it.
+func fitForCalls(d *config.Dendrite, f *fconfig.FutureServer) {
+	d.RoomServer.NewRoomEventLevels = f.NewRoomEventLevels
+}
 
 // newRTC gives MatrixRTC what it needs of Dendrite. Its way to other servers is that of the federation client: the same
 // rules about where it may lead.

@@ -1,9 +1,15 @@
 package rtc_test
 
 import (
+	"net/http"
 	"testing"
 
 	"github.com/matrix-org/dendrite/futures/test/rig"
+)
+
+const (
+	callMember = "org.matrix.msc3401.call.member"
+	rtcMember  = "org.matrix.msc4143.rtc.member"
 )
 
 // TestClientNeeds follows sections 5 to 7 of what clients need of a homeserver for calls.
@@ -11,5 +17,45 @@ func TestClientNeeds(t *testing.T) {
 	s := rig.New(t, rig.Config{Set: map[string]any{"user_api.push_gateway_disable_tls_validation": true}})
 	t.Run("5.4 rules", func(t *testing.T) { testRules(t, s) })
 	t.Run("5.5 ringing", func(t *testing.T) { testRinging(t, s) })
+	t.Run("7.1 power levels", func(t *testing.T) { testLevels(t, s) })
 	t.Run("5.3 accounts from before", func(t *testing.T) { testStoredRules(t, s) }) // restarts the server
+
+	limited := rig.New(t, rig.Config{Set: map[string]any{
+		"future_server.new_room_event_levels": map[string]any{"com.example.game": 7},
+	}})
+	t.Run("7.1 power levels as configured", func(t *testing.T) { testConfiguredLevels(t, limited) })
+}
+
+// testLevels: who is in a new room may take part in calls there, unless its creator wants it otherwise.
+func testLevels(t *testing.T, s *rig.Server) {
+	alice, bob := s.Register(t, "lisa"), s.Register(t, "leo")
+	key := "_" + bob.ID + "_" + bob.DeviceID + "_m.call"
+	for _, version := range []string{"10", "12"} {
+		room := alice.CreateRoom(map[string]any{"preset": "public_chat", "room_version": version})
+		bob.Join(room)
+		for _, kind := range []string{callMember, rtcMember, "m.rtc.member"} {
+			wants(t, bob.Do(http.MethodPut, rig.Path("rooms", room, "state", kind, key), nil, map[string]any{}), 200, "")
+		}
+		levels := alice.GetState(room, "m.room.power_levels", "").Get("events").Map()
+		if len(levels) != 11 || levels["m.room.name"].Int() != 50 || levels["m.room.power_levels"].Int() != 100 {
+			t.Errorf("Dendrite's own levels are not there: %v", levels)
+		}
+
+		strict := alice.CreateRoom(map[string]any{"preset": "public_chat", "room_version": version,
+			"power_level_content_override": map[string]any{"events": map[string]any{callMember: 25, "m.room.name": 1}}})
+		bob.Join(strict)
+		wants(t, bob.Do(http.MethodPut, rig.Path("rooms", strict, "state", callMember, key), nil, map[string]any{}), 403, "M_FORBIDDEN")
+		wants(t, bob.Do(http.MethodPut, rig.Path("rooms", strict, "state", rtcMember, key), nil, map[string]any{}), 200, "")
+		if l := alice.GetState(strict, "m.room.power_levels", "").Get("events").Map(); len(l) != 11 || l["m.room.name"].Int() != 1 || l[callMember].Int() != 25 {
+			t.Errorf("the client's own levels were not kept: %v", l)
+		}
+	}
+}
+
+func testConfiguredLevels(t *testing.T, s *rig.Server) {
+	alice := s.Register(t, "lena")
+	levels := alice.GetState(alice.CreateRoom(nil), "m.room.power_levels", "").Get("events").Map()
+	if levels["com.example.game"].Int() != 7 || levels[callMember].Exists() || len(levels) != 9 {
+		t.Errorf("%v", levels)
+	}
 }
