@@ -14,6 +14,7 @@ import (
 // fitForCalls sets what calls need otherwise than Dendrite does it.
 func fitForCalls(d *config.Dendrite, f *fconfig.FutureServer) {
 	d.RoomServer.NewRoomEventLevels = f.NewRoomEventLevels
+	d.ClientAPI.OpenIDTokenWait = clientapi.NewLimit(f.RateLimits.CallToken)
 }
 
 // newRTC gives MatrixRTC what it needs of Dendrite. Its way to other servers is that of the federation client: the same

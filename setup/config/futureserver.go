@@ -93,7 +93,8 @@ type RateLimits struct {
 	InvalidToken RateLimit `yaml:"invalid_token"`
 	// Token limits calls with one valid token or delay_id, and how often a user looks at delayed events.
 	Token RateLimit `yaml:"token"`
-	// CallToken limits how often a user gets a LiveKit token. Another server may ask for its users five times as often.
+	// CallToken limits how often a user gets a LiveKit token, and how often a user's device gets an OpenID token. Another
+	// server may ask for LiveKit tokens for its users five times as often.
 	CallToken RateLimit `yaml:"call_token"`
 }
 

@@ -21,9 +21,40 @@ func TestClientNeeds(t *testing.T) {
 	t.Run("5.3 accounts from before", func(t *testing.T) { testStoredRules(t, s) }) // restarts the server
 
 	limited := rig.New(t, rig.Config{Set: map[string]any{
-		"future_server.new_room_event_levels": map[string]any{"com.example.game": 7},
+		"client_api.rate_limiting.enabled":     true,
+		"client_api.rate_limiting.threshold":   5,
+		"future_server.rate_limits.call_token": map[string]any{}, // the default
+		"future_server.new_room_event_levels":  map[string]any{"com.example.game": 7},
 	}})
+	t.Run("6.3 OpenID tokens", func(t *testing.T) { testOpenIDLimit(t, limited) })
 	t.Run("7.1 power levels as configured", func(t *testing.T) { testConfiguredLevels(t, limited) })
+}
+
+// testOpenIDLimit: in a call over many homeservers a client asks for a token for each of them at once.
+func testOpenIDLimit(t *testing.T, s *rig.Server) {
+	alice := s.Register(t, "alice")
+	ask := func() rig.Response {
+		return alice.Do(http.MethodPost, rig.Path("user", alice.ID, "openid", "request_token"), nil, map[string]any{})
+	}
+	for n := range 10 {
+		r := ask()
+		if seconds := r.JSON.Get("expires_in").Int(); r.Status != http.StatusOK || seconds < 3590 || seconds > 3600 {
+			t.Fatalf("token %d: %d %s", n+1, r.Status, r.Body)
+		}
+	}
+	for n := 10; ; n++ {
+		if r := ask(); r.Status != http.StatusOK {
+			wants(t, r, http.StatusTooManyRequests, "M_LIMIT_EXCEEDED")
+			if n < 30 || r.JSON.Get("retry_after_ms").Int() > 1000 {
+				t.Errorf("refused after %d: %s", n, r.Body)
+			}
+			break
+		}
+		if n > 300 {
+			t.Fatalf("%d tokens, and no limit", n)
+		}
+	}
+	wants(t, alice.Do(http.MethodGet, rig.Path("account", "whoami"), nil, nil), http.StatusOK, "")
 }
 
 // testLevels: who is in a new room may take part in calls there, unless its creator wants it otherwise.
