@@ -2,7 +2,10 @@ package rtc_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
+
+	"github.com/tidwall/gjson"
 
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
@@ -10,6 +13,8 @@ import (
 const (
 	callMember = "org.matrix.msc3401.call.member"
 	rtcMember  = "org.matrix.msc4143.rtc.member"
+	rtcSlot    = "org.matrix.msc4143.rtc.slot"
+	callSlot   = "m.call#ROOM"
 )
 
 // TestClientNeeds follows sections 5 to 7 of what clients need of a homeserver for calls.
@@ -18,6 +23,7 @@ func TestClientNeeds(t *testing.T) {
 	t.Run("5.4 rules", func(t *testing.T) { testRules(t, s) })
 	t.Run("5.5 ringing", func(t *testing.T) { testRinging(t, s) })
 	t.Run("7.1 power levels", func(t *testing.T) { testLevels(t, s) })
+	t.Run("7.2 upgrades", func(t *testing.T) { testUpgrades(t, s) })
 	t.Run("5.3 accounts from before", func(t *testing.T) { testStoredRules(t, s) }) // restarts the server
 
 	limited := rig.New(t, rig.Config{Set: map[string]any{
@@ -88,5 +94,42 @@ func testConfiguredLevels(t *testing.T, s *rig.Server) {
 	levels := alice.GetState(alice.CreateRoom(nil), "m.room.power_levels", "").Get("events").Map()
 	if levels["com.example.game"].Int() != 7 || levels[callMember].Exists() || len(levels) != 9 {
 		t.Errorf("%v", levels)
+	}
+}
+
+// testUpgrades: a new room has the old one's slot, and nobody in a call: the leave of those who are is due in the old one.
+func testUpgrades(t *testing.T, s *rig.Server) {
+	alice, bob := s.Register(t, "ulla"), s.Register(t, "udo")
+	call := map[string]any{"application": "m.call", "call_id": "", "scope": "m.room", "expires": 14400000}
+	for from, to := range map[string]string{"10": "11", "11": "12"} {
+		room := alice.CreateRoom(map[string]any{"preset": "public_chat", "room_version": from, "topic": "kept",
+			"power_level_content_override": map[string]any{"events": map[string]any{callMember: 0, rtcMember: 0, "m.rtc.member": 0}}})
+		bob.Join(room)
+		for _, kind := range []string{callMember, rtcMember, "m.rtc.member"} {
+			for _, u := range []*rig.User{alice, bob} {
+				u.SendState(room, kind, "_"+u.ID+"_"+u.DeviceID+"_m.call", call)
+			}
+			alice.SendState(room, kind, "of another format", call)
+		}
+		slots := []string{rtcSlot, "m.rtc.slot"}
+		for _, kind := range slots {
+			alice.SendState(room, kind, callSlot, map[string]any{"application": map[string]any{"type": "m.call"}})
+		}
+		r := wants(t, alice.Do(http.MethodPost, rig.Path("rooms", room, "upgrade"), nil, map[string]any{"new_version": to}), 200, "")
+		upgraded := r.JSON.Get("replacement_room").Str
+		for _, kind := range slots {
+			if copied := alice.GetState(upgraded, kind, callSlot); copied.Get("application.type").Str != "m.call" {
+				t.Errorf("%s to %s: the slot %s is %s", from, to, kind, copied.Raw)
+			}
+		}
+		if topic := alice.GetState(upgraded, "m.room.topic", "").Get("topic").Str; topic != "kept" {
+			t.Errorf("%s to %s: the topic is %q", from, to, topic)
+		}
+		alice.Do(http.MethodGet, rig.Path("rooms", upgraded, "state"), nil, nil).JSON.ForEach(func(_, e gjson.Result) bool {
+			if strings.HasSuffix(e.Get("type").Str, ".member") && e.Get("type").Str != "m.room.member" {
+				t.Errorf("%s to %s: copied: %s", from, to, e.Raw)
+			}
+			return true
+		})
 	}
 }
