@@ -124,6 +124,6 @@ func TestSmallCompose(t *testing.T) {
 	c.start()
 	c.healthy()
 	user, room := c.live("alice")
-	answers(t, "https://127.0.0.1:8448/_matrix/federation/v1/version", nil)
+	answers(t, "https://127.0.0.1:8448/_matrix/federation/v1/version", "", nil)
 	c.restarts(user, room)
 }

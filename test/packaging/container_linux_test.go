@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -199,11 +200,16 @@ func (c *container) exec(args ...string) string {
 	return out
 }
 
-// start runs the image's entrypoint with the service's arguments.
+// start runs the image's entrypoint with the service's arguments, if it has any.
 func (c *container) start() {
 	c.t.Helper()
-	c.cmd = c.command(append(append([]string{}, c.image.config.Entrypoint...), c.service.Command...)...)
+	args := c.service.Command
+	if args == nil {
+		args = c.image.config.Cmd
+	}
+	c.cmd = c.command(slices.Concat(c.image.config.Entrypoint, args)...)
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
+	c.cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID // when it ends, the kernel ends what it has started
 	c.must(c.cmd.Start())
 	c.ended = make(chan struct{})
 	go func() {

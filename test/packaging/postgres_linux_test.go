@@ -42,10 +42,12 @@ func startPostgres(t *testing.T, user, password string) {
 	}
 }
 
-// answers fails unless the server answers 200. With authorities its certificate must be one of theirs, for the URL's host.
-func answers(t *testing.T, url string, authorities *x509.CertPool) {
+// answers fails unless the server answers 200. With authorities its certificate must be one of theirs, for the name.
+func answers(t *testing.T, url, name string, authorities *x509.CertPool) {
 	t.Helper()
-	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: authorities == nil, RootCAs: authorities}}}
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{
+		InsecureSkipVerify: authorities == nil, RootCAs: authorities, ServerName: name,
+	}}}
 	eventually(t, func() error {
 		res, err := client.Get(url)
 		if err != nil {
