@@ -166,14 +166,9 @@ func (h *handlers) countCancelled(req *http.Request, filter api.Filter) util.JSO
 // adminFilter reads the parameters that both endpoints have; others names those that only the caller has. It refuses
 // parameters that are unknown or empty. If it ignored them, a cancellation could hit more futures than intended.
 func adminFilter(query url.Values, others ...string) (f api.Filter, fault *util.JSONResponse) {
-	known := append([]string{"user_id", "room_id", "id", "kind", "from_ts", "until_ts", "access_token"}, others...)
-	for _, name := range slices.Sorted(maps.Keys(query)) {
-		if !slices.Contains(known, name) {
-			return f, invalidParam("unknown parameter %q; there are %s", name, strings.Join(known[:len(known)-1], ", ")+" and "+known[len(known)-1])
-		}
-		if values := query[name]; len(values) != 1 || values[0] == "" {
-			return f, invalidParam("%s must be given once and not be empty", name)
-		}
+	known := append([]string{"user_id", "room_id", "id", "kind", "from_ts", "until_ts"}, others...)
+	if fault := onlyKnown(query, known...); fault != nil {
+		return f, fault
 	}
 	f.UserID, f.RoomID = query.Get("user_id"), query.Get("room_id")
 	id, fault := number(query, "id", fault)
@@ -192,6 +187,20 @@ func adminFilter(query url.Values, others ...string) (f api.Filter, fault *util.
 		f.Kind = kinds[i]
 	}
 	return f, fault
+}
+
+// onlyKnown refuses parameters that are not known, empty or given twice.
+func onlyKnown(query url.Values, known ...string) *util.JSONResponse {
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if !slices.Contains(known, name) && name != "access_token" {
+			last := len(known) - 1
+			return invalidParam("unknown parameter %q; there are %s and %s", name, strings.Join(known[:last], ", "), known[last])
+		}
+		if values := query[name]; len(values) != 1 || values[0] == "" {
+			return invalidParam("%s must be given once and not be empty", name)
+		}
+	}
+	return nil
 }
 
 // number reads a parameter that is a positive number; 0 means absent. An earlier fault is passed through.

@@ -9,6 +9,18 @@ import (
 	"testing"
 )
 
+// FuzzCallEnd reads memberships in calls that anybody may have sent.
+func FuzzCallEnd(f *testing.F) {
+	f.Add([]byte(`{"application":"m.call","expires":14400000,"created_ts":1700000000000}`))
+	f.Add([]byte(`{"memberships":[{"application":"m.call","expires_ts":1e99}]}`))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		const sent = 1_700_000_000_000
+		if end, member := callEnd(content, sent, defaultGhostAge); member != (end > 0) || end > sent+1<<54 {
+			t.Errorf("%q ends at %d, %v", content, end, member)
+		}
+	})
+}
+
 // FuzzRequests sends arbitrary requests to all paths. No answer may be a 5xx, and JSON answers must be valid.
 func FuzzRequests(f *testing.F) {
 	for _, r := range [][4]string{

@@ -7,6 +7,7 @@ package clientapi
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/gorilla/mux"
 	"github.com/matrix-org/dendrite/internal/httputil"
@@ -132,4 +133,14 @@ func (r *routes) addDelayedEvents(management *ManagementHandler) {
 
 	extend(c, "/versions", "unstable_features", features(r.cfg))
 	extend(c, stockVersion+"/capabilities", "capabilities", capabilities(r.cfg))
+}
+
+// AddGhostRoutes registers the admin endpoint that removes ghosts from calls.
+func AddGhostRoutes(routers httputil.Routers, rooms CallRooms, futures api.ClientAPI, users userapi.QueryAcccessTokenAPI) {
+	if futures == nil {
+		futures = disabled{}
+	}
+	g := &ghosts{rooms, futures, time.Now}
+	routers.DendriteAdmin.Handle("/admin/ghosts", httputil.MakeAdminAPI("admin_ghosts", users, g.list)).Methods(get, options)
+	routers.DendriteAdmin.Handle("/admin/ghosts", httputil.MakeAdminAPI("admin_ghosts", users, g.clear)).Methods(http.MethodDelete)
 }

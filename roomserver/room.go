@@ -6,6 +6,7 @@ package roomserver
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -76,6 +77,30 @@ func (r *Room) Admit(ctx context.Context, f *api.Future) (string, error) {
 		return "", err
 	}
 	return room.current(d).ID, nil
+}
+
+// Send sends the event of f at once, without a future. It returns once the event is in the room. Errors are those of
+// Build, or a *Refusal if the room has refused the event.
+func (r *Room) Send(ctx context.Context, f *api.Future) error {
+	leave := r.Enter(ctx, f.RoomID)
+	defer leave()
+	fs := []*api.Future{f}
+	built := r.Build(ctx, fs)[0]
+	if built.Err != nil {
+		return built.Err
+	}
+	f.Event = built.Event
+	submitted := r.Submit(ctx, fs)
+	verdicts, err := r.Verdict(ctx, fs)
+	switch {
+	case err != nil:
+		return errors.Join(submitted, err)
+	case verdicts[0] == api.Confirmed:
+		return nil
+	case verdicts[0] == api.Refused:
+		return refuse(api.Forbidden, "the room has refused the event")
+	}
+	return errors.Join(errors.New("the room has not confirmed the event"), submitted)
 }
 
 // stateEvent is what the core knows of a state event. In rooms that futures can be in, the sender ID is the user ID.

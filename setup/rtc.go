@@ -2,13 +2,17 @@ package setup
 
 import (
 	"context"
+	"database/sql"
 	"net/http"
 
+	"github.com/matrix-org/dendrite/internal/httputil"
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/matrix-org/dendrite/futures/clientapi"
 	"github.com/matrix-org/dendrite/futures/clientapi/rtc"
+	"github.com/matrix-org/dendrite/futures/clientapi/syncapi"
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
@@ -40,4 +44,16 @@ func newRTC(c *components, o Options) *rtc.Service {
 		options.Federation = client.DoHTTPRequest
 	}
 	return rtc.New(options)
+}
+
+// addGhostRoutes registers the admin endpoint for ghosts in calls.
+func (s *Server) addGhostRoutes(routers httputil.Routers, syncDB *sql.DB) {
+	rooms := clientapi.CallRooms{
+		Members: syncapi.CallMembers(syncDB), Send: s.rooms.Send, IsLocal: s.components.Config.Global.IsLocalServerName,
+	}
+	var futures api.ClientAPI
+	if s.futures != nil {
+		futures = s.futures
+	}
+	clientapi.AddGhostRoutes(routers, rooms, futures, s.sessions.Remembered())
 }

@@ -55,6 +55,7 @@ type Server struct {
 	process    *process.ProcessContext
 	components *components
 	sessions   *clientapi.Sessions
+	rooms      *roomserver.Room
 	consumer   *roomserver.Consumer
 	futures    futureserver.Server // nil if switched off
 	routers    httputil.Routers    // all routes
@@ -193,11 +194,10 @@ func verify(cfg *config.Dendrite, futures *fconfig.FutureServer) error {
 // state is missed after the first future. No future is sent before ready is closed.
 func (s *Server) startFutures(ctx context.Context, o Options, ready <-chan struct{}) (err error) {
 	c := s.components
-	room, err := roomserver.NewRoom(o.Dendrite, c.RoomserverAPI, c.roomDB, c.gates)
-	if err != nil {
+	if s.rooms, err = roomserver.NewRoom(o.Dendrite, c.RoomserverAPI, c.roomDB, c.gates); err != nil {
 		return err
 	}
-	if s.consumer, err = roomserver.NewConsumer(s.process, c.js, room); err != nil {
+	if s.consumer, err = roomserver.NewConsumer(s.process, c.js, s.rooms); err != nil {
 		return err
 	}
 	if !o.Futures.Enabled {
@@ -210,7 +210,7 @@ func (s *Server) startFutures(ctx context.Context, o Options, ready <-chan struc
 	if o.Metrics {
 		options.Registerer = prometheus.DefaultRegisterer
 	}
-	futures, err := futureserver.NewInternalAPI(ctx, o.Futures, room, options)
+	futures, err := futureserver.NewInternalAPI(ctx, o.Futures, s.rooms, options)
 	if err != nil {
 		return err
 	}
@@ -235,16 +235,17 @@ func (s *Server) serve(o Options) error {
 		prometheus.MustRegister(tokens.Answers())
 	}
 	s.rtc.AddRoutes(routers)
+	syncDB, _, err := s.components.cm.Connection(&o.Dendrite.SyncAPI.Database)
+	if err != nil {
+		return err
+	}
+	s.addGhostRoutes(routers, syncDB)
 	ours := routesOf(routers)
 	if err := s.components.addRoutes(routers); err != nil {
 		return err
 	}
 	gates := &gating{s.components.gates, s.components.RoomserverAPI, s.sessions.Remembered()}
 	if err := gates.guard(routers, ours); err != nil {
-		return err
-	}
-	syncDB, _, err := s.components.cm.Connection(&o.Dendrite.SyncAPI.Database)
-	if err != nil {
 		return err
 	}
 	if err := guardTransactions(s.newTransactions(syncDB), routers, ours); err != nil {

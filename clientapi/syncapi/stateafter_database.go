@@ -143,6 +143,28 @@ func (db syncDatabase) state(ctx context.Context, roomID string, members bool) (
 	return collect(ctx, db, scanEvent, query, roomID, spec.MRoomMember, members)
 }
 
+// CallMembers returns at most limit current state events of these types whose senders are in the room, in order of event
+// IDs and after one of them. A user or a room that is "" stands for all.
+func CallMembers(db *sql.DB) func(ctx context.Context, types []string, userID, roomID, after string, limit int) ([]*rstypes.HeaderedEvent, error) {
+	return func(ctx context.Context, types []string, userID, roomID, after string, limit int) ([]*rstypes.HeaderedEvent, error) {
+		in, args := list(types)
+		next := func(arg any) string {
+			args = append(args, arg)
+			return fmt.Sprintf("$%d", len(args))
+		}
+		query := "SELECT headered_event_json FROM " + currentState + " AS call WHERE type IN " + in + " AND event_id > " + next(after)
+		if userID != "" {
+			query += " AND sender = " + next(userID)
+		}
+		if roomID != "" {
+			query += " AND room_id = " + next(roomID)
+		}
+		query += " AND EXISTS (SELECT 1 FROM " + currentState + " AS member WHERE member.room_id = call.room_id AND member.type = " + next(spec.MRoomMember) +
+			" AND member.state_key = call.sender AND member.membership = " + next(spec.Join) + ") ORDER BY event_id LIMIT " + next(limit)
+		return collect(ctx, syncDatabase{db}, scanEvent, query, args...)
+	}
+}
+
 // storedFilter returns the stored filter as JSON, or nothing if the ID is unknown.
 func (db syncDatabase) storedFilter(ctx context.Context, localpart, id string) (filter []byte, err error) {
 	err = db.QueryRowContext(ctx, "SELECT filter FROM syncapi_filter WHERE localpart = $1 AND id = $2", localpart, id).Scan(&filter)
