@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	path     = "/_dendrite/admin/futures"
-	pageSize = 1000 // futures in one answer
-	patience = time.Minute
+	futuresPath = "/_dendrite/admin/futures"
+	ghostsPath  = "/_dendrite/admin/ghosts"
+	pageSize    = 1000 // futures or ghosts in one answer
+	patience    = time.Minute
 )
 
 // client calls the admin API.
@@ -49,11 +50,11 @@ type page struct {
 }
 
 func (c *client) futures(ctx context.Context, query url.Values) (p page, err error) {
-	err = c.do(ctx, http.MethodGet, query, &p)
+	err = c.do(ctx, http.MethodGet, futuresPath, query, &p)
 	return p, err
 }
 
-func (c *client) do(ctx context.Context, method string, query url.Values, answer any) error {
+func (c *client) do(ctx context.Context, method, path string, query url.Values, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, c.server+path+"?"+query.Encode(), nil)

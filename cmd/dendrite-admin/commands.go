@@ -30,7 +30,7 @@ func list(ctx context.Context, c *client, args []string) error {
 	}
 	n, err := c.print(ctx, o.query, *limit)
 	if err == nil {
-		fmt.Fprintln(c.out, count(n, ""))
+		fmt.Fprintln(c.out, count(n, "future", ""))
 	}
 	return err
 }
@@ -86,10 +86,10 @@ func cancel(ctx context.Context, c *client, args []string) error {
 	}
 	if *yes {
 		var done struct{ Cancelled int }
-		if err := c.do(ctx, http.MethodDelete, o.query, &done); err != nil {
+		if err := c.do(ctx, http.MethodDelete, futuresPath, o.query, &done); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintln(c.out, count(done.Cancelled, "cancelled"))
+		_, err := fmt.Fprintln(c.out, count(done.Cancelled, "future", "cancelled"))
 		return err
 	}
 	preview := maps.Clone(o.query)
@@ -97,7 +97,7 @@ func cancel(ctx context.Context, c *client, args []string) error {
 	var would struct {
 		Would int `json:"would_cancel"`
 	}
-	if err := c.do(ctx, http.MethodDelete, preview, &would); err != nil {
+	if err := c.do(ctx, http.MethodDelete, futuresPath, preview, &would); err != nil {
 		return err
 	}
 	o.query.Set("state", "scheduled")
@@ -108,7 +108,7 @@ func cancel(ctx context.Context, c *client, args []string) error {
 	if n < would.Would {
 		fmt.Fprintln(c.out, "…")
 	}
-	_, err = fmt.Fprintln(c.out, count(would.Would, "to be cancelled; -yes does it"))
+	_, err = fmt.Fprintln(c.out, count(would.Would, "future", "to be cancelled; -yes does it"))
 	return err
 }
 
@@ -140,10 +140,9 @@ func (c *client) print(ctx context.Context, query url.Values, limit int) (n int,
 	}
 }
 
-func count(n int, what string) string {
-	noun := "futures"
-	if n == 1 {
-		noun = "future"
+func count(n int, noun, what string) string {
+	if n != 1 {
+		noun += "s"
 	}
 	return strings.TrimSpace(fmt.Sprintf("%d %s %s", n, noun, what))
 }

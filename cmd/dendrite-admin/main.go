@@ -1,5 +1,5 @@
-// Command dendrite-admin lists, shows and cancels futures and delayed events of a running server. It is for
-// administrators and uses the server's admin API.
+// Command dendrite-admin lists, shows and cancels futures and delayed events of a running server, and takes ghosts out of
+// calls. It is for administrators and uses the server's admin API.
 package main
 
 import (
@@ -18,9 +18,11 @@ import (
 
 const usage = `dendrite-admin [-url URL] [-token-file FILE] COMMAND [OPTIONS]
 
-  list     futures that live; with -state also those that have ended
-  show ID  one future, whatever became of it
-  cancel   says which futures it would cancel, and cancels them with -yes
+  list          futures that live; with -state also those that have ended
+  show ID       one future, whatever became of it
+  cancel        says which futures it would cancel, and cancels them with -yes
+  ghosts list   memberships in calls that are over, and that nothing will end
+  ghosts clear  says which ghosts it would take out of their calls, and does so with -yes
 
 The access token of an administrator is read from the file, "-" for standard input, or else from the environment variable
 DENDRITE_ADMIN_TOKEN. "dendrite-admin COMMAND -help" lists the options of a command.
@@ -49,7 +51,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	commands := map[string]func(context.Context, *client, []string) error{"list": list, "show": show, "cancel": cancel}
+	commands := map[string]func(context.Context, *client, []string) error{"list": list, "show": show, "cancel": cancel, "ghosts": ghosts}
 	command, ok := commands[flags.Arg(0)]
 	if !ok {
 		flags.Usage()
@@ -86,10 +88,15 @@ type options struct {
 	query url.Values
 }
 
-// newOptions adds the options that select futures for a list or a cancellation.
-func newOptions(c *client, name string) *options {
+func (c *client) options(name string) *options {
 	o := &options{FlagSet: flag.NewFlagSet("dendrite-admin "+name, flag.ContinueOnError), query: make(url.Values)}
 	o.SetOutput(c.out)
+	return o
+}
+
+// newOptions adds the options that select futures for a list or a cancellation.
+func newOptions(c *client, name string) *options {
+	o := c.options(name)
 	o.text("user", "user_id", "Of this user, as @alice:example.org")
 	o.text("room", "room_id", "In this room, by its ID")
 	o.text("kind", "kind", "future or delayed_event")
