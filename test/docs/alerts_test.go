@@ -15,7 +15,7 @@ const alerts = "setup/packaging/prometheus"
 func TestAlerts(t *testing.T) {
 	tool, err := exec.LookPath("promtool")
 	if err != nil {
-		if os.Getenv("FUTURES_TEST_PROMTOOL") == "required" {
+		if os.Getenv("FUTURES_TEST_PROMETHEUS") == "required" {
 			t.Fatal("promtool is required, but not installed")
 		}
 		t.Skip("the alert rules are not tested: there is no promtool; Debian's package prometheus has it")

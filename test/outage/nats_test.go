@@ -37,7 +37,7 @@ type natsServer struct {
 func startNATS(t testing.TB) *natsServer {
 	t.Helper()
 	dir := t.TempDir()
-	n := &natsServer{t: t, program: filepath.Join(dir, "nats-server"), dir: dir, addr: freeAddress(t)}
+	n := &natsServer{t: t, program: filepath.Join(dir, "nats-server"), dir: dir, addr: fmt.Sprintf("127.0.0.1:%d", rig.ReservePort(t))}
 	args := []string{"build", "-o", n.program}
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
 		args = append(args, "-race") // so its packages have been built for this test already
@@ -61,20 +61,6 @@ func startNATS(t testing.TB) *natsServer {
 }
 
 func (n *natsServer) config() string { return filepath.Join(n.dir, "nats.conf") }
-
-// freeAddress finds a port below those that are given to outgoing connections.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	for port := 15_000 + os.Getpid()%1000; port < 20_000; port++ {
-		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatal("no free port")
-	return ""
-}
 
 func (n *natsServer) start() {
 	n.t.Helper()

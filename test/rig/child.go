@@ -99,7 +99,7 @@ func start(ctx context.Context, l launch, b *bomb) (*setup.Server, error) {
 	return setup.Start(ctx, setup.Options{
 		Dendrite: dendrite, Futures: futures, Networks: networks,
 		HTTP: address("http", l.HTTP), HTTPS: address("https", l.HTTPS), CertFile: l.Cert, KeyFile: l.Key,
-		Step: b.pass,
+		Metrics: dendrite.Global.Metrics.Enabled, Step: b.pass,
 	})
 }
 

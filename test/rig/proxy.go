@@ -25,7 +25,7 @@ type Proxy struct {
 // newProxy forwards the connections of a free port to the target until the test ends.
 func newProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
-	p := &Proxy{Port: reservePort(t), target: target, conns: make(map[net.Conn]bool)}
+	p := &Proxy{Port: ReservePort(t), target: target, conns: make(map[net.Conn]bool)}
 	var err error
 	if p.listener, err = net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", p.Port)); err != nil {
 		t.Fatal(err)

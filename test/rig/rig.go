@@ -66,7 +66,7 @@ type Server struct {
 func New(t testing.TB, cfg Config) *Server {
 	t.Helper()
 	dir := t.TempDir()
-	port, tlsPort := reservePort(t), reservePort(t)
+	port, tlsPort := ReservePort(t), ReservePort(t)
 	s := &Server{
 		Name: "localhost",
 		URL:  fmt.Sprintf("http://127.0.0.1:%d", port),
@@ -337,10 +337,10 @@ func isOurs(stack string) bool {
 	return false
 }
 
-// reservePort finds a TCP port that nothing listens on and keeps it for the length of the test. The mark of
+// ReservePort finds a TCP port that nothing listens on and keeps it for the length of the test. The mark of
 // possession is the UDP port of the same number: so the kit's other users, in other processes too, pass it
 // by while the server is down. Ports below 32768 are never given to outgoing connections.
-func reservePort(t testing.TB) int {
+func ReservePort(t testing.TB) int {
 	t.Helper()
 	for offset := range 10_000 {
 		port := 20_000 + (os.Getpid()*7+offset)%10_000

@@ -48,7 +48,7 @@ type Synapse struct {
 // if the test failed, the end of its log is shown.
 func NewSynapse(t testing.TB, python string) *Synapse {
 	t.Helper()
-	port, tlsPort := reservePort(t), reservePort(t)
+	port, tlsPort := ReservePort(t), ReservePort(t)
 	s := &Synapse{
 		URL:    fmt.Sprintf("http://127.0.0.1:%d", port),
 		Dir:    t.TempDir(),
