@@ -189,6 +189,9 @@ func (w *writer) Set(ctx context.Context, tx *sql.Tx, exact []storage.Extend) er
 	return err
 }
 
+// Shrink implements shared.Writer. PostgreSQL vacuums by itself.
+func (w *writer) Shrink(context.Context, *sql.Tx) error { return nil }
+
 // Undo implements shared.Writer.
 func (w *writer) Undo(ctx context.Context, tx *sql.Tx, nids []api.NID) error {
 	_, err := tx.StmtContext(ctx, w.undo).ExecContext(ctx, ints(nids, func(nid api.NID) int64 { return int64(nid) }))

@@ -114,8 +114,11 @@ func delegate(ctx context.Context, tx *sql.Tx, delegations []storage.Delegation)
 
 // forgetOld stores the age and deletes finished futures: those older than ForgetBefore, and those beyond KeepPerUser.
 func (d *Database) forgetOld(ctx context.Context, tx *sql.Tx, b *storage.Batch) (forgotten int, err error) {
-	if b.Age != 0 {
-		if _, err = tx.ExecContext(ctx, storeAge, b.Age); err != nil {
+	if b.Age != 0 { // once a minute, or each second while there is much to forget
+		if _, err = tx.ExecContext(ctx, storeAge, b.Age); err == nil {
+			err = d.writer.Shrink(ctx, tx)
+		}
+		if err != nil {
 			return 0, err
 		}
 	}

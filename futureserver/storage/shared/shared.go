@@ -39,6 +39,9 @@ type Writer interface {
 	// End deletes the timers of live futures and stores their outcomes.
 	End(ctx context.Context, tx *sql.Tx, ends []storage.End) error
 
+	// Shrink gives some of the space of deleted rows back to the operating system, if there is much of it.
+	Shrink(ctx context.Context, tx *sql.Tx) error
+
 	// Undo deletes all rows of futures whose creation is undone.
 	Undo(ctx context.Context, tx *sql.Tx, nids []api.NID) error
 

@@ -72,7 +72,8 @@ func TestPragmas(t *testing.T) {
 	}
 	defer w.Close()
 	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "busy_timeout": "10000",
-		"wal_autocheckpoint": "10000", "temp_store": "2", "journal_size_limit": "8388608"} {
+		"wal_autocheckpoint": "10000", "temp_store": "2", "journal_size_limit": "8388608",
+		"auto_vacuum": "2"} {
 		var got string
 		if err = w.db.QueryRow("PRAGMA " + pragma).Scan(&got); err != nil || got != want {
 			t.Errorf("%s is %q, %v; want %q", pragma, got, err, want)

@@ -98,8 +98,9 @@ var _ shared.Writer = (*writer)(nil)
 
 // newWriter opens the connection and creates the tables. It takes ownership of the lock, also if it fails.
 func newWriter(ctx context.Context, path string, lock *flock.Flock) (*writer, error) {
+	// auto_vacuum is INCREMENTAL, which lets Shrink work. It can be set only before a file has its first table.
 	// synchronous is FULL, because answered requests must survive a power cut.
-	db, err := sql.Open(sqlutil.SQLITE_DRIVER_NAME, dsn(path, "journal_mode", "WAL", "synchronous", "FULL"))
+	db, err := sql.Open(sqlutil.SQLITE_DRIVER_NAME, dsn(path, "auto_vacuum", "2", "journal_mode", "WAL", "synchronous", "FULL"))
 	if err != nil {
 		return nil, errors.Join(err, lock.Unlock())
 	}
@@ -158,6 +159,33 @@ func (w *writer) check(row *sql.Row) error {
 // Confirm implements shared.Writer.
 func (w *writer) Confirm(ctx context.Context, readers *sql.DB) error {
 	return w.check(readers.QueryRowContext(ctx, thisEpoch))
+}
+
+const (
+	fewPages      = 1024 // free pages that are left alone: 4 MB
+	pagesAtOnce   = 1024 // that one batch gives back, so that no batch takes long
+	selectPages   = `SELECT freelist_count, page_count FROM pragma_freelist_count, pragma_page_count`
+	giveBackPages = `PRAGMA incremental_vacuum(%d)`
+)
+
+// Shrink implements shared.Writer. Free pages are used again, so a file needs as many as futures come and go. It gives back
+// those beyond as many as are in use. Files that were made by earlier versions, without auto_vacuum, keep them all.
+func (w *writer) Shrink(_ context.Context, tx *sql.Tx) error {
+	var free, all int
+	if err := tx.QueryRow(selectPages).Scan(&free, &all); err != nil {
+		return err
+	}
+	extra := min(free-fewPages, free-all/2, pagesAtOnce)
+	if extra <= 0 {
+		return nil
+	}
+	rows, err := tx.Query(fmt.Sprintf(giveBackPages, extra))
+	if err != nil {
+		return err
+	}
+	for rows.Next() { // each step gives back one page; Exec would stop after the first
+	}
+	return errors.Join(rows.Err(), rows.Close())
 }
 
 // Undo implements shared.Writer.
