@@ -37,7 +37,14 @@ func ghosts(ctx context.Context, c *client, args []string) error {
 	o := c.options("ghosts " + args[0])
 	o.text("user", "user_id", "Of this user, as @alice:example.org")
 	o.text("room", "room_id", "In this room, by its ID")
-	maxAge := o.Duration("max-age", 4*time.Hour, "After how long a membership is over that does not say when it ends")
+	o.Func("max-age", "After how long a membership is over that does not say when it ends (default 4h)", func(s string) error {
+		d, err := parseDuration(s)
+		if err != nil || d < time.Millisecond {
+			return errors.New("is no duration; write 4h or 7d")
+		}
+		o.query.Set("max_age_ms", strconv.FormatInt(d.Milliseconds(), 10))
+		return nil
+	})
 	var yes bool
 	if clearing {
 		o.BoolVar(&yes, "yes", false, "Do it")
@@ -45,10 +52,6 @@ func ghosts(ctx context.Context, c *client, args []string) error {
 	if err := o.parse(args[1:]); err != nil {
 		return err
 	}
-	if *maxAge < time.Millisecond {
-		return errors.New("-max-age must be positive")
-	}
-	o.query.Set("max_age_ms", strconv.FormatInt(maxAge.Milliseconds(), 10))
 	o.query.Set("limit", strconv.Itoa(pageSize))
 	if yes {
 		return c.clearGhosts(ctx, o)

@@ -66,6 +66,7 @@ func checkGhosts(t *testing.T, cfg rig.Config) {
 			t.Errorf("%s is no ghost:\n%s", text, out)
 		}
 	}
+	o.do("ghosts list -max-age 1d", "4 ghosts")
 	o.do("ghosts list -max-age 1ms", "5 ghosts", "_OPEN")
 	o.do("ghosts list -user "+bob.ID+" -room "+room, "1 ghost", "m.rtc.member")
 	o.do("ghosts clear -user "+alice.ID, "2 ghosts to be cleared; -yes does it")
@@ -108,7 +109,7 @@ func refuseMistakes(o *operator, root, alice *rig.User) {
 	o.Helper()
 	o.fails("ghosts", "write ghosts list or ghosts clear")
 	o.fails("ghosts list -yes", "not defined: -yes")
-	o.fails("ghosts clear -max-age 0s", "must be positive")
+	o.fails("ghosts clear -max-age 0s", "is no duration")
 	page := root.Do(http.MethodGet, ghostsPath, url.Values{"limit": {"1"}, "max_age_ms": {"1"}}, nil)
 	if n := page.JSON.Get("ghosts.#").Int(); n != 1 || page.JSON.Get("next").Str != page.JSON.Get("ghosts.0.event_id").Str {
 		o.Errorf("a page of one ghost is %s", page.Body)

@@ -139,12 +139,24 @@ func parseTime(s string, now time.Time) (time.Time, error) {
 	if at, err := time.Parse(time.RFC3339, s); err == nil {
 		return at, nil
 	}
-	d, err := time.ParseDuration(strings.TrimPrefix(s, "+"))
+	d, err := parseDuration(strings.TrimPrefix(s, "+"))
 	if err != nil || d < 0 {
-		return now, errors.New("is no time; write 2026-01-31T12:00:00Z, 2h or +2h")
+		return now, errors.New("is no time; write 2026-01-31T12:00:00Z, 2h, 7d or +2h")
 	}
 	if strings.HasPrefix(s, "+") {
 		return now.Add(d), nil
 	}
 	return now.Add(-d), nil
+}
+
+// parseDuration parses Go's notation, and whole days and weeks: 7d, 2w.
+func parseDuration(s string) (time.Duration, error) {
+	const day = 24 * time.Hour
+	for unit, is := range map[string]time.Duration{"d": day, "w": 7 * day} {
+		if number, ok := strings.CutSuffix(s, unit); ok {
+			n, err := strconv.ParseUint(number, 10, 13) // so that it does not overflow
+			return time.Duration(n) * is, err
+		}
+	}
+	return time.ParseDuration(s)
 }

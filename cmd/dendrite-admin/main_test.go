@@ -121,13 +121,13 @@ func fromStdin(t *testing.T, url, token string) {
 func TestParseTime(t *testing.T) {
 	now := time.Date(2026, 1, 31, 12, 0, 0, 0, time.UTC)
 	for text, want := range map[string]time.Time{
-		"2h": now.Add(-2 * time.Hour), "+30m": now.Add(30 * time.Minute), "2026-01-01T00:00:00Z": now.AddDate(0, 0, -30).Add(-12 * time.Hour),
+		"2h": now.Add(-2 * time.Hour), "7d": now.AddDate(0, 0, -7), "+1w": now.AddDate(0, 0, 7), "+30m": now.Add(30 * time.Minute), "2026-01-01T00:00:00Z": now.AddDate(0, 0, -30).Add(-12 * time.Hour),
 	} {
 		if got, err := parseTime(text, now); err != nil || !got.Equal(want) {
 			t.Errorf("%s is %s, %v; want %s", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "2", "-2h", "+-2h", "tomorrow"} {
+	for _, text := range []string{"", "2", "-2h", "+-2h", "tomorrow", "99999w", "d"} {
 		if got, err := parseTime(text, now); err == nil {
 			t.Errorf("%q is %s", text, got)
 		}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"slices"
+	"time"
 
 	"github.com/matrix-org/dendrite/setup/config"
 	yaml2 "gopkg.in/yaml.v2"
@@ -23,6 +24,7 @@ func Marshal(d *config.Dendrite, f *FutureServer, n Networks) ([]byte, error) {
 	if err := add(root, "future_server", f); err != nil {
 		return nil, err
 	}
+	spellDurations(member(root, "future_server"))
 	federation := member(root, "federation_api")
 	if len(n.Allow) > 0 {
 		if err := add(federation, "allow_networks", n.Allow); err != nil {
@@ -44,4 +46,18 @@ func add(to *yaml.Node, key string, value any) error {
 	}
 	to.Content = append(to.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: key}, &node)
 	return nil
+}
+
+// spellDurations writes the durations of our section as people do, 7d instead of 168h0m0s. In matrix_rtc there are none,
+// but text of the operator's own.
+func spellDurations(section *yaml.Node) {
+	for i := 1; i < len(section.Content); i += 2 {
+		value := section.Content[i]
+		switch d, err := time.ParseDuration(value.Value); {
+		case value.Kind == yaml.MappingNode && section.Content[i-1].Value != "matrix_rtc":
+			spellDurations(value)
+		case value.Kind == yaml.ScalarNode && err == nil && d.String() == value.Value:
+			value.Value = Spell(d)
+		}
+	}
 }

@@ -5,7 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/dendrite/setup/config"
 	yaml2 "gopkg.in/yaml.v2"
@@ -47,6 +49,26 @@ func TestMarshalIsReadBack(t *testing.T) {
 		var gotD config.Dendrite
 		if err := yaml2.Unmarshal(data, &gotD); err != nil || gotD.Global.ServerName != "example.com" || gotD.Global.KeyValidityPeriod != d.Global.KeyValidityPeriod {
 			t.Errorf("Dendrite reads %+v, %v", gotD.Global, err)
+		}
+	}
+}
+
+func TestDurationsAreForPeople(t *testing.T) {
+	var d config.Dendrite
+	d.Defaults(config.DefaultOpts{Generate: true, SingleDatabase: true})
+	var f FutureServer
+	f.Defaults()
+	f.MaxTimeout, f.DelayedEvents.MaxDelay, f.RestartGrace, f.Retention = 49*Day, Day+90*time.Minute, 0, 2*week
+	f.MatrixRTC.WellKnownExtra = map[string]any{"org.example": "168h0m0s"}
+	data, err := Marshal(&d, &f, Networks{Deny: PrivateNetworks()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		"max_timeout: 49d", "max_delay: 1d1h30m", "restart_grace: 0s", "retention: 14d", "unhealthy_after: 30s", "org.example: 168h0m0s",
+	} {
+		if !strings.Contains(string(data), line+"\n") {
+			t.Errorf("no %q in\n%s", line, data)
 		}
 	}
 }
