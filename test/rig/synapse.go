@@ -143,6 +143,9 @@ func (s *Synapse) Running() bool {
 	}
 }
 
+// PID returns the number of the server's process.
+func (s *Synapse) PID() int { return s.cmd.Process.Pid }
+
 // Client returns a client without a login.
 func (s *Synapse) Client() Client { return Client{URL: s.URL, HTTP: s.http} }
 
