@@ -84,6 +84,14 @@ func (s *Server) settings(cfg Config) map[string]any {
 		"future_server.rate_limits.call_token":    unlimited,
 		"future_server.max_futures_per_user":      100_000,
 	}
+	if len(cfg.LiveKit) > 0 {
+		var sfus []any
+		for _, l := range cfg.LiveKit {
+			sfus = append(sfus, l.Settings())
+		}
+		settings["global.well_known_client_name"] = s.URL
+		settings["future_server.matrix_rtc.livekit"] = sfus
+	}
 	maps.Copy(settings, cfg.Set)
 	return settings
 }

@@ -39,6 +39,7 @@ type Config struct {
 	Program     string         // path of another Dendrite, to start in place of ours the first time
 	Proxy       bool           // with Federation: other servers reach it through Server.Proxy, which can be cut
 	Descriptors uint64         // how many files and connections the server may have open; 0: as many as the test
+	LiveKit     []*LiveKit     // its SFUs, which the test starts
 	Set         map[string]any // dendrite.yaml by dotted path, as in "future_server.max_timeout": "1h"
 }
 
