@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,6 +36,7 @@ func Start(t testing.TB, flags ...chromedp.ExecAllocatorOption) *Browser {
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(find(t)),
 		chromedp.WSURLReadTimeout(startTime),
+		chromedp.ModifyCmdFunc(func(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL} }),
 		chromedp.Flag("headless", "new"),
 		// Names of other machines do not exist, so neither pages nor the browser itself ask anybody outside.
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"),
@@ -50,6 +52,21 @@ func Start(t testing.TB, flags ...chromedp.ExecAllocatorOption) *Browser {
 		t.Fatalf("starting Chromium: %v", err)
 	}
 	return &Browser{ctx}
+}
+
+// Kill ends the browser at once, with SIGKILL: its user's machine has crashed.
+func (b *Browser) Kill() { b.signal(syscall.SIGKILL) }
+
+// Freeze stops the browser for that time: nothing of it reaches anybody meanwhile.
+func (b *Browser) Freeze(d time.Duration) {
+	b.signal(syscall.SIGSTOP)
+	time.Sleep(d)
+	b.signal(syscall.SIGCONT)
+}
+
+// signal reaches all of the browser's processes, which are one group.
+func (b *Browser) signal(s syscall.Signal) {
+	syscall.Kill(-chromedp.FromContext(b.ctx).Browser.Process().Pid, s) //nolint:errcheck // it may be gone already
 }
 
 // find returns the path of Chromium.

@@ -21,21 +21,74 @@ func TestMain(m *testing.M) { rig.Main(m) }
 
 const memberType = "org.matrix.msc3401.call.member"
 
-// TestElementCall: two people in a call.
+// TestElementCall: whoever is in the call stays in it, and whoever is gone does not.
 func TestElementCall(t *testing.T) {
-	s, sfu := newServer(t)
+	server, sfu := newServer(t)
 	pages := site(t)
-	alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
+	alice, bob := server.Register(t, "alice"), server.Register(t, "bob")
 	room := alice.CreateRoom(map[string]any{
 		"preset": "public_chat", "power_level_content_override": map[string]any{"events": map[string]any{memberType: 0}},
 	})
 	bob.Join(room)
-	_ = sfu
 	a := enter(t, pages, alice, room)
 	b := enter(t, pages, bob, room)
 	a.sees(2)
 	b.sees(2)
-	t.Logf("%s", a.state())
+	if asked := a.state().Get("asked.0").Str; asked != "delay 3600000" {
+		t.Errorf("Element Call has not seen that leaves can be delegated: %s", asked)
+	}
+	stays := func(d time.Duration) {
+		t.Helper()
+		for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+			if n := members(alice, room); n != 2 {
+				t.Fatalf("%d are in the call", n)
+			}
+		}
+		a.sees(2)
+	}
+
+	b.browser.Freeze(5 * time.Second)
+	stays(5 * time.Second)
+	b.sees(2)
+
+	server.Kill()
+	time.Sleep(3 * time.Second) // an outage
+	server.Start()
+	stays(5 * time.Second)
+	b.sees(2)
+
+	start := time.Now()
+	b.browser.Kill()
+	for members(alice, room) == 2 && time.Since(start) < time.Minute {
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Logf("out of the room's state after %v", time.Since(start))
+	a.sees(1)
+	t.Logf("out of sight after %v", time.Since(start))
+
+	b = enter(t, pages, bob, room)
+	a.sees(2)
+	sfu.Kill()
+	b.browser.Kill()
+	sfu.Start(server.URL + rig.LiveKitPath + "/sfu_webhook")
+	start = time.Now()
+	for members(alice, room) == 2 && time.Since(start) < 3*time.Minute {
+		time.Sleep(20 * time.Millisecond)
+	}
+	t.Logf("after %v %d are in the call; alice sees %s", time.Since(start), members(alice, room), a.state())
+	time.Sleep(time.Minute)
+	t.Logf("after %v %d are in the call; alice sees %s", time.Since(start), members(alice, room), a.state())
+}
+
+// members returns how many are in the call, as the room's state says.
+func members(u *rig.User, room string) (n int) {
+	r := u.Do(http.MethodGet, rig.Path("rooms", room, "state"), nil, nil)
+	for _, e := range r.JSON.Array() {
+		if e.Get("type").Str == memberType && e.Get("content.application").Exists() {
+			n++
+		}
+	}
+	return n
 }
 
 // newServer starts a LiveKit and a homeserver.
