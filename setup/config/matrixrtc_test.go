@@ -25,7 +25,7 @@ func announced(t *testing.T, list []map[string]any) string {
 	return string(text)
 }
 
-// TestAnnounced: what clients get for each configuration. A transport of type m.livekit promises delegated leaves.
+// TestAnnounced: the transports for each configuration. A transport of type m.livekit promises delegated leaves.
 func TestAnnounced(t *testing.T) {
 	section := func(s string) string { return "future_server:\n  matrix_rtc:\n    " + s + "\n" }
 	const (
@@ -66,7 +66,7 @@ func TestAnnounced(t *testing.T) {
 			if got := announced(t, list); got != c.want || f.MatrixRTC.Delegates() != c.delegates {
 				t.Errorf("delegates %v:\n got %s\nwant %s", f.MatrixRTC.Delegates(), got, c.want)
 			}
-			for _, transport := range list { // 2.6: a reader of today fails on the whole answer otherwise
+			for _, transport := range list { // 2.6: today's clients would reject the whole answer otherwise
 				if transport["type"] == "livekit" && transport["livekit_service_url"] == nil {
 					t.Errorf("%v has no livekit_service_url", transport)
 				}

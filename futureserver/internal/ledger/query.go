@@ -126,5 +126,5 @@ func (l *Ledger) Counts() api.Counts {
 // Tokens returns how many tokens are valid.
 func (l *Ledger) Tokens() int { return l.tokens.len() }
 
-// Passing returns how many futures are being stored or sent, or have an end that is not on disk yet.
-func (l *Ledger) Passing() int { return len(l.unsettled) }
+// Unsettled returns how many futures are being stored or sent, or have an end that is not on disk yet.
+func (l *Ledger) Unsettled() int { return len(l.unsettled) }
