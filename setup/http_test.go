@@ -19,6 +19,7 @@ import (
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/setup/process"
 
+	"github.com/matrix-org/dendrite/futures/clientapi/rtc"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
@@ -155,7 +156,7 @@ func ourFront(t *testing.T, cfg *config.Dendrite) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.serve(ctx.Context(), o, newHandler(o, routers, nil), func(err error) { t.Error(err) })
+	f.serve(ctx.Context(), o, newHandler(o, routers, rtc.New(rtc.Options{Config: new(fconfig.MatrixRTC)})), func(err error) { t.Error(err) })
 	t.Cleanup(f.close)
 	return "http://" + f.http.Addr().String()
 }

@@ -55,7 +55,8 @@ func inCall(t *testing.T, f func(c *call)) {
 func (c *call) start(again bool) {
 	ctx, cancel := context.WithCancel(c.Context())
 	c.stop = cancel
-	c.delegates = newDelegates(ctx, c, c.ask, newMetrics(nil))
+	c.delegates = newDelegates(ctx, c, newMetrics(nil))
+	c.delegates.look, c.delegates.remove = c.ask, c.kick
 	c.mu.Lock()
 	for _, l := range c.leaves {
 		l.delegated.Starts++
@@ -157,6 +158,15 @@ func (c *call) ask(_ context.Context, key callKey, identities ...string) (presen
 	return there, c.away
 }
 
+func (c *call) kick(_ context.Context, _ callKey, identities ...string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, identity := range identities {
+		delete(c.there, identity)
+	}
+	return nil
+}
+
 // connect changes who is connected, without a webhook.
 func (c *call) connect(sid string) {
 	c.mu.Lock()
@@ -251,6 +261,19 @@ func TestCall(t *testing.T) {
 			c.hook(participantLeft, "1", "DUPLICATE_IDENTITY")
 			c.stays(l, 10*time.Minute)
 		},
+		"the signalling connection is over for a moment": func(c *call, l *leave) {
+			c.connect("1")
+			end := c.signalling("wss://sfu", alias, "alice")
+			c.hook(participantJoined, "1", "")
+			end(true)
+			c.stays(l, comeBackSignal-time.Millisecond)
+			end = c.signalling("wss://sfu", alias, "alice")
+			second := c.signalling("wss://sfu", alias, "alice")
+			end(true)
+			c.stays(l, time.Hour)
+			second(true)
+			c.goes(l, comeBackSignal)
+		},
 		"the SFU is away": func(c *call, l *leave) {
 			c.connect("1")
 			c.stays(l, time.Minute)
@@ -278,6 +301,28 @@ func TestCall(t *testing.T) {
 // TestCallEnds: the leave is sent once, whatever comes.
 func TestCallEnds(t *testing.T) {
 	for name, f := range map[string]func(c *call, l *leave){
+		"the machine dies": func(c *call, l *leave) {
+			c.connect("1")
+			end := c.signalling("wss://sfu", alias, "alice")
+			c.hook(participantJoined, "1", "")
+			c.stays(l, 40*time.Second)
+			end(true)
+			c.goes(l, comeBackSignal)
+			if len(c.there) != 0 {
+				c.Error("the SFU still has the participant")
+			}
+		},
+		"the SFU restarts": func(c *call, l *leave) {
+			c.connect("1")
+			end := c.signalling("wss://sfu", alias, "alice")
+			c.hook(participantJoined, "1", "")
+			c.setAway(errAway)
+			end(false)
+			c.stays(l, 20*time.Second)
+			c.connect("")
+			c.setAway(nil)
+			c.goes(l, comeBackFromRestart)
+		},
 		"nobody comes": func(c *call, l *leave) { c.goes(l, 20*time.Second) },
 		"the call is over": func(c *call, l *leave) {
 			c.connect("1")

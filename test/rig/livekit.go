@@ -20,6 +20,7 @@ type LiveKit struct {
 	URL         string // for clients
 	Key, Secret string
 	Tools       string // the folder of test/livekit/livekit.sh
+	Behind      bool   // clients reach it through the homeserver
 
 	t      testing.TB
 	config string
@@ -76,7 +77,12 @@ func freeUDP(t testing.TB) int {
 
 // Settings is the entry of future_server.matrix_rtc.livekit for this SFU.
 func (l *LiveKit) Settings() map[string]any {
-	return map[string]any{"url": l.URL, "api_key": l.Key, "api_secret": l.Secret}
+	settings := map[string]any{"url": l.URL, "api_key": l.Key, "api_secret": l.Secret}
+	if l.Behind {
+		delete(settings, "url")
+		settings["api_url"] = "http" + l.URL[len("ws"):]
+	}
+	return settings
 }
 
 // Start starts it, and returns when it answers. It sends webhooks to that URL.

@@ -169,13 +169,12 @@ globalThis.enter = async (user) => {
   frame.src = url;
 };
 
-// seen returns what the page of Element Call shows of the call: its tiles, and how many of its videos play.
+// seen returns what the page of Element Call shows: how many people's videos play. Somebody may have several tiles.
 globalThis.seen = () => {
   const page = document.querySelector("iframe")?.contentDocument;
-  const videos = [...(page?.querySelectorAll("video") ?? [])];
+  const playing = [...(page?.querySelectorAll("video") ?? [])].filter((v) => v.readyState >= 2 && v.videoWidth > 0 && v.srcObject?.active);
   return {
-    tiles: page?.querySelectorAll("[data-testid=videoTile]").length ?? 0,
-    playing: videos.filter((v) => v.readyState >= 2 && v.videoWidth > 0).length,
+    people: new Set(playing.map((v) => v.srcObject.getVideoTracks()[0]?.id)).size,
     text: page?.body?.innerText ?? "",
   };
 };
