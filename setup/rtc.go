@@ -4,11 +4,19 @@ import (
 	"context"
 	"net/http"
 
+	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/matrix-org/dendrite/futures/clientapi"
 	"github.com/matrix-org/dendrite/futures/clientapi/rtc"
+	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
+
+// fitForCalls sets what calls need otherwise than Dendrite does it.
+func fitForCalls(d *config.Dendrite, f *fconfig.FutureServer) {
+	d.RoomServer.NewRoomEventLevels = f.NewRoomEventLevels
+	d.ClientAPI.OpenIDTokenWait = clientapi.NewLimit(f.RateLimits.CallToken)
+}
 
 // newRTC gives MatrixRTC access to Dendrite. Requests to other servers go through the federation client's transport, so
 // the same networks are refused.

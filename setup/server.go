@@ -107,6 +107,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.tracing, err = startReporting(s.process, o.Dendrite, o.Metrics); err != nil {
 		return nil, err
 	}
+	fitForCalls(o.Dendrite, o.Futures)
 	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, checkRooms(ctx, o), func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
 		s.sessions = clientapi.NewSessions(roomserver.WrapUserAPI(users, s.dropFutures))
 		return syncapi.NoteCallers(s.sessions)

@@ -45,7 +45,8 @@ func openDatabases(cfg *config.Dendrite) []*config.DatabaseOptions {
 
 // databases lists the databases of all of Dendrite's components.
 func databases(cfg *config.Dendrite) []*config.DatabaseOptions {
-	return append(openDatabases(cfg), &cfg.Global.DatabaseOptions, &cfg.KeyServer.Database, &cfg.MSCs.Database, &cfg.RelayAPI.Database)
+	all := append([]*config.DatabaseOptions{&cfg.Global.DatabaseOptions}, openDatabases(cfg)...)
+	return append(all, &cfg.KeyServer.Database, &cfg.MSCs.Database, &cfg.RelayAPI.Database)
 }
 
 // enableWAL switches Dendrite's SQLite files to write-ahead logging, which more than doubles the rate of events.

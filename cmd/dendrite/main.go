@@ -31,12 +31,20 @@ var (
 	httpsAddr   = flag.String("https-bind-address", ":8448", "Where to listen for HTTPS, if there is a certificate")
 	certFile    = flag.String("tls-cert", "", "The X.509 certificate for HTTPS, in PEM format")
 	keyFile     = flag.String("tls-key", "", "The certificate's private key, in PEM format")
+	healthcheck = flag.Bool("healthcheck", false, "Ask the server that runs with the same flags for its health, and end with 0 if it is healthy, else with 1")
 )
 
 func main() {
 	flag.Parse()
 	if flag.Lookup("version").Value.String() == "true" {
 		fmt.Println(setup.Version())
+		return
+	}
+	if *healthcheck {
+		if err := setup.CheckHealth(context.Background(), *httpAddr, *unixSocket); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		return
 	}
 	setup.KeepListening()

@@ -291,6 +291,20 @@ func TestQuickStartIsQuiet(t *testing.T) {
 	}
 }
 
+// What a container engine runs to learn whether the server can do its work.
+func TestHealthcheck(t *testing.T) {
+	p := serve(t, t.TempDir())
+	address := strings.TrimPrefix(p.url, "http://")
+	if check := run(t, "-healthcheck", "-http-bind-address", address); check.code() != 0 || check.output.Len() > 0 {
+		t.Errorf("%d: %s", check.code(), &check.output)
+	}
+	p.cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // the next line tells
+	p.code()
+	if check := run(t, "-healthcheck", "-http-bind-address", address); check.code() != 1 || !strings.Contains(check.output.String(), "refused") {
+		t.Errorf("%d: %s", check.code(), &check.output)
+	}
+}
+
 func TestHalfACertificateStopsTheStart(t *testing.T) {
 	dir := t.TempDir()
 	for flag, want := range map[string]string{"-tls-cert": "-tls-cert needs -tls-key", "-tls-key": "-tls-key needs -tls-cert"} {

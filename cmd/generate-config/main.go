@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	forCI      = flag.Bool("ci", false, "Settings for tests: open registration, no limits, the message queue in memory")
+	forCI      = flag.Bool("ci", false, "Settings for tests: open registration, no limits, all networks allowed, the message queue in memory")
 	serverName = flag.String("server", "", "The server's domain name, if not localhost")
 	dbURI      = flag.String("db", "", "The database for all components (PostgreSQL), if not a SQLite file for each")
 	dir        = flag.String("dir", "./", "The folder for databases, media and the like")
@@ -56,10 +56,14 @@ func generate() (*config.Dendrite, *fconfig.FutureServer, fconfig.Networks, erro
 	d.SyncAPI.Fulltext.IndexPath = in("searchindex")
 	d.Global.JetStream.StoragePath = config.Path(*dir)
 	d.Logging = []config.LogrusHook{{Type: "file", Level: "info", Params: map[string]any{"path": string(in("log"))}}}
+	n := fconfig.Networks{Deny: fconfig.PrivateNetworks()}
 	if *forCI {
 		tuneForCI(d)
+		n = fconfig.Networks{} // the servers of a test are all in private networks
+		f.MaxFuturesPerUser, f.DelayedEvents.MaxScheduled = most, most
+		f.RateLimits = fconfig.RateLimits{Create: unlimited(), InvalidToken: unlimited(), Token: unlimited(), CallToken: unlimited()}
 	}
-	return d, f, fconfig.Networks{Deny: fconfig.PrivateNetworks()}, nil
+	return d, f, n, nil
 }
 
 func in(name string) config.Path { return config.Path(filepath.Join(*dir, name)) }
@@ -91,6 +95,11 @@ func placeDatabases(d *config.Dendrite, uri config.DataSource) {
 		}
 	}
 }
+
+// most is the highest limit that futures can have.
+const most = 1000000
+
+func unlimited() fconfig.RateLimit { return fconfig.RateLimit{PerSecond: 0, Burst: 1} }
 
 func tuneForCI(d *config.Dendrite) {
 	d.AppServiceAPI.DisableTLSValidation = true

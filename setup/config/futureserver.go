@@ -63,6 +63,9 @@ type FutureServer struct {
 	SQLiteWAL bool `yaml:"sqlite_wal"`
 	// IgnoreUnknownRooms lets the server start although its database has rooms of unknown versions.
 	IgnoreUnknownRooms bool `yaml:"ignore_unknown_rooms"`
+	// NewRoomEventLevels are the power levels that new rooms ask for these types of events, where the room's creator does
+	// not say. Each is 0 to 100.
+	NewRoomEventLevels map[string]int64 `yaml:"new_room_event_levels"`
 	// MatrixRTC names the SFUs that carry the media of calls.
 	MatrixRTC MatrixRTC `yaml:"matrix_rtc"`
 }
@@ -90,7 +93,8 @@ type RateLimits struct {
 	InvalidToken RateLimit `yaml:"invalid_token"`
 	// Token limits calls with one valid token or delay_id, and how often a user looks up delayed events.
 	Token RateLimit `yaml:"token"`
-	// CallToken limits how often a user gets a LiveKit token. Another server may ask for its users five times as often.
+	// CallToken limits how often a user gets a LiveKit token, and how often a user's device gets an OpenID token. Another
+	// server may ask for LiveKit tokens for its users five times as often.
 	CallToken RateLimit `yaml:"call_token"`
 }
 
@@ -111,6 +115,11 @@ func (c *FutureServer) Defaults() {
 	c.Retention = 7 * Day
 	c.DelayedEvents = DelayedEvents{
 		MaxDelay: 7 * 24 * time.Hour, MaxScheduled: 100, OpenManagement: true, KeepPerUser: 1000,
+	}
+	c.NewRoomEventLevels = map[string]int64{ // who is in a call says so in a state event
+		"org.matrix.msc3401.call.member": 0,
+		"org.matrix.msc4143.rtc.member":  0,
+		"m.rtc.member":                   0,
 	}
 	c.MatrixRTC = MatrixRTC{Enabled: true, WellKnown: true}
 	c.RateLimits = RateLimits{

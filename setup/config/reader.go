@@ -134,6 +134,29 @@ func spelt(v any) string {
 	return fmt.Sprint(v)
 }
 
+// levels reads power levels by the types of events. They replace the default; {} is none.
+func (r *reader) levels(to *map[string]int64) field {
+	return func(key string, node *yaml.Node) {
+		if node == nil {
+			return
+		}
+		if node.Kind != yaml.MappingNode {
+			r.fail(key, node, "should hold types of events and their levels, as in m.rtc.member: 0")
+			return
+		}
+		levels := make(map[string]int64)
+		for i := 0; i < len(node.Content); i += 2 {
+			name, level := node.Content[i], 0
+			if _, twice := levels[name.Value]; twice {
+				r.fail(key+"."+name.Value, name, "stands here twice")
+			}
+			r.integer(&level, 0, 100)(key+"."+name.Value, resolved(node.Content[i+1]))
+			levels[name.Value] = int64(level)
+		}
+		*to = levels
+	}
+}
+
 // prefixes parses a list of networks. A single address is a network of one.
 func (r *reader) prefixes(to *[]netip.Prefix) field {
 	return func(key string, node *yaml.Node) {
