@@ -36,16 +36,17 @@ const (
 type fakeFutures struct {
 	api.FutureInternalAPI // what is not faked is not to be called
 
-	mu       sync.Mutex
-	created  []*api.Future
-	byTxn    map[string]*api.Future
-	fail     error               // of creating, listing and administration
-	outcome  map[api.Token]error // of the tokens that are known
-	uses     []api.Token
-	listed   []*api.Future
-	filter   api.Filter
-	counts   api.Counts
-	canceled int
+	mu         sync.Mutex
+	created    []*api.Future
+	byTxn      map[string]*api.Future
+	fail       error               // of creating, listing and administration
+	outcome    map[api.Token]error // of the tokens that are known
+	uses       []api.Token
+	listed     []*api.Future
+	filter     api.Filter
+	counts     api.Counts
+	statistics api.Statistics
+	canceled   int
 
 	events        []*api.Future // delayed ones, by NID
 	refusal       error         // of actions on those that are scheduled
@@ -105,6 +106,8 @@ func (s *fakeFutures) QueryFutures(_ context.Context, f api.Filter) ([]*api.Futu
 }
 
 func (s *fakeFutures) QueryFutureCounts(context.Context) api.Counts { return s.counts }
+
+func (s *fakeFutures) QueryStatistics(context.Context) api.Statistics { return s.statistics }
 
 func (s *fakeFutures) PerformAdminCancellation(_ context.Context, f api.Filter) (int, error) {
 	s.filter = f

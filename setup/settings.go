@@ -38,5 +38,6 @@ func logSettings(c *fconfig.FutureServer) {
 		"invalid_per_second":   limits.InvalidToken.PerSecond,
 		"trusted_proxies":      len(c.TrustedProxies),
 		"sqlite_wal":           c.SQLiteWAL,
+		"page":                 c.Page,
 	}).Info("futureserver: settings")
 }

@@ -213,6 +213,9 @@ type FutureInternalAPI interface {
 	// QueryFutureCounts returns how many futures are live, by state.
 	QueryFutureCounts(ctx context.Context) Counts
 
+	// QueryStatistics returns what has happened since the start.
+	QueryStatistics(ctx context.Context) Statistics
+
 	// PerformAdminCancellation cancels the scheduled futures that match the filter, and returns how many it cancelled.
 	// The filter must name a user, a room or a future.
 	PerformAdminCancellation(ctx context.Context, filter Filter) (int, error)
@@ -315,6 +318,22 @@ func (f DelayedFilter) Compare(a, b NID) int {
 // Counts says how many futures are live.
 type Counts struct {
 	Scheduled, Sending, Users, Rooms int
+}
+
+// Statistics count what has happened since the start.
+type Statistics struct {
+	Since                         time.Time // the start
+	Scheduled, Refreshed, Retries uint64    // futures that were accepted, heartbeats, attempts to send that had to be repeated
+	Ended                         map[State]uint64
+	Failed                        map[RefusalKind]uint64 // Ended[Failed], by reason
+	Lateness, Delivery            Histogram              // from the deadline to the claim, and to the proof
+	Overdue                       time.Duration          // as in Vitals
+}
+
+// Histogram counts durations by ranges.
+type Histogram struct {
+	Bounds []time.Duration // the upper bound of each range, included
+	Counts []uint64        // one more: the last is of all that are longer
 }
 
 // Vitals say how a futureserver is.

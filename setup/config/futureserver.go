@@ -63,6 +63,8 @@ type FutureServer struct {
 	SQLiteWAL bool `yaml:"sqlite_wal"`
 	// IgnoreUnknownRooms lets the server start although its database has rooms of versions that it does not know.
 	IgnoreUnknownRooms bool `yaml:"ignore_unknown_rooms"`
+	// Page serves a web page for users, administrators and developers.
+	Page bool `yaml:"page"`
 	// MatrixRTC is which SFUs carry the media of calls.
 	MatrixRTC MatrixRTC `yaml:"matrix_rtc"`
 }
@@ -109,6 +111,7 @@ func (c *FutureServer) Defaults() {
 	c.RestartGrace = 10 * time.Second
 	c.UnhealthyAfter = 30 * time.Second
 	c.Retention = 7 * Day
+	c.Page = true
 	c.DelayedEvents = DelayedEvents{
 		MaxDelay: 7 * 24 * time.Hour, MaxScheduled: 100, OpenManagement: true, KeepPerUser: 1000,
 	}

@@ -87,6 +87,7 @@ func (c *FutureServer) fields(r *reader, clients string) fields {
 		"max_connections_per_address": r.integer(&c.MaxConnectionsPerAddress, 0, 1_000_000),
 		"sqlite_wal":                  r.boolean(&c.SQLiteWAL),
 		"ignore_unknown_rooms":        r.boolean(&c.IgnoreUnknownRooms),
+		"page":                        r.boolean(&c.Page),
 		"matrix_rtc":                  r.nested(c.MatrixRTC.fields(r, clients)),
 	}
 }

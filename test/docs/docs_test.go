@@ -126,6 +126,7 @@ func TestNames(t *testing.T) {
 		{"parameter", "clientapi/create.go", regexp.MustCompile(`= "(future_[a-z_]+)"`), "docs/api.md", "`$`"},
 		{"key", "clientapi/create.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},
 		{"key", "clientapi/admin.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},
+		{"key", "clientapi/statistics.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},
 		{"key", "clientapi/delayed.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},
 		{"key", "clientapi/lookup.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", "$"},
 		{"key", "clientapi/gen2.go", regexp.MustCompile(`fields\["([a-z_]+)"`), "docs/api.md", "`$`"},
