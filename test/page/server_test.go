@@ -20,7 +20,7 @@ func testServer(t *testing.T, b *browser.Browser, server *rig.Server) {
 	v.signIn(bob)
 	v.reads("#message", "administrators")
 
-	f, leaver := live(t, server, bob, room, busy)
+	f, guest := live(t, server, bob, room, busy)
 
 	v = visit(t, b, server, "server")
 	v.signIn(admin)
@@ -32,7 +32,7 @@ func testServer(t *testing.T, b *browser.Browser, server *rig.Server) {
 	v.reads("#heartbeats", "a second now")
 	v.choose("[name=state]", "failed")
 	v.click("#lookup-form button")
-	v.reads("#found", leaver.ID)
+	v.reads("#found", guest.ID)
 	v.hides(f.Refresh, f.Cancel, f.Send, admin.Token)
 
 	// Cancel with preview, from the row of the room.
@@ -70,7 +70,7 @@ func testServer(t *testing.T, b *browser.Browser, server *rig.Server) {
 
 // live fills a server with what an administrator may want to see: in one room three futures that wait, some that were sent and
 // one that failed; in the other six that wait, one of them with heartbeats.
-func live(t *testing.T, server *rig.Server, bob *rig.User, room, busy string) (beating rig.Future, leaver *rig.User) {
+func live(t *testing.T, server *rig.Server, bob *rig.User, room, busy string) (beating rig.Future, guest *rig.User) {
 	for range 3 {
 		bob.SendFuture(room, "m.room.message", rig.Text("later"), rig.Params{Timeout: time.Hour})
 	}
@@ -86,9 +86,8 @@ func live(t *testing.T, server *rig.Server, bob *rig.User, room, busy string) (b
 	}
 	bob.SendFuture(room, "m.room.message", rig.Text("the last"), rig.Params{Timeout: 100 * time.Millisecond})
 	bob.WaitFor(room, rig.HasBody("the last"), rig.Patience)
-	leaver = server.Register(t, "carol")
-	leaver.Join(room)
-	leaver.SendFuture(room, "m.room.message", rig.Text("never"), rig.Params{Timeout: time.Second})
-	leaver.Leave(room)
-	return beating, leaver
+	guest = server.Register(t, "carol")
+	guest.Join(room)
+	guest.StateFuture(room, "m.room.topic", "", map[string]any{"topic": "Mine"}, rig.Params{Timeout: time.Millisecond}) // without the power
+	return beating, guest
 }

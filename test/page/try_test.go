@@ -11,9 +11,9 @@ func testTryIt(t *testing.T, b *browser.Browser, server *rig.Server) {
 	dave := server.Register(t, "dave")
 	v := visit(t, b, server, "try")
 	v.signIn(dave)
-	v.choose("#join-form [name=seconds]", "6")
+	v.choose("#join-form [name=seconds]", "10")
 	v.click("#join-form button")
-	v.reads("#requests", "I have left in 6 s")
+	v.reads("#requests", "I have left in 10 s")
 	room := dave.Do("GET", rig.Path("joined_rooms"), nil, nil).JSON.Get("joined_rooms.0").String()
 	if got := dave.GetState(room, "org.example.call", dave.ID).Get("in").String(); got != "call" {
 		t.Errorf("in the call: %q", got)
@@ -31,7 +31,7 @@ func testTryIt(t *testing.T, b *browser.Browser, server *rig.Server) {
 	}
 	for _, want := range []string{
 		`curl -X PUT -H "Authorization: Bearer $T" "$H/rooms/$R/state/org.example.call/$ME" -d '{"in":"call"}'`,
-		`"$H/rooms/$R/state_future/org.example.call/$ME?future_timeout=6000"`, `"refresh_token":"$REFRESH"`,
+		`"$H/rooms/$R/state_future/org.example.call/$ME?future_timeout=10000"`, `"refresh_token":"$REFRESH"`,
 		`curl -X POST "$H/futures/$REFRESH"`, "/sync?since=$SINCE",
 	} {
 		v.reads("#requests", want)
