@@ -150,6 +150,16 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// TestIndexIsComplete: docs/README.md leads to every page.
+func TestIndexIsComplete(t *testing.T) {
+	index := read(t, "docs/README.md")
+	for _, page := range documents(t) {
+		if name, ok := strings.CutPrefix(page, "docs/"); ok && name != "README.md" && !strings.Contains(index, "]("+name+")") {
+			t.Errorf("docs/README.md does not lead to %s", name)
+		}
+	}
+}
+
 // TestPackagesAreNamed: every folder of test has its line in the page on testing.
 func TestPackagesAreNamed(t *testing.T) {
 	entries, err := os.ReadDir(filepath.Join(root, "test"))
