@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: base help build run test interop livekit demo soak kills mutants bench bench-quick lint fuzz vulns clean
+.PHONY: base help build run test interop livekit demo soak kills mutants bench bench-quick lint fuzz vulns image clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
 
@@ -94,6 +94,7 @@ lint: base ## Check the formatting, and what go vet and staticcheck know (static
 	(cd test/clients/mautrix && GOWORK=off go vet .)
 	(cd test/livekit && GOWORK=off go vet .)
 	(cd test/vulns && GOWORK=off go vet .)
+	(cd setup/packaging/image && GOWORK=off go vet .)
 
 # A number of inputs, not a time: at the end of a time Go's fuzzer fails by chance ("context deadline exceeded").
 FUZZ ?= 20000x
@@ -110,6 +111,19 @@ vulns: base ## Compare the known advisories of all modules with docs/advisories.
 	export GOWORK=off
 	go test .
 	go run .
+
+ARCHS ?= amd64 arm64
+IMAGE ?= dendrite-futures:latest
+IMAGE_USER ?= 991
+
+image: base ## Make container images for ARCHS in bin/image/, without a container engine
+	@folders=()
+	for arch in $(ARCHS); do
+		folders+=("$$(setup/packaging/static.sh "$$arch")")
+	done
+	(cd setup/packaging/image && GOWORK=off go build -o ../../../.cache/image .)
+	.cache/image -o bin/image -tag $(IMAGE) -user $(IMAGE_USER) "$${folders[@]}"
+	ls -l bin/image/*.tar
 
 clean: ## Delete what the build has made; dendrite-data/ stays
 	@rm -rf bin .base go.work go.work.sum

@@ -1,5 +1,5 @@
-// Command generate-config prints a dendrite.yaml, a new one or one that exists with all that it lacks. It takes
-// the place of Dendrite's own, which would drop the future_server section.
+// Command generate-config prints a dendrite.yaml: a new one, or an existing one with all missing defaults. It replaces
+// Dendrite's own program, which would drop the future_server section.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	forCI      = flag.Bool("ci", false, "Settings for tests: open registration, no limits, the message queue in memory")
+	forCI      = flag.Bool("ci", false, "Settings for tests: open registration, no limits, all networks allowed, the message queue in memory")
 	serverName = flag.String("server", "", "The server's domain name, if not localhost")
 	dbURI      = flag.String("db", "", "The database for all components (PostgreSQL), if not a SQLite file for each")
 	dir        = flag.String("dir", "./", "The folder for databases, media and the like")
@@ -56,19 +56,23 @@ func generate() (*config.Dendrite, *fconfig.FutureServer, fconfig.Networks, erro
 	d.SyncAPI.Fulltext.IndexPath = in("searchindex")
 	d.Global.JetStream.StoragePath = config.Path(*dir)
 	d.Logging = []config.LogrusHook{{Type: "file", Level: "info", Params: map[string]any{"path": string(in("log"))}}}
+	n := fconfig.Networks{Deny: fconfig.PrivateNetworks()}
 	if *forCI {
 		tuneForCI(d)
+		n = fconfig.Networks{} // the servers of a test are all in private networks
+		f.MaxFuturesPerUser, f.DelayedEvents.MaxScheduled = most, most
+		f.RateLimits = fconfig.RateLimits{Create: unlimited(), InvalidToken: unlimited(), Token: unlimited(), CallToken: unlimited()}
 	}
-	return d, f, fconfig.Networks{Deny: fconfig.PrivateNetworks()}, nil
+	return d, f, n, nil
 }
 
 func in(name string) config.Path { return config.Path(filepath.Join(*dir, name)) }
 
-// idleConnections is how many connections to PostgreSQL stay open. With the 2 that are Dendrite's default PostgreSQL
-// starts a process for nearly every query, as soon as several clients ask at once.
+// idleConnections is how many connections to PostgreSQL stay open. With Dendrite's default of 2, PostgreSQL would start
+// a process for nearly every query as soon as several clients are active.
 const idleConnections = 30
 
-// placeDatabases gives a PostgreSQL database to all components together, and a SQLite file to each.
+// placeDatabases sets one PostgreSQL database for all components, or one SQLite file for each.
 func placeDatabases(d *config.Dendrite, uri config.DataSource) {
 	if uri != "" && !uri.IsSQLite() {
 		d.Global.DatabaseOptions.ConnectionString = uri
@@ -92,6 +96,11 @@ func placeDatabases(d *config.Dendrite, uri config.DataSource) {
 	}
 }
 
+// most is the highest limit that futures can have.
+const most = 1000000
+
+func unlimited() fconfig.RateLimit { return fconfig.RateLimit{PerSecond: 0, Burst: 1} }
+
 func tuneForCI(d *config.Dendrite) {
 	d.AppServiceAPI.DisableTLSValidation = true
 	d.ClientAPI.RateLimiting.Enabled = false
@@ -100,7 +109,7 @@ func tuneForCI(d *config.Dendrite) {
 	d.ClientAPI.RegistrationSharedSecret = "complement"
 	d.FederationAPI.DisableTLSValidation = false
 	d.FederationAPI.DisableHTTPKeepalives = true
-	d.FederationAPI.KeyPerspectives = config.KeyPerspectives{} // tests ask no server on the Internet
+	d.FederationAPI.KeyPerspectives = config.KeyPerspectives{} // tests must not ask servers on the Internet
 	d.Global.JetStream.InMemory = true
 	d.Global.Presence = config.PresenceOptions{EnableInbound: true, EnableOutbound: true}
 	d.Logging[0].Level, d.Logging[0].Type = "trace", "std"

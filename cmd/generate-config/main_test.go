@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,8 +13,8 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// reread writes what generate makes to a file and reads it as the server does.
-func reread(t *testing.T) (*config.Dendrite, *fconfig.FutureServer) {
+// reread writes the output of generate to a file and loads it as the server does.
+func reread(t *testing.T) (*config.Dendrite, *fconfig.FutureServer, fconfig.Networks) {
 	t.Helper()
 	d, f, n, err := generate()
 	if err != nil {
@@ -27,13 +28,13 @@ func reread(t *testing.T) (*config.Dendrite, *fconfig.FutureServer) {
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if f, _, err = fconfig.Load(path); err != nil {
+	if f, n, err = fconfig.Load(path); err != nil {
 		t.Fatal(err)
 	}
 	if d, err = config.Load(path); err != nil {
 		t.Fatal(err)
 	}
-	return d, f
+	return d, f, n
 }
 
 func TestNormaliseKeepsOurSection(t *testing.T) {
@@ -43,7 +44,7 @@ func TestNormaliseKeepsOurSection(t *testing.T) {
 	}
 	*normalise = path
 	defer func() { *normalise = "" }()
-	d, f := reread(t)
+	d, f, _ := reread(t)
 	if !f.SQLiteWAL || f.MaxTimeout != 168*time.Hour || f.Database.ConnectionString == "" || d.ClientAPI.RegistrationSharedSecret == "" {
 		t.Errorf("%+v %+v", f, d.ClientAPI)
 	}
@@ -54,14 +55,22 @@ func TestGenerate(t *testing.T) {
 	if _, _, err := setup.QuickStart("."); err != nil { // for the key that the configuration names
 		t.Fatal(err)
 	}
+	if _, _, n := reread(t); !n.Refuses(netip.MustParseAddr("172.17.0.1")) {
+		t.Errorf("%+v", n)
+	}
 	*serverName, *dir, *forCI = "example.com", "data", true
-	d, f := reread(t)
+	d, f, n := reread(t)
 	if d.Global.ServerName != "example.com" || d.RoomServer.Database.ConnectionString != "file:data/dendrite_roomserver.db" ||
 		!d.Global.JetStream.InMemory || d.Global.DatabaseOptions.ConnectionString != "" || !f.Enabled || f.SQLiteWAL {
 		t.Errorf("%+v %+v", d.Global, f)
 	}
+	// Other servers of the test are in private networks, and a test schedules as fast as it can.
+	if n.Refuses(netip.MustParseAddr("172.17.0.1")) || f.RateLimits.Create.PerSecond != 0 || f.RateLimits.InvalidToken.PerSecond != 0 ||
+		f.MaxFuturesPerUser < 10000 || f.DelayedEvents.MaxScheduled < 10000 {
+		t.Errorf("%+v %+v", n, f)
+	}
 	*dbURI = "postgres://db/dendrite"
-	d, _ = reread(t)
+	d, _, _ = reread(t)
 	if d.Global.DatabaseOptions.ConnectionString != "postgres://db/dendrite" || d.RoomServer.Database.ConnectionString != "" ||
 		d.Global.DatabaseOptions.MaxIdleConnections != idleConnections {
 		t.Errorf("%+v %+v", d.Global, d.RoomServer)

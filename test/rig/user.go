@@ -91,6 +91,19 @@ func (s *Server) Login(t testing.TB, u *User) *User {
 	return other
 }
 
+// LoginAt logs in at a server that the kit has not started.
+func LoginAt(t testing.TB, url, name, password string) *User {
+	t.Helper()
+	u := &User{Client: Client{URL: url, HTTP: http.DefaultClient}, t: t}
+	r := u.must(http.MethodPost, Path("login"), nil, map[string]any{
+		"type": "m.login.password", "password": password,
+		"identifier": map[string]any{"type": "m.id.user", "user": name},
+	})
+	get := func(key string) string { return r.JSON.Get(key).String() }
+	u.ID, u.DeviceID, u.Token = get("user_id"), get("device_id"), get("access_token")
+	return u
+}
+
 // UseToken does what a future's token stands for, without a login.
 func (s *Server) UseToken(t testing.TB, token string) Response {
 	t.Helper()

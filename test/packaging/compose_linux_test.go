@@ -1,0 +1,129 @@
+package packaging
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/matrix-org/dendrite/futures/test/rig"
+)
+
+// A service is what the tests follow of a service in a compose file.
+type service struct {
+	Image       string
+	User        string
+	Command     []string
+	Volumes     []string
+	Tmpfs       []string
+	Environment map[string]string
+	ReadOnly    bool `yaml:"read_only"`
+}
+
+// compose reads a compose file.
+func compose(t *testing.T, path string) map[string]service {
+	t.Helper()
+	var file struct{ Services map[string]service }
+	if err := yaml.Unmarshal(readFile(t, path), &file); err != nil {
+		t.Fatal(err)
+	}
+	return file.Services
+}
+
+const patience = 2 * time.Minute // under load; nothing waits for all of it unless something is wrong
+
+func eventually(t *testing.T, try func() error) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		err := try()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// configure makes signing key, certificate and configuration with the image's own programs, as Dendrite's documentation
+// has it, and changes lines of it, each of which must be there.
+func (c *container) configure(folder, data, db string, lines ...string) {
+	c.t.Helper()
+	uid, gid := c.ids()
+	c.must(os.Chown(folder, uid, gid))
+	c.exec("/usr/bin/generate-keys", "-private-key", "matrix_key.pem", "-tls-cert", "server.crt", "-tls-key", "server.key")
+	args := []string{"/usr/bin/generate-config", "-server", "example.test", "-dir", data}
+	if db != "" {
+		args = append(args, "-db", db)
+	}
+	text := c.exec(args...)
+	lines = append(lines, `registration_shared_secret: ""`, "registration_shared_secret: geheim", "bcrypt_cost: 10", "bcrypt_cost: 4")
+	for i := 0; i < len(lines); i += 2 {
+		if !strings.Contains(text, lines[i]) {
+			c.t.Fatalf("no %q in\n%s", lines[i], text)
+		}
+		text = strings.Replace(text, lines[i], lines[i+1], 1)
+	}
+	c.must(os.WriteFile(filepath.Join(folder, "dendrite.yaml"), []byte(text), 0o644))
+}
+
+// live makes an account with the container's create-account, and has a future fire.
+func (c *container) live(name string) (user *rig.User, room string) {
+	c.t.Helper()
+	c.exec("/usr/bin/create-account", "-config", "/etc/dendrite/dendrite.yaml", "-username", name, "-password", "correct horse")
+	user = rig.LoginAt(c.t, "http://127.0.0.1:8008", name, "correct horse")
+	room = user.CreateRoom(nil)
+	user.SendFuture(room, "m.room.message", map[string]any{"body": "later"}, rig.Params{Timeout: time.Second})
+	user.WaitFor(room, rig.HasBody("later"), patience)
+	return user, room
+}
+
+// restarts stops the server in order, starts it again, and looks for what was there.
+func (c *container) restarts(user *rig.User, room string) {
+	c.t.Helper()
+	if code := c.stop(); code != 0 {
+		c.t.Errorf("it ended with %d\n%s", code, c.log)
+	}
+	c.start()
+	c.healthy()
+	user.WaitFor(room, rig.HasBody("later"), patience)
+	if code := c.stop(); code != 0 {
+		c.t.Errorf("it ended with %d\n%s", code, c.log)
+	}
+}
+
+// Dendrite's own compose file, unchanged but for the image's name.
+func TestDendritesCompose(t *testing.T) {
+	services := compose(t, root+"/.base/dendrite/build/docker/docker-compose.yml")
+	server := services["monolith"]
+	if server.Image != "matrixdotorg/dendrite-monolith:latest" {
+		t.Fatalf("the server is %+v", server)
+	}
+	env := services["postgres"].Environment
+	startPostgres(t, env["POSTGRES_USER"], env["POSTGRES_PASSWORD"])
+	folder := scratch(t)
+	c := newContainer(t, server, folder)
+	c.configure(filepath.Join(folder, "config"), "/var/dendrite/", "postgresql://dendrite:itsasecret@postgres/dendrite?sslmode=disable")
+	c.start()
+	c.healthy()
+	c.restarts(c.live("alice"))
+}
+
+// A compose file of the kind that people write for a small server: one container with SQLite, another user, a read-only
+// root file system, HTTPS with a certificate beside the configuration.
+func TestSmallCompose(t *testing.T) {
+	server := compose(t, "testdata/small.yaml")["dendrite"]
+	folder := scratch(t)
+	c := newContainer(t, server, folder)
+	uid, gid := c.ids()
+	c.must(os.Chown(filepath.Join(folder, "data"), uid, gid))
+	c.configure(filepath.Join(folder, "config"), "/var/dendrite", "", "type: file", "type: std")
+	c.start()
+	c.healthy()
+	user, room := c.live("alice")
+	answers(t, "https://127.0.0.1:8448/_matrix/federation/v1/version", "", nil)
+	c.restarts(user, room)
+}
