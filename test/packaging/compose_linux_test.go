@@ -70,10 +70,10 @@ func (c *container) configure(folder, data, db string, lines ...string) {
 	c.must(os.WriteFile(filepath.Join(folder, "dendrite.yaml"), []byte(text), 0o644))
 }
 
-// live makes an account with the container's create-account, and has a future fire.
-func (c *container) live(name string) (user *rig.User, room string) {
+// live makes an account with the container's program for that, and has a future fire.
+func (c *container) live(createAccount, name string) (user *rig.User, room string) {
 	c.t.Helper()
-	c.exec("/usr/bin/create-account", "-config", "/etc/dendrite/dendrite.yaml", "-username", name, "-password", "correct horse")
+	c.exec(createAccount, "-config", "/etc/dendrite/dendrite.yaml", "-username", name, "-password", "correct horse")
 	user = rig.LoginAt(c.t, "http://127.0.0.1:8008", name, "correct horse")
 	room = user.CreateRoom(nil)
 	user.SendFuture(room, "m.room.message", map[string]any{"body": "later"}, rig.Params{Timeout: time.Second})
@@ -109,7 +109,7 @@ func TestDendritesCompose(t *testing.T) {
 	c.configure(filepath.Join(folder, "config"), "/var/dendrite/", "postgresql://dendrite:itsasecret@postgres/dendrite?sslmode=disable")
 	c.start()
 	c.healthy()
-	c.restarts(c.live("alice"))
+	c.restarts(c.live("/usr/bin/create-account", "alice"))
 }
 
 // A compose file of the kind that people write for a small server: one container with SQLite, another user, a read-only
@@ -123,7 +123,7 @@ func TestSmallCompose(t *testing.T) {
 	c.configure(filepath.Join(folder, "config"), "/var/dendrite", "", "type: file", "type: std")
 	c.start()
 	c.healthy()
-	user, room := c.live("alice")
+	user, room := c.live("/usr/bin/create-account", "alice")
 	answers(t, "https://127.0.0.1:8448/_matrix/federation/v1/version", "", nil)
 	c.restarts(user, room)
 }
