@@ -1,7 +1,9 @@
 package packaging
 
 import (
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -126,4 +128,50 @@ func TestSmallCompose(t *testing.T) {
 	user, room := c.live("/usr/bin/create-account", "alice")
 	answers(t, "https://127.0.0.1:8448/_matrix/federation/v1/version", "", nil)
 	c.restarts(user, room)
+}
+
+// The project's own compose file, as prepare.sh makes it: PostgreSQL and NATS are what it says, LiveKit is not needed before
+// somebody calls.
+func TestOwnCompose(t *testing.T) {
+	folder := filepath.Join(scratch(t), "server")
+	if _, err := output(exec.Command(packDir+"/compose/prepare.sh", "example.test", folder)); err != nil {
+		t.Fatal(err)
+	}
+	services := compose(t, filepath.Join(folder, "compose.yaml"))
+	env := services["postgres"].Environment
+	startPostgres(t, env["POSTGRES_USER"], env["POSTGRES_PASSWORD"])
+
+	queue := newSystem(t)
+	queue.install(os.Getenv(nats), "/usr/bin/nats-server", 0o755)
+	queue.install(filepath.Join(folder, "nats.conf"), "/etc/nats/nats.conf", 0o644)
+	queue.image.config.Cmd = append([]string{"/usr/bin/nats-server"}, services["nats"].Command...)
+	queue.start()
+	eventually(t, func() error {
+		conn, err := net.Dial("tcp", "127.0.0.1:4222")
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
+	})
+
+	c := newContainer(t, services["dendrite"], folder)
+	c.exec("/usr/bin/generate-keys", "-private-key", "/var/dendrite/matrix_key.pem")
+	c.start()
+	c.healthy()
+	user, room := c.live("/usr/bin/create-account", "alice")
+	if r := user.Do("GET", "/_matrix/client/unstable/org.matrix.msc4143/rtc/transports", nil, nil); !strings.Contains(string(r.Body), "https://example.test/_matrix/livekit/jwt") {
+		t.Errorf("the SFU is not announced: %d %s", r.Status, r.Body)
+	}
+	c.restarts(user, room)
+	queue.stop()
+}
+
+// Those who write compose files check them so.
+func TestComposeFilesAreValid(t *testing.T) {
+	need(t, "docker-compose")
+	for _, name := range []string{packDir + "/compose/compose.yaml", "testdata/small.yaml"} {
+		if _, err := output(exec.Command("docker-compose", "-f", name, "config", "-q")); err != nil {
+			t.Error(err)
+		}
+	}
 }

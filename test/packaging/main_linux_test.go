@@ -21,6 +21,7 @@ const (
 	inside   = "PACKAGING_INSIDE"        // set in the namespaces; the folder for all that the tests write
 	programs = "PACKAGING_PROGRAMS"      // the folder of the static programs
 	images   = "PACKAGING_IMAGES"        // the image, as an OCI layout
+	nats     = "PACKAGING_NATS"          // the program of a NATS server
 	required = "FUTURES_TEST_PACKAGES"   // "required": a machine that cannot run these tests fails them
 	root     = "../.."                   // of the repository
 	packDir  = root + "/setup/packaging" // what is tested
@@ -62,7 +63,7 @@ func outside() (code int, err error) {
 		return 1, err
 	}
 	self := exec.Command(os.Args[0], os.Args[1:]...)
-	self.Env = append(os.Environ(), inside+"="+dir, programs+"="+built, images+"="+filepath.Join(dir, "image"))
+	self.Env = append(os.Environ(), inside+"="+dir, programs+"="+built, images+"="+filepath.Join(dir, "image"), nats+"="+filepath.Join(dir, "nats-server"))
 	self.Stdout, self.Stderr = os.Stdout, os.Stderr
 	self.SysProcAttr = isolated()
 	err = self.Run()
@@ -83,13 +84,16 @@ func namespaces() bool {
 	return probe.Run() == nil
 }
 
-// build makes the static programs of this machine's architecture, and the image of them.
+// build makes the static programs of this machine's architecture, the image of them, and a NATS server.
 func build(dir string) (string, error) {
 	out, err := output(exec.Command(packDir+"/static.sh", runtime.GOARCH))
 	if err != nil {
 		return "", err
 	}
 	built := strings.TrimSpace(out)
+	if _, err := output(exec.Command("go", "build", "-o", filepath.Join(dir, "nats-server"), "github.com/nats-io/nats-server/v2")); err != nil {
+		return "", err
+	}
 	pack := exec.Command("go", "build", "-o", filepath.Join(dir, "pack"), ".")
 	pack.Dir, pack.Env = packDir+"/image", append(os.Environ(), "GOWORK=off")
 	if _, err := output(pack); err != nil {
