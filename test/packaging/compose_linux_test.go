@@ -130,6 +130,35 @@ func TestSmallCompose(t *testing.T) {
 	c.restarts(user, room)
 }
 
+// Files that a container has written as root, as Dendrite's own image does, can be taken over by giving them to the image's
+// user, and until then the server says what is wrong.
+func TestFromRootsFiles(t *testing.T) {
+	server := compose(t, "testdata/small.yaml")["dendrite"]
+	server.Command = nil
+	server.User = "0:0"
+	folder := scratch(t)
+	before := newContainer(t, server, folder)
+	before.configure(filepath.Join(folder, "config"), "/var/dendrite", "", "type: file", "type: std")
+	before.start()
+	before.healthy()
+	user, room := before.live("/usr/bin/create-account", "alice")
+	before.stop()
+
+	server.User = "" // the image's
+	after := newContainer(t, server, folder)
+	after.start()
+	<-after.ended
+	if !strings.Contains(after.log.String(), "permission denied") {
+		t.Errorf("it says: %s", after.log)
+	}
+	if _, err := output(exec.Command("chown", "-R", after.image.config.User, folder)); err != nil {
+		t.Fatal(err)
+	}
+	after.start()
+	after.healthy()
+	after.restarts(user, room)
+}
+
 // The project's own compose file, as prepare.sh makes it: PostgreSQL and NATS are what it says, LiveKit is not needed before
 // somebody calls.
 func TestOwnCompose(t *testing.T) {
