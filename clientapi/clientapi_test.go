@@ -32,23 +32,23 @@ const (
 	tokenAt = client + "/v3/futures/"
 )
 
-// fakeFutures is a futureserver without a clock: it keeps what it is given and fails as it is told.
+// fakeFutures is a futureserver without a clock. It records its calls and returns the errors that the test sets.
 type fakeFutures struct {
-	api.FutureInternalAPI // what is not faked is not to be called
+	api.ClientAPI // methods without a fake must not be called
 
 	mu       sync.Mutex
 	created  []*api.Future
 	byTxn    map[string]*api.Future
-	fail     error               // of creating, listing and administration
-	outcome  map[api.Token]error // of the tokens that are known
+	fail     error               // error of creating, listing and administration
+	outcome  map[api.Token]error // outcomes of the known tokens
 	uses     []api.Token
 	listed   []*api.Future
 	filter   api.Filter
 	counts   api.Counts
 	canceled int
 
-	events        []*api.Future // delayed ones, by NID
-	refusal       error         // of actions on those that are scheduled
+	events        []*api.Future // delayed events, by NID
+	refusal       error         // error of actions on scheduled events
 	acts          []act
 	delayedFilter api.DelayedFilter
 }
@@ -185,7 +185,7 @@ func (fakeUsers) QueryAccessToken(_ context.Context, req *userapi.QueryAccessTok
 	return nil
 }
 
-// harness is this package's routes in front of a stand-in for Dendrite's.
+// harness is this package's routes in front of fake routes of Dendrite.
 type harness struct {
 	*fakeFutures
 	tokens     *TokenHandler
@@ -233,7 +233,7 @@ func newHarness(change ...func(*fconfig.FutureServer)) *harness {
 	return &harness{fake, tokens, management, outer}
 }
 
-// answer is a response, read.
+// answer is a parsed response.
 type answer struct {
 	code   int
 	body   string

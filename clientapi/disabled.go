@@ -6,10 +6,20 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// disabled stands for the futureserver where the configuration switches it off: there is no future, and no
-// token or ID stands for one. Creating never gets this far (dialect.off); the methods without a body here are
-// not called from this package.
-type disabled struct{ api.FutureInternalAPI }
+// disabled takes the place of the futureserver if the configuration switches it off. It has no futures, and every token
+// and ID is unknown to it.
+type disabled struct{}
+
+var _ api.ClientAPI = disabled{}
+
+// PerformFutureCreation is never called, because dialect.off refuses such requests earlier.
+func (disabled) PerformFutureCreation(context.Context, *api.Future) (*api.Future, error) {
+	return nil, &api.Refusal{Kind: api.Forbidden, Message: "Futures are switched off on this server"}
+}
+
+func (disabled) QueryFutureByTransaction(context.Context, string, []byte) (*api.Future, error) {
+	return nil, nil
+}
 
 func (disabled) PerformTokenAction(context.Context, api.Token) error { return api.ErrGone }
 

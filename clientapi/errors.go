@@ -3,9 +3,7 @@ package clientapi
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/matrix-org/gomatrixserverlib/spec"
@@ -14,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// Codes that Dendrite's spec package has no name for.
+// Error codes that are missing in Dendrite's spec package.
 const (
 	errorTooLarge              spec.MatrixErrorCode = "M_TOO_LARGE"
 	errorUnknownGroup          spec.MatrixErrorCode = "M_UNKNOWN_FUTURE_GROUP"
@@ -24,14 +22,14 @@ const (
 	errorDelayTooLargeUnstable spec.MatrixErrorCode = "ORG.MATRIX.MSC4140_DELAY_TOO_LARGE"
 )
 
-// How long a client is told to wait until the server has restarted, or has caught up.
+// How long a client is told to wait if the server is restarting or overloaded.
 const (
 	retryStopping   = 5 * time.Second
 	retryOverloaded = time.Second
 )
 
-// mscError is an error with fields of the proposal, which are unstable and so have a prefix (generation 0, 3.2
-// and 3.3; generation 1, 3.6; generation 2, 3.4). Times are milliseconds.
+// mscError is an error with fields of the proposal. The fields are unstable, so their names have a prefix (generation
+// 0, 3.2 and 3.3; generation 1, 3.6; generation 2, 3.4). Times are milliseconds.
 type mscError struct {
 	spec.MatrixError
 	MSCCode    spec.MatrixErrorCode `json:"org.matrix.msc4140.errcode,omitempty"`
@@ -39,8 +37,8 @@ type mscError struct {
 	MaxDelay   int64                `json:"org.matrix.msc4140.max_delay,omitempty"`
 }
 
-// respond translates the errors of the api package into Matrix errors, where the dialects do not differ.
-// Anything that is not the caller's doing is a 500 without details.
+// respond translates errors of the api package into Matrix errors that are the same in all dialects. An error that the
+// client has not caused becomes a 500 without details.
 func respond(err error) util.JSONResponse {
 	if refusal, ok := errors.AsType[*api.Refusal](err); ok {
 		return refused(refusal)
@@ -53,7 +51,7 @@ func respond(err error) util.JSONResponse {
 		return util.JSONResponse{Code: http.StatusConflict, JSON: mscError{
 			MatrixError: spec.Unknown("There is no timeout future with this future_group_id"), MSCCode: errorUnknownGroup,
 		}}
-	case errors.Is(err, api.ErrGone): // never M_UNKNOWN_TOKEN, which clients take for a dead login (4.8)
+	case errors.Is(err, api.ErrGone): // not M_UNKNOWN_TOKEN, because clients would log out (4.8)
 		return util.JSONResponse{Code: http.StatusGone, JSON: spec.NotFound("The token is unknown or has been used up")}
 	case errors.Is(err, api.ErrStopping):
 		return unavailable("The server is restarting", retryStopping)
@@ -63,7 +61,7 @@ func respond(err error) util.JSONResponse {
 	return util.JSONResponse{Code: http.StatusInternalServerError, JSON: spec.Unknown("Internal server error")}
 }
 
-// refused answers as /send would for an event that the room does not take (3.1).
+// refused answers as /send would for an event that the room refuses (3.1).
 func refused(r *api.Refusal) util.JSONResponse {
 	switch r.Kind {
 	case api.Forbidden:
@@ -78,57 +76,11 @@ func refused(r *api.Refusal) util.JSONResponse {
 	return util.JSONResponse{Code: http.StatusInternalServerError, JSON: spec.Unknown("Internal server error")}
 }
 
-// failure is respond for authenticated endpoints: what is the server's fault is also logged. The request's
-// logger knows the user.
+// failure is respond for authenticated endpoints. It also logs internal errors; the request's logger adds the user.
 func failure(ctx context.Context, err error, roomID string) util.JSONResponse {
 	res := respond(err)
 	if res.Code == http.StatusInternalServerError && ctx.Err() == nil {
 		util.GetLogger(ctx).WithError(err).WithField("room_id", roomID).Error("A request for futures failed")
 	}
 	return res
-}
-
-func unavailable(message string, retry time.Duration) util.JSONResponse {
-	return util.JSONResponse{
-		Code:    http.StatusServiceUnavailable,
-		JSON:    spec.Unknown(message),
-		Headers: map[string]string{"Retry-After": seconds(retry)},
-	}
-}
-
-func limited(message string, retry time.Duration) util.JSONResponse {
-	retry = max(retry, time.Second) // whoever has no timer to wait for should not come back at once
-	return util.JSONResponse{
-		Code:    http.StatusTooManyRequests,
-		JSON:    spec.LimitExceeded(message, retry.Milliseconds()),
-		Headers: map[string]string{"Retry-After": seconds(retry)},
-	}
-}
-
-func tooLarge(message string) util.JSONResponse {
-	return util.JSONResponse{
-		Code: http.StatusRequestEntityTooLarge,
-		JSON: spec.MatrixError{ErrCode: errorTooLarge, Err: message},
-	}
-}
-
-func badRequest(e any) *util.JSONResponse {
-	return &util.JSONResponse{Code: http.StatusBadRequest, JSON: e}
-}
-
-func notFound(message string) *util.JSONResponse {
-	return &util.JSONResponse{Code: http.StatusNotFound, JSON: spec.NotFound(message)}
-}
-
-func invalidParam(format string, args ...any) *util.JSONResponse {
-	return badRequest(spec.InvalidParam(fmt.Sprintf(format, args...)))
-}
-
-func missingParam(format string, args ...any) *util.JSONResponse {
-	return badRequest(spec.MissingParam(fmt.Sprintf(format, args...)))
-}
-
-// seconds spells a duration for Retry-After, rounded up so that nobody comes too early.
-func seconds(d time.Duration) string {
-	return strconv.FormatInt(int64((d+time.Second-1)/time.Second), 10)
 }

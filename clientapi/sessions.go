@@ -15,27 +15,27 @@ const (
 	mostSessions = 16384 // about 5 MB
 )
 
-// Sessions is Dendrite's user API, with a memory of whose access token is whose, for endpoints that are called every few
-// seconds with the same token: Dendrite asks its database twice for each call. All who end sessions have to do it through
-// Sessions.
+// Sessions is Dendrite's user API with a cache of access tokens. It serves endpoints that are called every few seconds
+// with the same token: without it, Dendrite would query its database twice for each call. Every call that ends a
+// session must go through Sessions.
 //
-// What it remembers of a user ends when any of the user's sessions ends, before the request for that is answered.
-// Dendrite ends sessions in these ways:
+// When any session of a user ends, Sessions forgets all of the user's tokens before it answers. Dendrite ends sessions
+// in these ways:
 //
 //   - POST /logout, POST /logout/all, DELETE /devices/{deviceID}, POST /delete_devices, and POST /account/password with
-//     logout_devices (which is the default): PerformDeviceDeletion
+//     logout_devices (the default): PerformDeviceDeletion
 //   - POST /_dendrite/admin/resetPassword/{userID}, with logout_devices: PerformPasswordUpdate
 //   - POST /account/deactivate: PerformAccountDeactivation
-//   - a login with the ID of a device that there is already, which ends that device's session: PerformDeviceCreation
+//   - a login with the ID of an existing device, which ends that device's session: PerformDeviceCreation
 //
-// An application service's token is never remembered: Dendrite finds it in its configuration. What comes another way,
-// such as a change of the database by hand, is noticed after sessionLife.
+// The token of an application service is never cached: Dendrite finds it in its configuration. All other changes, such
+// as a manual change of the database, are noticed after sessionLife.
 type Sessions struct {
 	userapi.UserInternalAPI
 
 	mu    sync.Mutex
-	known map[[sha256.Size]byte]session // by the token's hash, so that no token is kept
-	ended int                           // how often anything was forgotten
+	known map[[sha256.Size]byte]session // keyed by the token's hash, so that no token is kept
+	ended int                           // counts how often anything was forgotten
 	swept time.Time
 }
 
@@ -44,12 +44,12 @@ type session struct {
 	until  time.Time
 }
 
-// NewSessions returns users with an empty memory.
+// NewSessions returns users with an empty cache.
 func NewSessions(users userapi.UserInternalAPI) *Sessions {
 	return &Sessions{UserInternalAPI: users, known: make(map[[sha256.Size]byte]session)}
 }
 
-// Remembered returns what answers from the memory where it can. The embedded API never does.
+// Remembered returns a view that answers from the cache if it can. The embedded API never does.
 func (s *Sessions) Remembered() userapi.QueryAcccessTokenAPI { return rememberedSessions{s} }
 
 type rememberedSessions struct{ *Sessions }
@@ -73,7 +73,7 @@ func (r rememberedSessions) QueryAccessToken(ctx context.Context, req *userapi.Q
 	return err
 }
 
-// owner returns whose token it is, if that is remembered, else "". It allocates nothing.
+// owner returns the user whose token it is, or "" if the token is not cached. It allocates nothing.
 func (r rememberedSessions) owner(token string) string {
 	key := sha256.Sum256([]byte(token))
 	r.mu.Lock()
@@ -84,7 +84,7 @@ func (r rememberedSessions) owner(token string) string {
 	return ""
 }
 
-// recall returns a copy of the device that is remembered, or nil, and how often anything has been forgotten.
+// recall returns a copy of the cached device, or nil, and how often anything has been forgotten.
 func (s *Sessions) recall(key [sha256.Size]byte) (*userapi.Device, int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -94,7 +94,7 @@ func (s *Sessions) recall(key [sha256.Size]byte) (*userapi.Device, int) {
 	return nil, s.ended
 }
 
-// remember does nothing if anything has been forgotten since the question began: the answer may be older than that.
+// remember does nothing if anything was forgotten since the query began, because the answer may be older than that.
 func (s *Sessions) remember(key [sha256.Size]byte, device userapi.Device, ended int) {
 	device.AccessToken = ""
 	s.mu.Lock()
@@ -120,7 +120,7 @@ func (s *Sessions) remember(key [sha256.Size]byte, device userapi.Device, ended 
 	s.known[key] = session{device, now.Add(sessionLife)}
 }
 
-// forget ends what is remembered of a user. Localparts are in lower case in some requests only.
+// forget removes a user from the cache. Some requests spell the localpart in lower case, so the case is ignored.
 func (s *Sessions) forget(userID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,7 +132,7 @@ func (s *Sessions) forget(userID string) {
 	}
 }
 
-// forgetAccount is forget for those who name the parts of a user ID. Without a server it is about all of them.
+// forgetAccount is forget for a localpart and a server name. Without a server name it empties the cache.
 func (s *Sessions) forgetAccount(localpart, server string) {
 	if server != "" {
 		s.forget("@" + localpart + ":" + server)
@@ -146,7 +146,7 @@ func (s *Sessions) forgetAccount(localpart, server string) {
 
 // PerformDeviceDeletion implements userapi.ClientUserAPI.
 func (s *Sessions) PerformDeviceDeletion(ctx context.Context, req *userapi.PerformDeviceDeletionRequest, res *userapi.PerformDeviceDeletionResponse) error {
-	defer s.forget(req.UserID) // after an error too: some of it may be done
+	defer s.forget(req.UserID) // also after an error: a part may have been done
 	return s.UserInternalAPI.PerformDeviceDeletion(ctx, req, res)
 }
 

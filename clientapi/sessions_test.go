@@ -12,11 +12,11 @@ import (
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 )
 
-// tokenUsers is a user API in which each token is its user's name, until it is gone.
+// tokenUsers is a user API in which each token is the name of its user, until it is gone.
 type tokenUsers struct {
 	userapi.UserInternalAPI
 	asked atomic.Int64
-	slow  time.Duration // between looking and answering
+	slow  time.Duration // delay between lookup and answer
 	gone  sync.Map
 }
 
@@ -52,7 +52,7 @@ func (u *tokenUsers) PerformDeviceCreation(_ context.Context, req *userapi.Perfo
 	return nil
 }
 
-// whose asks the memory whose token that is.
+// whose asks the cache whose token that is.
 func whose(t *testing.T, s *Sessions, token, as string) string {
 	t.Helper()
 	var res userapi.QueryAccessTokenResponse
@@ -122,7 +122,7 @@ func TestSessionsEnd(t *testing.T) {
 	}
 }
 
-// TestSessionsEndRace: an answer that is under way when the session ends is not remembered.
+// TestSessionsEndRace: an answer that is in flight when the session ends is not cached.
 func TestSessionsEndRace(t *testing.T) {
 	for name, end := range endings(t.Context()) {
 		t.Run(name, func(t *testing.T) {
@@ -153,11 +153,11 @@ func TestSessionsExpire(t *testing.T) {
 		s := NewSessions(users)
 		whose(t, s, "alice", "")
 		time.Sleep(sessionLife - time.Millisecond)
-		users.gone.Store("alice", true) // behind our back
+		users.gone.Store("alice", true) // without a call of Sessions
 		if got := whose(t, s, "alice", ""); got != "@alice:x" {
 			t.Errorf("the token is %q's", got)
 		}
-		time.Sleep(time.Millisecond) // use does not prolong it
+		time.Sleep(time.Millisecond) // a lookup does not extend the lifetime
 		if got := whose(t, s, "alice", ""); got != "" {
 			t.Errorf("after %s the token is still %q's", sessionLife, got)
 		}
@@ -181,7 +181,7 @@ func TestSessionsAreBounded(t *testing.T) {
 	}
 }
 
-// TestSessionsRememberUsersOnly: what is unknown, and what an application service does, is asked for each time.
+// TestSessionsRememberUsersOnly: unknown tokens and those of application services are never cached.
 func TestSessionsRememberUsersOnly(t *testing.T) {
 	users := new(tokenUsers)
 	users.gone.Store("nobody", true)

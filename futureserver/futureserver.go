@@ -1,4 +1,4 @@
-// Package futureserver is the component that keeps events for later. Its door is NewInternalAPI.
+// Package futureserver is the component that stores events and sends them later. NewInternalAPI is its entry point.
 package futureserver
 
 import (
@@ -12,46 +12,40 @@ import (
 	"github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// Server is the running component: api.FutureInternalAPI, and what its owner needs besides.
+// Server is the running component: api.FutureInternalAPI, and methods for its owner.
 type Server interface {
 	api.FutureInternalAPI
+	api.Delegations
 
-	// HasStateFutures reports whether newer state in that room could concern any future. It costs no I/O.
-	HasStateFutures(roomID string) bool
-
-	// QueryStateRooms returns the rooms with futures that newer state could end.
-	QueryStateRooms(ctx context.Context) ([]string, error)
-
-	// Vitals says how the futureserver is. It costs no I/O.
+	// Vitals returns the state of health of the futureserver. It costs no I/O.
 	Vitals() api.Vitals
 
-	// Stop accepts nothing more, lets what is in flight finish (until ctx is done), writes what a clean restart
-	// needs and closes the database. It may be called more than once.
+	// Stop accepts nothing more, lets what is in flight finish (until ctx is done), writes what a clean restart needs,
+	// and closes the database. It may be called more than once.
 	Stop(ctx context.Context) error
 
-	// Done is closed when the server has stopped, by Stop or because it cannot go on; Err says why.
+	// Done is closed when the server has stopped, by Stop or because it cannot go on. Err says why.
 	Done() <-chan struct{}
 	Err() error
 }
 
-// Options are what differs between processes, not between operators.
+// Options are set by the process, not by the operator.
 type Options struct {
-	// Registerer takes the metrics; nil for none.
+	// Registerer registers the metrics; nil for none.
 	Registerer prometheus.Registerer
-	// Step is told of each step of a future's life. Tests stop the process there; nil otherwise.
+	// Step is called at each step of a future's life. Tests stop the process there. It may be nil.
 	Step func(string)
-	// Ready is closed when the rooms can take events: when everybody who reads what they put out is there. Nothing is
-	// sent before. nil if that is so already.
+	// Ready is closed when all consumers of the rooms' output exist. Nothing is sent before. nil means ready.
 	Ready <-chan struct{}
-	// Storm is told when more rooms have due events than may be in flight, and when that is over, in turn. The server
-	// waits for it.
+	// Storm is called with true when more rooms have due events than may be in flight, and with false when that is
+	// over. The server waits for it.
 	Storm func(begins bool)
 }
 
-// NewInternalAPI opens the database, recovers the futures in it and starts. Timers run when it returns; what
-// became due while the server was down is sent as soon as o.Ready is closed, in order of the deadlines, unless it had a
-// heartbeat: then that is waited for until cfg.RestartGrace is over.
-// It fails if another server uses the same database.
+// NewInternalAPI opens the database, recovers its futures and starts. Timers run when it returns. Futures that became
+// due while the server was down are sent as soon as o.Ready is closed, in order of their deadlines. Futures with
+// heartbeats first wait for one until cfg.RestartGrace is over. NewInternalAPI fails if another server uses the same
+// database.
 func NewInternalAPI(ctx context.Context, cfg *config.FutureServer, room api.Room, o Options) (Server, error) {
 	db, err := openDatabase(ctx, &cfg.Database)
 	if err != nil {
@@ -72,7 +66,7 @@ func NewInternalAPI(ctx context.Context, cfg *config.FutureServer, room api.Room
 	return s, nil
 }
 
-// logEnd is the operator's line for a future that has ended. It holds no token, no delay_id and no content.
+// logEnd writes the operator's log line for an ended future. It contains no token, no delay_id and no content.
 func logEnd(f *api.Future) {
 	fields := logrus.Fields{
 		"future": int64(f.NID), "room_id": f.RoomID, "event_type": f.Type, "kind": api.KindOf(f.Policy).String(),

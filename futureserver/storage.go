@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage/sqlite3"
 )
 
-// openDatabase opens the storage that the connection string stands for: "file:" is SQLite, as everywhere in
-// Dendrite, anything else PostgreSQL.
+// openDatabase opens the storage for the connection string: SQLite for "file:", as everywhere in Dendrite, otherwise
+// PostgreSQL.
 func openDatabase(ctx context.Context, opts *config.DatabaseOptions) (storage.Database, error) {
 	if opts.ConnectionString.IsSQLite() {
 		return sqlite3.Open(ctx, opts)

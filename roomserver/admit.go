@@ -13,8 +13,8 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// This file holds the rules that are not the room's: which events can become futures at all, and what the
-// client API forbids though the auth rules would let it pass.
+// Rules that are not those of the room: which events can be futures at all, and what the client API forbids although
+// the auth rules would allow it.
 
 func refuse(kind api.RefusalKind, format string, args ...any) error {
 	return &api.Refusal{Kind: kind, Message: fmt.Sprintf(format, args...)}
@@ -25,8 +25,9 @@ func unknownRoom() error { return refuse(api.RoomNotFound, "this server does not
 func notInRoom() error { return refuse(api.Forbidden, "the sender is not in the room") }
 
 // harmless reports whether the event can be built in any room that its sender is in, provided that its content is
-// canonical JSON. So it need not be built to know that, and most of its room's state need not be read. It is true for
-// most of what is scheduled: messages, and the state of calls. What has rules of its own, or comes near a limit, is built.
+// canonical JSON. Then it need not be built to be checked, and most of the room's state need not be read. This is true
+// for most scheduled events: messages, and the state of calls. Events with rules of their own, and events near a size
+// limit, are built.
 func (d *draft) harmless() bool {
 	const short, small = 128, 32 << 10 // the limits are 255 bytes and 64 KiB
 	switch d.proto.Type {
@@ -40,12 +41,11 @@ func (d *draft) harmless() bool {
 		len(d.proto.SenderID) <= short && len(d.proto.RoomID) <= short && len(d.proto.Content) <= small
 }
 
-// sendable refuses what a single PDU, built here and put into the room, cannot bring about, and what
-// /state refuses whatever the state of the room.
+// sendable refuses events that a single PDU built here cannot stand for, and events that /state refuses in any room.
 func (r *Room) sendable(f *api.Future, content map[string]any) error {
 	switch f.Type {
 	case spec.MRoomCreate:
-		return refuse(api.BadEvent, "a room is not created by a future")
+		return refuse(api.BadEvent, "a future cannot create a room")
 	case "m.room.tombstone":
 		if content["replacement_room"] == f.RoomID {
 			return refuse(api.BadEvent, "a room cannot be replaced by itself")
@@ -56,8 +56,8 @@ func (r *Room) sendable(f *api.Future, content map[string]any) error {
 	return nil
 }
 
-// sendableMembership lets through what needs no other server's help: profile changes, leaving, kicking,
-// banning, unbanning, and inviting a user of this server.
+// sendableMembership accepts the changes that need no other server's help: profile changes, leave, kick, ban, unban,
+// and the invitation of a user of this server.
 func (r *Room) sendableMembership(f *api.Future, content map[string]any) error {
 	if f.StateKey == nil {
 		return refuse(api.BadEvent, "a membership needs a state key")
@@ -71,7 +71,7 @@ func (r *Room) sendableMembership(f *api.Future, content map[string]any) error {
 		if *f.StateKey != f.UserID {
 			return refuse(api.BadEvent, "nobody can join for somebody else")
 		}
-		return nil // the sender is in the room, so it is a change of profile
+		return nil // the sender is in the room, so this is a change of profile
 	case spec.Invite:
 		if user, err := spec.NewUserID(*f.StateKey, true); err != nil || !r.cfg.Global.IsLocalServerName(user.Domain()) {
 			return refuse(api.BadEvent, "only users of this server can be invited by a future")
@@ -82,7 +82,7 @@ func (r *Room) sendableMembership(f *api.Future, content map[string]any) error {
 	}
 }
 
-// aliasesExist refuses an m.room.canonical_alias with an alias that does not lead to its room, as /state does.
+// aliasesExist refuses an m.room.canonical_alias with an alias that does not point to its room, as /state does.
 func (r *Room) aliasesExist(ctx context.Context, d *draft) error {
 	if d.proto.Type != spec.MRoomCanonicalAlias || d.proto.StateKey == nil || *d.proto.StateKey != "" {
 		return nil
@@ -107,21 +107,21 @@ func (r *Room) aliasesExist(ctx context.Context, d *draft) error {
 	}
 	for _, w := range wanted {
 		if alias, ok := w.(string); !ok || !slices.Contains(res.Aliases, alias) {
-			return refuse(api.BadEvent, "the alias %v does not lead to this room", w)
+			return refuse(api.BadEvent, "the alias %v does not point to this room", w)
 		}
 	}
 	return nil
 }
 
-// mayRedact refuses the redaction of somebody else's event by a user without the power for it. The auth
-// rules leave that to the server: they let a user redact every event of the same server. A target that is
-// unknown or gone is no reason to refuse (generation 0, 5.14).
+// mayRedact refuses a redaction of another user's event by a user without the power for it. The auth rules leave this
+// check to the server: they let a user redact every event of the same server. If the target is unknown or gone, the
+// redaction is accepted (generation 0, 5.14).
 func (r *Room) mayRedact(ctx context.Context, d *draft, room *snapshot) error {
 	if d.proto.Redacts == "" {
 		return nil
 	}
 	var res rsapi.QueryEventsByIDResponse
-	// Without a room ID the event is read as its own room's version wants it.
+	// Without a room ID the event is parsed by the version of its own room.
 	req := rsapi.QueryEventsByIDRequest{EventIDs: []string{d.proto.Redacts}}
 	if err := r.rsAPI.QueryEventsByID(ctx, &req, &res); err != nil {
 		return err

@@ -13,13 +13,12 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// This file makes events of futures: a draft is what the future says, a snapshot what its room says, and a
-// chain is a number of events that are built on one snapshot, each on the one before it.
+// How futures become events. A draft is what the future says. A snapshot is what its room says. A chain is a number of
+// events that are built on one snapshot, each on the one before it.
 
-// Build implements api.Room. An event's origin_server_ts is now (generation 0, 5.8), unless its future says
-// otherwise. Whoever is not in the room at that moment sends nothing, not even a member event about themselves:
-// what the server knows of a room that its user has left may be stale. It costs one look at the room, however
-// many futures there are.
+// Build implements api.Room. An event's origin_server_ts is the current time (generation 0, 5.8), unless the future
+// sets it. A user who is not in the room sends nothing, not even their own member event, because the server's view of a
+// room that its user has left may be stale. Build queries the room once, for any number of futures.
 func (r *Room) Build(ctx context.Context, fs []*api.Future) []api.Built {
 	built := make([]api.Built, len(fs))
 	drafts := make([]*draft, len(fs))
@@ -30,7 +29,7 @@ func (r *Room) Build(ctx context.Context, fs []*api.Future) []api.Built {
 		}
 	}
 	if len(tuples) == 0 {
-		return built // to ask for none would be to ask for the whole state
+		return built // a query without tuples would return the whole state
 	}
 	room, err := r.snapshot(ctx, fs[0].RoomID, tuples)
 	c := chain{room: room, changed: make(map[gomatrixserverlib.StateKeyTuple]bool)}
@@ -46,19 +45,19 @@ func (r *Room) Build(ctx context.Context, fs []*api.Future) []api.Built {
 	return built
 }
 
-// A chain is a room's future as far as it has been built. The room's state that decides about its events is the
-// snapshot's for all of them, so each is allowed by itself, and the refusal of one does not concern the others.
+// A chain is a number of events of a room, each built on the one before it. All of them are checked against the state
+// in the snapshot, so the refusal of one does not affect the others.
 type chain struct {
-	room    *snapshot // whose latest event is the chain's last
+	room    *snapshot // its latest event is the last event of the chain
 	domain  spec.ServerName
 	changed map[gomatrixserverlib.StateKeyTuple]bool
 	length  int
-	over    bool // what comes now has to wait until the chain is in the room
+	over    bool // later events must wait until the chain is in the room
 }
 
-// takes reports whether the event can be the next. An event of which the auth rules may ask is alone in its
-// chain, and so are two that set the same piece of state: of the second nobody can say yet whether newer state
-// ends it.
+// takes reports whether the event can be the next of the chain. An event that the auth rules use for other events is
+// alone in its chain. So are two events that set the same piece of state, because nobody can tell yet whether newer
+// state ends the second.
 func (c *chain) takes(d *draft) bool {
 	if c.length > 0 && (d.decides() || d.sender.Domain() != c.domain || d.isState() && c.changed[d.key]) {
 		c.over = true
@@ -66,7 +65,7 @@ func (c *chain) takes(d *draft) bool {
 	return !c.over
 }
 
-// append builds the event and makes it the chain's last.
+// append builds the event and adds it to the chain.
 func (r *Room) append(ctx context.Context, c *chain, f *api.Future, d *draft) (*api.Event, error) {
 	if d.isState() && f.Policy.Outdated(f.Base, f.UserID, c.room.current(d)) {
 		return nil, api.ErrNewerState
@@ -92,7 +91,7 @@ func (r *Room) append(ctx context.Context, c *chain, f *api.Future, d *draft) (*
 	return &api.Event{ID: event.EventID(), PDU: pdu}, nil
 }
 
-// A draft is what a future says of its event.
+// A draft is what a future says about its event.
 type draft struct {
 	sender  spec.UserID
 	roomID  spec.RoomID
@@ -107,7 +106,7 @@ type draft struct {
 func (r *Room) draft(f *api.Future) (*draft, error) {
 	sender, err := spec.NewUserID(f.UserID, true)
 	if err != nil || !r.cfg.Global.IsLocalServerName(sender.Domain()) {
-		// Sending in the name of another server would stop Dendrite's federation sender for good.
+		// An event in the name of another server would stop Dendrite's federation sender for good.
 		return nil, refuse(api.Forbidden, "the sender is not a user of this server")
 	}
 	roomID, err := spec.NewRoomID(f.RoomID)
@@ -124,10 +123,9 @@ func (r *Room) draft(f *api.Future) (*draft, error) {
 	return d, d.compose(f)
 }
 
-// compose fills in the event.
+// compose fills in the proto event.
 func (d *draft) compose(f *api.Future) error {
-	// Decoding and encoding rids the content of what /send does not let through either: keys that occur
-	// twice, and numbers that are integers in disguise.
+	// Decoding and encoding removes what /send does not accept either: repeated keys, and integers in another notation.
 	if err := json.Unmarshal(f.Content, &d.content); err != nil || d.content == nil {
 		return refuse(api.BadEvent, "the content is not a JSON object")
 	}
@@ -135,10 +133,11 @@ func (d *draft) compose(f *api.Future) error {
 	d.proto = gomatrixserverlib.ProtoEvent{SenderID: f.UserID, RoomID: f.RoomID, Type: f.Type, StateKey: f.StateKey}
 	switch {
 	case f.Type == spec.MRoomMember:
-		// Without this other servers could not authorise the event in a restricted room.
+		// With this key other servers could not authorise the event in a restricted room.
 		delete(d.content, "join_authorised_via_users_server")
 	case f.Type == spec.MRoomRedaction && f.StateKey == nil:
-		// Clients name the target in the content. When the event is built it moves to where the room version wants it.
+		// Clients name the target in the content. When the event is built, the target moves to where the room version
+		// wants it.
 		d.proto.Redacts, _ = d.content["redacts"].(string)
 		if d.proto.Redacts == "" {
 			return refuse(api.BadEvent, "a redaction needs the ID of the event that it redacts")
@@ -156,7 +155,7 @@ func (d *draft) compose(f *api.Future) error {
 
 func (d *draft) isState() bool { return d.proto.StateKey != nil }
 
-// decides reports whether the auth rules ask for such an event when they look at others.
+// decides reports whether the auth rules use such an event to check others.
 func (d *draft) decides() bool {
 	switch d.proto.Type {
 	case spec.MRoomMember, spec.MRoomPowerLevels, spec.MRoomJoinRules, spec.MRoomThirdPartyInvite:
@@ -169,7 +168,7 @@ func (d *draft) membership() gomatrixserverlib.StateKeyTuple {
 	return gomatrixserverlib.StateKeyTuple{EventType: spec.MRoomMember, StateKey: d.proto.SenderID}
 }
 
-// tuples are the pieces of state that the event depends on, its sender's membership, and the one that it sets.
+// tuples returns the pieces of state that the event depends on, its sender's membership, and the piece that it sets.
 func (d *draft) tuples() []gomatrixserverlib.StateKeyTuple {
 	tuples := append(d.needed.Tuples(), d.membership())
 	if d.isState() {
@@ -178,12 +177,12 @@ func (d *draft) tuples() []gomatrixserverlib.StateKeyTuple {
 	return tuples
 }
 
-// A snapshot is a part of a room's current state, with what an event that follows it must refer to.
+// A snapshot is a part of a room's current state, with the references that an event needs to follow it.
 type snapshot struct {
 	rsapi.QueryLatestEventsAndStateResponse
 }
 
-// snapshot looks at a room: one roomserver query.
+// snapshot reads the room with one roomserver query.
 func (r *Room) snapshot(ctx context.Context, roomID string, tuples []gomatrixserverlib.StateKeyTuple) (*snapshot, error) {
 	room, err := r.look(ctx, roomID, tuples)
 	switch {
@@ -197,7 +196,7 @@ func (r *Room) snapshot(ctx context.Context, roomID string, tuples []gomatrixser
 	return &snapshot{room}, nil
 }
 
-// state returns the current event for that piece of state, nil if there is none.
+// state returns the current event for that piece of state, or nil.
 func (s *snapshot) state(t gomatrixserverlib.StateKeyTuple) *types.HeaderedEvent {
 	for _, e := range s.StateEvents {
 		if e.Type() == t.EventType && e.StateKeyEquals(t.StateKey) {
@@ -207,7 +206,7 @@ func (s *snapshot) state(t gomatrixserverlib.StateKeyTuple) *types.HeaderedEvent
 	return nil
 }
 
-// current returns what sets the draft's piece of state now; the zero value for a message.
+// current returns the event that the draft's event would replace; the zero value for a message.
 func (s *snapshot) current(d *draft) api.StateEvent {
 	if !d.isState() {
 		return api.StateEvent{}
@@ -219,7 +218,7 @@ func (s *snapshot) current(d *draft) api.StateEvent {
 	return stateEvent(e)
 }
 
-// hasSender refuses senders who are not in the room.
+// hasSender refuses a sender who is not in the room.
 func (s *snapshot) hasSender(d *draft) error {
 	member := s.state(d.membership())
 	if member == nil {
@@ -231,7 +230,7 @@ func (s *snapshot) hasSender(d *draft) error {
 	return nil
 }
 
-// build makes and signs the event. It checks what Dendrite's /send and /state check beside the auth rules.
+// build builds and signs the event. Beside the auth rules it checks what Dendrite's /send and /state check.
 func (r *Room) build(ctx context.Context, d *draft, room *snapshot) (*types.HeaderedEvent, error) {
 	if err := room.hasSender(d); err != nil {
 		return nil, err

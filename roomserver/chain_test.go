@@ -12,9 +12,9 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 )
 
-// Several events of one room at once: built on one look at it, each on the one before it, and proved one by one.
+// Several events of one room at once: built on one look at it, each on the one before it, and confirmed one by one.
 
-// chain builds what can be built at once of the futures, and keeps the events in them. The others have none.
+// chain builds as many of the futures as possible at once, and stores the events in them. The others have no event.
 func (r *rig) chain(fs ...*api.Future) []error {
 	r.Helper()
 	errs := make([]error, len(fs))
@@ -69,7 +69,7 @@ func TestChain(t *testing.T) {
 		slices.Reverse(backwards)
 		r.submit(backwards...)
 		for i, f := range fs {
-			r.verdict(f, api.Proved)
+			r.verdict(f, api.Confirmed)
 			e := r.event(roomID, f.Event.ID)
 			if i > 0 && (e.PrevEventIDs()[0] != fs[i-1].Event.ID || len(e.PrevEventIDs()) != 1) {
 				r.Errorf("event %d was built on %q, not on the one before it", i, e.PrevEventIDs())
@@ -81,7 +81,7 @@ func TestChain(t *testing.T) {
 		if got := r.latest(roomID); !slices.Equal(got, []string{fs[7].Event.ID}) {
 			r.Errorf("the room's latest events are %q", got)
 		}
-		r.submit(fs...) // a second time is harmless
+		r.submit(fs...) // submitting twice does no harm
 		var order []string
 		for _, out := range r.outputs() {
 			order = append(order, out.Event.EventID())
@@ -92,7 +92,7 @@ func TestChain(t *testing.T) {
 	})
 }
 
-// The refusal of one event is none of the others.
+// The refusal of one event does not affect the others.
 func TestChainPassesOverTheRefused(t *testing.T) {
 	withDatabases(t, func(r *rig) {
 		alice, bob, eve := test.NewUser(r.T), test.NewUser(r.T), test.NewUser(r.T)
@@ -112,15 +112,15 @@ func TestChainPassesOverTheRefused(t *testing.T) {
 			r.Errorf("%v", errs)
 		}
 		r.submit(built(fs)...)
-		r.verdict(fs[0], api.Proved)
-		r.verdict(fs[5], api.Proved)
+		r.verdict(fs[0], api.Confirmed)
+		r.verdict(fs[5], api.Confirmed)
 		if got := r.latest(roomID); !slices.Equal(got, []string{fs[5].Event.ID}) {
 			r.Errorf("the room's latest events are %q", got)
 		}
 	})
 }
 
-// What depends on an event that is not in the room yet has to wait for it.
+// An event that depends on one that is not in the room yet must wait.
 func TestChainEnds(t *testing.T) {
 	withDatabases(t, func(r *rig) {
 		alice, bob := test.NewUser(r.T), test.NewUser(r.T)
@@ -145,8 +145,8 @@ func TestChainEnds(t *testing.T) {
 	})
 }
 
-// An event that the room keeps out of its timeline does not take those with it that were built on it. If it is a
-// state event they may carry it into the room's state: then it has come about.
+// A soft-failed event does not affect the events that were built on it. If it is a state event, they may carry it into
+// the room's state; then it is confirmed.
 func TestChainOverASoftFailure(t *testing.T) {
 	withDatabases(t, func(r *rig) {
 		alice, bob := test.NewUser(r.T), test.NewUser(r.T)
@@ -156,9 +156,9 @@ func TestChainOverASoftFailure(t *testing.T) {
 		r.chain(fs...)
 		kick := r.send(state(alice, roomID, "m.room.member", bob.ID, `{"membership":"leave"}`))
 		r.submit(fs...)
-		r.verdict(fs[0], api.Proved)
+		r.verdict(fs[0], api.Confirmed)
 		r.verdict(fs[2], api.Refused)
-		r.verdict(fs[3], api.Proved)
+		r.verdict(fs[3], api.Confirmed)
 		current, err := r.room.Current(r.Context(), roomID, []api.StateKeyTuple{
 			{Type: fs[1].Type, StateKey: *fs[1].StateKey}, {Type: "m.room.member", StateKey: bob.ID},
 		})
@@ -166,7 +166,7 @@ func TestChainOverASoftFailure(t *testing.T) {
 			r.Errorf("the state is %+v, %v", current, err)
 		}
 		if current[0].ID == fs[1].Event.ID {
-			r.verdict(fs[1], api.Proved)
+			r.verdict(fs[1], api.Confirmed)
 		} else {
 			r.verdict(fs[1], api.Refused)
 		}
@@ -177,7 +177,7 @@ func TestChainOverASoftFailure(t *testing.T) {
 	})
 }
 
-// An event whose predecessor is not there yet is neither proved nor refused, and enters the room after it.
+// An event whose predecessor is not there yet is neither confirmed nor refused, and enters the room after it.
 func TestChainWithAGap(t *testing.T) {
 	withDatabases(t, func(r *rig) {
 		alice := test.NewUser(r.T)
@@ -189,8 +189,8 @@ func TestChainWithAGap(t *testing.T) {
 		}
 		r.verdict(fs[1], api.Unknown)
 		r.submit(fs...)
-		r.verdict(fs[0], api.Proved)
-		r.verdict(fs[1], api.Proved)
+		r.verdict(fs[0], api.Confirmed)
+		r.verdict(fs[1], api.Confirmed)
 		if out := r.published(fs[1].Event.ID); len(out) != 1 {
 			r.Errorf("the event was published %d times", len(out))
 		}

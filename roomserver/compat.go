@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// This file holds what differs between Dendrite's lines: the call of the auth rules and the meaning of
-// errors. Everything in it is computed, no call does I/O; so every error is the event's own fault and final.
+// What differs between versions of Dendrite: the call of the auth rules and the meaning of errors. Nothing here does
+// I/O, so every error is caused by the event and is final.
 
 // allowed checks an event against these pieces of state. An error is a *api.Refusal.
 func allowed(event gomatrixserverlib.PDU, state []*types.HeaderedEvent) error {
@@ -27,13 +27,13 @@ func allowed(event gomatrixserverlib.PDU, state []*types.HeaderedEvent) error {
 	return nil
 }
 
-// userIDForSender is right in all rooms that futures can live in: a sender ID is a user ID there. Dendrite's
-// own answer would need the database for a malformed one.
+// userIDForSender is right in all rooms that futures can be in, where a sender ID is a user ID. Dendrite's own function
+// would query the database for a malformed ID.
 func userIDForSender(_ spec.RoomID, sender spec.SenderID) (*spec.UserID, error) {
 	return spec.NewUserID(string(sender), true)
 }
 
-// buildRefusal says why an event could not be built.
+// buildRefusal returns the refusal for an event that could not be built.
 func buildRefusal(err error) error {
 	message := strings.TrimPrefix(err.Error(), "gomatrixserverlib: ")
 	invalid, ok := errors.AsType[gomatrixserverlib.EventValidationError](err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
@@ -20,42 +19,35 @@ import (
 const ConsumerName = "FutureServerRoomServerConsumer"
 
 const (
-	// idleThreshold is how long JetStream keeps messages for a reader that does not come back: an operator
-	// who returns to stock Dendrite leaves nothing behind for longer. A running reader renews it all the time.
+	// idleThreshold is how long JetStream keeps the consumer, and messages for it, when no server uses it. So an
+	// operator who returns to stock Dendrite leaves nothing behind for longer. A running server renews it all the time.
 	idleThreshold = 24 * time.Hour
-	// ackWait is when JetStream delivers a message anew that was neither acknowledged nor refused.
+	// ackWait is the time after which JetStream redelivers an unacknowledged message.
 	ackWait = 30 * time.Second
 
 	pullWait = 5 * time.Second
-	// gatherTime is how long a message waits for others. JetStream has much less to do when it hands out, and
-	// drops, many at a time; and by then the roomserver has mostly committed what they speak of.
+	// gatherTime is how long a message waits so that others can join its batch. Delivering and dropping many at a time
+	// is much cheaper for JetStream. By then the roomserver has usually committed the events.
 	gatherTime = 50 * time.Millisecond
-	gatherWait = 10 * time.Millisecond // for JetStream to hand out what it has
+	gatherWait = 10 * time.Millisecond // for JetStream to deliver what it has
 	pullBatch  = 256
 	callWait   = 5 * time.Second // one request to JetStream
 
-	firstPause = 100 * time.Millisecond // between attempts to get JetStream back, doubling
+	firstPause = 100 * time.Millisecond // between attempts to reach JetStream again, doubling
 	longPause  = 30 * time.Second
 )
 
-// RoomWatcher is what a futureserver may offer beside api.FutureInternalAPI: a cheap answer to the question
-// whether newer state in a room could concern any future. Rooms where it could not cost the consumer
-// nothing but the acknowledgement.
-type RoomWatcher interface {
-	HasStateFutures(roomID string) bool
-}
-
-// MemberWatcher wants to know when somebody comes into a room or leaves it.
+// MemberWatcher is notified when somebody joins or leaves a room.
 type MemberWatcher interface {
-	// InCall reports whether changes in the room matter.
+	// InCall reports whether membership changes in the room matter.
 	InCall(roomID string) bool
-	// MembersChanged is called after the change, perhaps more often than needed.
+	// MembersChanged is called after a change, perhaps more often than needed.
 	MembersChanged(roomID string)
 }
 
-// Consumer reads the roomserver's output and tells the futureserver which pieces of state have changed and
-// which rooms are gone. A message is acknowledged only when the futureserver has made its consequences
-// durable. It is Dendrite's own helper done again, since that one ends the process on any error.
+// Consumer reads the roomserver's output and tells the futureserver which pieces of state have changed and which rooms
+// are gone. It acknowledges a message only when the consequences are durable. It replaces Dendrite's own helper, which
+// ends the process on any error.
 type Consumer struct {
 	process *process.ProcessContext
 	cfg     *config.JetStream
@@ -66,18 +58,17 @@ type Consumer struct {
 	done    chan struct{} // closed when the loop has ended; nil before Start
 	log     rate.Sometimes
 
-	futures api.FutureInternalAPI
-	watched func(roomID string) bool
-	members MemberWatcher // nil if nobody asks
+	futures api.RoomserverAPI
+	members MemberWatcher // nil if there is none
 
 	sub    *nats.Subscription
-	missed bool // messages may have been lost since the last comparison with the rooms
+	missed bool // messages may have been missed since the last comparison with the rooms
 
 	standstill standstill // of all consumers of the stream
 }
 
-// NewConsumer creates the durable consumer, so that no output is lost from now on. Call it before any future
-// exists, then let the futureserver compare its futures with the rooms once, then call Start.
+// NewConsumer creates the durable consumer, so that no output is missed from now on. Call it before any future exists.
+// Then let the futureserver compare its futures with the rooms once. Then call Start.
 func NewConsumer(process *process.ProcessContext, js nats.JetStreamContext, room *Room) (*Consumer, error) {
 	c := &Consumer{
 		process: process,
@@ -101,24 +92,20 @@ func (c *Consumer) stream() string { return c.cfg.Prefixed(jetstream.OutputRoomE
 
 func (c *Consumer) durable() string { return c.cfg.Durable(ConsumerName) }
 
-// WatchMembers lets the watcher know of changes; call it before Start.
+// WatchMembers sets the watcher. Call it before Start.
 func (c *Consumer) WatchMembers(watcher MemberWatcher) { c.members = watcher }
 
-// Start begins to read, in a goroutine of its own. It is called once. If futures is a RoomWatcher too, rooms
-// without state futures are passed over.
-func (c *Consumer) Start(futures api.FutureInternalAPI) {
+// Start begins to read, in a goroutine of its own. Call it once. Changes in rooms without state futures cost no more
+// than their acknowledgement.
+func (c *Consumer) Start(futures api.RoomserverAPI) {
 	c.futures = futures
-	c.watched = func(string) bool { return true }
-	if w, ok := futures.(RoomWatcher); ok {
-		c.watched = w.HasStateFutures
-	}
 	c.done = make(chan struct{})
 	c.process.ComponentStarted()
 	go c.run()
 }
 
-// Stop ends the reading and waits for it, at most as long as ctx allows. What has not been acknowledged is
-// delivered again at the next start.
+// Stop ends the reading and waits for it until ctx is done. Unacknowledged messages are redelivered after the next
+// start.
 func (c *Consumer) Stop(ctx context.Context) error {
 	c.cancel()
 	if c.done == nil {
@@ -132,7 +119,7 @@ func (c *Consumer) Stop(ctx context.Context) error {
 	}
 }
 
-// Lag returns how many messages of the roomserver's output have not been dealt with yet.
+// Lag returns how many messages of the roomserver's output are not acknowledged yet.
 func (c *Consumer) Lag(ctx context.Context) (int, error) {
 	info, err := c.js.ConsumerInfo(c.stream(), c.durable(), nats.Context(ctx))
 	if err != nil {
@@ -152,10 +139,10 @@ func (c *Consumer) run() {
 			err = c.resume(c.ctx)
 		}
 	}
-	_ = c.sub.Unsubscribe() // bound to the durable consumer, so it ends the subscription alone
+	_ = c.sub.Unsubscribe() // the durable consumer stays
 }
 
-// subscribe makes sure that the durable consumer exists as it should be, and binds to it.
+// subscribe makes sure that the durable consumer exists with the right settings, and binds to it.
 func (c *Consumer) subscribe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callWait)
 	defer cancel()
@@ -166,23 +153,23 @@ func (c *Consumer) subscribe(ctx context.Context) error {
 	switch {
 	case errors.Is(err, nats.ErrConsumerNotFound):
 		c.missed = true
-	case err != nil: // it may be there or not, and then messages may have been missed
+	case err != nil: // the consumer may be gone, and then messages have been missed
 		return fmt.Errorf("looking for the JetStream consumer %s: %w", c.durable(), err)
 	}
-	// Despite its name it creates what is not there. AddConsumer would refuse a consumer that an earlier
-	// version has made with other settings.
+	// Despite its name UpdateConsumer creates a missing consumer. AddConsumer would refuse a consumer that an earlier
+	// version has created with other settings.
 	_, err = c.js.UpdateConsumer(c.stream(), &nats.ConsumerConfig{
 		Durable:           c.durable(),
 		DeliverPolicy:     nats.DeliverAllPolicy,
 		AckPolicy:         nats.AckExplicitPolicy,
 		AckWait:           ackWait,
-		MaxAckPending:     -1, // messages that wait for a second try must not hold up the rest
+		MaxAckPending:     -1, // messages that wait for another attempt must not block the rest
 		InactiveThreshold: idleThreshold,
 	}, nats.Context(ctx))
 	if err != nil {
 		return fmt.Errorf("creating the JetStream consumer %s: %w", c.durable(), err)
 	}
-	// With a context the subscription would end when the context does.
+	// With a context the subscription would end together with it.
 	c.sub, err = c.js.PullSubscribe("", c.durable(), nats.Bind(c.stream(), c.durable()), nats.ManualAck())
 	if err != nil {
 		return fmt.Errorf("binding to the JetStream consumer %s: %w", c.durable(), err)
@@ -190,12 +177,12 @@ func (c *Consumer) subscribe(ctx context.Context) error {
 	return nil
 }
 
-// resume subscribes again and, if the durable consumer had vanished, makes up for what it has not seen.
+// resume subscribes again. If the durable consumer had vanished, it compares all rooms with state futures.
 func (c *Consumer) resume(ctx context.Context) error {
 	if err := c.subscribe(ctx); err != nil || !c.missed {
 		return err
 	}
-	rooms, err := c.stateRooms(ctx)
+	rooms, err := c.futures.QueryStateRooms(ctx)
 	if err != nil {
 		return err
 	}
@@ -208,23 +195,7 @@ func (c *Consumer) resume(ctx context.Context) error {
 	return nil
 }
 
-// stateRooms returns the rooms with state futures.
-func (c *Consumer) stateRooms(ctx context.Context) (rooms []string, err error) {
-	if w, ok := c.futures.(interface {
-		QueryStateRooms(ctx context.Context) ([]string, error)
-	}); ok {
-		return w.QueryStateRooms(ctx)
-	}
-	futures, err := c.futures.QueryFutures(ctx, api.Filter{})
-	for _, f := range futures {
-		if f.StateKey != nil && !slices.Contains(rooms, f.RoomID) {
-			rooms = append(rooms, f.RoomID)
-		}
-	}
-	return rooms, err
-}
-
-// pull waits until there is a message, and deals with all that have come a moment later.
+// pull waits for a message and handles it, together with those that arrive a moment later.
 func (c *Consumer) pull(ctx context.Context) error {
 	msgs, err := c.next(ctx)
 	switch {
@@ -241,11 +212,12 @@ func (c *Consumer) pull(ctx context.Context) error {
 	return unlessTimeout(err)
 }
 
-// next waits for one message. It returns none if nothing happens for a while.
+// next waits for one message. It returns none after a while without messages.
 func (c *Consumer) next(ctx context.Context) (msgs []*nats.Msg, err error) {
 	ctx, cancel := context.WithTimeout(ctx, pullWait)
 	defer cancel()
-	// Fetch would wait on when JetStream has given up, and what comes then would wait for the next pull.
+	// Fetch would go on waiting when JetStream has given up, and a message that comes then would wait for the next
+	// pull.
 	batch, err := c.sub.FetchBatch(1, nats.Context(ctx))
 	if err != nil {
 		return nil, err
@@ -256,8 +228,8 @@ func (c *Consumer) next(ctx context.Context) (msgs []*nats.Msg, err error) {
 	return msgs, unlessTimeout(batch.Error())
 }
 
-// lookAlive returns an error if the durable consumer has vanished: whoever asked it for messages when it was gone
-// already is told nothing.
+// lookAlive returns an error if the durable consumer has vanished. JetStream does not answer a pull from a consumer
+// that no longer exists.
 func (c *Consumer) lookAlive(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callWait)
 	defer cancel()
@@ -272,7 +244,7 @@ func unlessTimeout(err error) error {
 	return err
 }
 
-// settle deals with a message and acknowledges it, or has it delivered again later.
+// settle handles a message and acknowledges it, or has it redelivered later.
 func (c *Consumer) settle(ctx context.Context, msg *nats.Msg) {
 	tries := uint64(1)
 	if meta, err := msg.Metadata(); err == nil {
@@ -296,7 +268,7 @@ func (c *Consumer) complain(err error, message string) {
 	c.log.Do(func() { logrus.WithError(err).Warn(message) })
 }
 
-// sleep reports whether it slept to the end.
+// sleep returns false if ctx is done first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

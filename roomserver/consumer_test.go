@@ -19,17 +19,17 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-const patience = 20 * time.Second // for what must happen; a machine may be slow
+const patience = 20 * time.Second // how long to wait for something that must happen, on a slow machine
 
-// futures is a futureserver that writes down what it is told, one line each.
+// futures is a futureserver that records its calls, one line each.
 type futures struct {
-	api.FutureInternalAPI
+	api.RoomserverAPI
 	calls     chan string
 	fail      atomic.Int32 // how many calls will fail
 	block     atomic.Bool  // calls wait for their context
 	unwatched atomic.Bool  // no room has state futures
-	meanwhile func()       // happens during each call; may be nil
-	pending   []*api.Future
+	meanwhile func()       // called during each call; may be nil
+	rooms     []string     // with state futures
 }
 
 func newFutures() *futures { return &futures{calls: make(chan string, 1000)} }
@@ -62,11 +62,9 @@ func (f *futures) PerformRoomPurge(ctx context.Context, roomID string) error {
 	return f.told(ctx, roomID+" purged")
 }
 
-func (f *futures) QueryFutures(context.Context, api.Filter) ([]*api.Future, error) {
-	return f.pending, nil
-}
+func (f *futures) QueryStateRooms(context.Context) ([]string, error) { return f.rooms, nil }
 
-// want waits for exactly these calls, in order.
+// want waits for exactly these calls, in this order.
 func (f *futures) want(t *testing.T, lines ...string) {
 	t.Helper()
 	for _, line := range lines {
@@ -81,7 +79,7 @@ func (f *futures) want(t *testing.T, lines ...string) {
 	}
 }
 
-// until passes over calls until this one.
+// until skips calls until this one.
 func (f *futures) until(t *testing.T, line string) {
 	t.Helper()
 	for deadline := time.After(patience); ; {
@@ -133,7 +131,7 @@ func (r *rig) stop(c *Consumer) {
 	}
 }
 
-// caughtUp waits until everything published so far has been acknowledged.
+// caughtUp waits until all messages published so far are acknowledged.
 func (r *rig) caughtUp(c *Consumer) {
 	r.Helper()
 	eventually(r.T, "no lag", func() bool {
@@ -174,26 +172,26 @@ func TestConsumer(t *testing.T) {
 		roomID := r.create("10", alice)
 		f := newFutures()
 		c := r.consumer()
-		// Before the start nothing is lost.
+		// Nothing is missed before Start.
 		topic := r.send(state(alice, roomID, "topic", "", `{"n":1}`))
 		c.Start(f)
 		f.until(r.T, roomID+"[{topic }]")
-		// Only changes of current state count, and each until it has been dealt with.
+		// Only changes of current state count, and each is repeated until it is handled.
 		hello := r.send(text(alice, roomID))
 		f.fail.Store(1)
 		r.send(state(alice, roomID, "name", "k", `{"n":1}`))
 		f.want(r.T, roomID+"[{name k}]", roomID+"[{name k}]")
 		r.caughtUp(c)
-		// A message whose arrival changes other events' places in the state, and one that is delivered twice.
+		// A message that changes other state events, and one that is delivered twice.
 		merge := &rsapi.OutputNewRoomEvent{Event: r.event(roomID, hello), AddsStateEventIDs: []string{topic}}
 		r.publishEvent(merge)
 		r.publishEvent(merge)
 		f.want(r.T, roomID+"[{topic }]", roomID+"[{topic }]")
-		// What cannot be read may have been anything.
+		// An unreadable message may mean anything.
 		r.publish(roomID, rsapi.OutputTypeNewRoomEvent, []byte("{"))
 		f.want(r.T, roomID+" all")
 		r.publish(roomID, rsapi.OutputTypeOldRoomEvent, []byte("{"))
-		// Rooms without futures cost nothing; their purge does.
+		// Rooms without futures cost nothing, except for their purge.
 		f.unwatched.Store(true)
 		r.publish(roomID, rsapi.OutputTypeNewRoomEvent, []byte("{"))
 		r.caughtUp(c)
@@ -237,7 +235,7 @@ func TestConsumerWaitsForTheCommit(t *testing.T) {
 			r.Errorf("waiting for an event that is gone: %v", err)
 		}
 
-		// After the last try the room is looked at as it is.
+		// After the last attempt the room is compared as it is.
 		set(false)
 		msg := &nats.Msg{Data: output(r.T, event), Header: nats.Header{}}
 		msg.Header.Set(jetstream.RoomID, roomID)
@@ -254,12 +252,14 @@ func TestConsumerWaitsForTheCommit(t *testing.T) {
 	})
 }
 
-// looking is a futureserver that looks at the room when it is told of a change, as the real one does.
+// looking is a futureserver that reads the room at each change, as the real one does.
 type looking struct {
-	api.FutureInternalAPI
+	api.RoomserverAPI
 	room *Room
 	seen chan string
 }
+
+func (looking) HasStateFutures(string) bool { return true }
 
 func (l looking) PerformStateChange(ctx context.Context, roomID string, changed []api.StateKeyTuple) error {
 	now, err := l.room.Current(ctx, roomID, changed)
@@ -336,7 +336,7 @@ func TestChanges(t *testing.T) {
 	}
 }
 
-// One by one would make JetStream work for this reader as much as for each of Dendrite's own.
+// One at a time would cost JetStream as much as each of Dendrite's own consumers.
 func TestConsumerTakesManyAtATime(t *testing.T) {
 	r := newRig(t, test.DBTypeSQLite)
 	f, c := newFutures(), r.consumer()
@@ -353,20 +353,20 @@ func TestConsumerTakesManyAtATime(t *testing.T) {
 	c.Start(f)
 	f.want(t, want...)
 	r.caughtUp(c)
-	if n, _, err := requests.Pending(); err != nil || n > pullBatch/4 { // two, if the machine is quick
+	if n, _, err := requests.Pending(); err != nil || n > pullBatch/4 { // two on a fast machine
 		t.Errorf("JetStream was asked %d times for %d messages, %v", n, len(want), err)
 	}
 }
 
 func TestConsumerComesBack(t *testing.T) {
 	r := newRig(t, test.DBTypeSQLite)
-	if err := r.output.Unsubscribe(); err != nil { // a new reader is to find nothing that others have left
+	if err := r.output.Unsubscribe(); err != nil { // a new consumer must not find what others have left
 		t.Fatal(err)
 	}
 	alice := test.NewUser(t)
 	roomID := r.create("10", alice)
 	f := newFutures()
-	f.pending = []*api.Future{state(alice, roomID, "x", "", `{}`), state(alice, roomID, "y", "", `{}`), text(alice, "!other:test")}
+	f.rooms = []string{roomID}
 	c := r.consumer()
 	c.Start(f)
 	r.send(state(alice, roomID, "x", "", `{"n":1}`))
@@ -374,14 +374,15 @@ func TestConsumerComesBack(t *testing.T) {
 	if err := r.js.DeleteConsumer(c.stream(), c.durable()); err != nil {
 		t.Fatal(err)
 	}
-	f.want(t, roomID+" all") // once for the room: who knows what has been missed
+	f.want(t, roomID+" all") // nobody knows what was missed
 	r.send(state(alice, roomID, "x", "", `{"n":2}`))
 	f.want(t, roomID+"[{x }]")
 	r.caughtUp(c)
 	f.wantNone(t)
 }
 
-// It comes back also if it was not waiting for messages when its durable consumer vanished, so that nobody told it.
+// The consumer recovers even if it was not waiting for messages when its durable consumer vanished, so that JetStream
+// told it nothing.
 func TestConsumerNoticesLate(t *testing.T) {
 	r := newRig(t, test.DBTypeSQLite)
 	if err := r.output.Unsubscribe(); err != nil {
@@ -390,7 +391,7 @@ func TestConsumerNoticesLate(t *testing.T) {
 	alice := test.NewUser(t)
 	roomID := r.create("10", alice)
 	f, c := newFutures(), r.consumer()
-	f.pending = []*api.Future{state(alice, roomID, "x", "", `{}`)}
+	f.rooms = []string{roomID}
 	f.meanwhile = sync.OnceFunc(func() {
 		if err := r.js.DeleteConsumer(c.stream(), c.durable()); err != nil {
 			t.Error(err)
@@ -406,15 +407,15 @@ func TestConsumerStops(t *testing.T) {
 	alice := test.NewUser(t)
 	roomID := r.create("10", alice)
 	idle := r.consumer()
-	r.stop(idle) // without having been started
+	r.stop(idle) // without Start
 	f, c := newFutures(), r.consumer()
 	c.Start(f)
 	r.caughtUp(c)
 	f.block.Store(true)
 	r.send(state(alice, roomID, "x", "", `{"n":1}`))
 	f.until(t, roomID+"[{x }]")
-	r.stop(c) // in the middle of a call
-	// What was not dealt with comes again, soon.
+	r.stop(c) // during a call
+	// An unacknowledged message is redelivered soon.
 	f.block.Store(false)
 	again := r.consumer()
 	again.Start(f)
@@ -422,7 +423,7 @@ func TestConsumerStops(t *testing.T) {
 	r.caughtUp(again)
 }
 
-// TestMayBeMembership: which messages can tell that somebody has come into a room or left it.
+// TestMayBeMembership: messages after which somebody may have joined or left.
 func TestMayBeMembership(t *testing.T) {
 	const event = `{"type":"new_room_event","new_room_event":{"event":{"_event_id":"$e",%s},%s}}`
 	for _, c := range []struct {
@@ -430,10 +431,10 @@ func TestMayBeMembership(t *testing.T) {
 		want          bool
 	}{
 		{`"type":"m.room.message"`, `"x":1`, false},
-		{`"type":"m.room.member"`, `"x":1`, false}, // a message of that type
+		{`"type":"m.room.member"`, `"x":1`, false}, // a message event of that type
 		{`"type":"m.room.member","state_key":"@u:h"`, `"x":1`, true},
 		{`"type":"m.room.name","state_key":""`, `"adds_state_event_ids":["$e"],"removes_state_event_ids":["$f"]`, false},
-		{`"type":"m.room.name","state_key":""`, `"adds_state_event_ids":["$e","$g"]`, true}, // resolved anew
+		{`"type":"m.room.name","state_key":""`, `"adds_state_event_ids":["$e","$g"]`, true}, // the state was resolved again
 		{`"type":"m.room.name","state_key":""`, `"removes_state_event_ids":["$f","$g"]`, true},
 		{`"type":"m.room.message"`, `"rewrites_state":true`, true},
 	} {

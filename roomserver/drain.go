@@ -10,12 +10,11 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Drained waits until Dendrite's components have dealt with every event that has been handed to the
-// roomserver, as long as ctx allows. It is for the shutdown: Dendrite closes its databases while its
-// consumers still run, and they panic if they have anything left to write. Our own consumer is left out,
-// for it may have been stopped before.
+// Drained waits until Dendrite's components have handled all events that were handed to the roomserver, or until ctx is
+// done. The shutdown needs it: Dendrite closes its databases while its consumers still run, and a consumer that still
+// has something to write panics. Our own consumer is not counted, because it may have been stopped already.
 func (c *Consumer) Drained(ctx context.Context) error {
-	// In the order of the events' way: each stage publishes to the next before it acknowledges.
+	// In the order in which events pass: each stage publishes to the next before it acknowledges.
 	for _, stage := range []func(context.Context) (int, error){c.inputLeft, c.outputLeft, c.appserviceLeft} {
 		for pause := time.Millisecond; ; pause = min(2*pause, commitPause) {
 			left, err := stage(ctx)
@@ -33,7 +32,7 @@ func (c *Consumer) Drained(ctx context.Context) error {
 	return nil
 }
 
-// The streams are kept by interest: a message goes when all its readers are done with it.
+// The streams have interest retention: a message is removed when all consumers have acknowledged it.
 func (c *Consumer) inputLeft(ctx context.Context) (int, error) {
 	return c.messages(ctx, jetstream.InputRoomEvent)
 }
@@ -50,7 +49,7 @@ func (c *Consumer) messages(ctx context.Context, stream string) (int, error) {
 	return int(info.State.Msgs), nil
 }
 
-// outputLeft returns how many messages the slowest of Dendrite's readers has left.
+// outputLeft returns how many messages the slowest of Dendrite's consumers has left.
 func (c *Consumer) outputLeft(ctx context.Context) (int, error) {
 	left, err := c.messages(ctx, jetstream.OutputRoomEvent)
 	if err != nil || left == 0 {
@@ -67,7 +66,7 @@ func (c *Consumer) outputLeft(ctx context.Context) (int, error) {
 	case ctx.Err() != nil:
 		return 0, ctx.Err()
 	case !seen:
-		return 0, errors.New("the readers of the roomserver's output cannot be listed")
+		return 0, errors.New("cannot list the consumers of the roomserver's output")
 	}
 	return left, nil
 }

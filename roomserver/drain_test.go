@@ -15,8 +15,8 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// TestIdleReaderIsForgotten shows that going back to stock Dendrite leaves nothing behind: JetStream drops a
-// reader that does not come back, and the messages that it kept for it.
+// TestIdleReaderIsForgotten shows that a return to stock Dendrite leaves nothing behind: JetStream removes a consumer
+// that is not used, and the messages that it kept for it.
 func TestIdleReaderIsForgotten(t *testing.T) {
 	r := newRig(t, test.DBTypeSQLite)
 	if err := r.output.Unsubscribe(); err != nil {
@@ -52,7 +52,7 @@ func TestDrained(t *testing.T) {
 	if err := r.output.Unsubscribe(); err != nil {
 		t.Fatal(err)
 	}
-	c := r.consumer() // never started, so everything waits for it
+	c := r.consumer() // never started, so all messages wait
 	slow, err := r.js.PullSubscribe(c.stream(), "TestSlowReader")
 	if err != nil {
 		t.Fatal(err)
@@ -88,7 +88,7 @@ func TestDrained(t *testing.T) {
 		t.Fatalf("not drained: %v", err)
 	}
 
-	// An event that has not been processed yet keeps it from being drained, too.
+	// An unprocessed event in the input also counts as undrained.
 	subject := r.cfg.Global.JetStream.Prefixed(jetstream.InputRoomEvent) + ".elsewhere"
 	if _, err := r.js.PullSubscribe(subject, "TestInput"); err != nil {
 		t.Fatal(err)
@@ -101,7 +101,7 @@ func TestDrained(t *testing.T) {
 	}
 }
 
-// TestConsumerSurvivesRestartOfNATS uses a NATS of its own, as a big installation has.
+// TestConsumerSurvivesRestartOfNATS uses an external NATS server, as a large installation does.
 func TestConsumerSurvivesRestartOfNATS(t *testing.T) {
 	dir, port := t.TempDir(), natsserver.RANDOM_PORT
 	boot := func() *natsserver.Server {

@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// FuzzReadNewEvent writes an output as the roomserver does, and reads it. It also reads what was never written.
+// FuzzReadNewEvent encodes an output as the roomserver does, and reads it. It also reads arbitrary bytes.
 func FuzzReadNewEvent(f *testing.F) {
 	f.Add("$e", "m.room.member", "@a:b", true, false, "$e,$a", "$b", []byte(`{"new_room_event":{"event":{"_event_id":1,"type":[]}}}`))
 	f.Add("\"\\", "\u2028", "", false, true, "", ",,", []byte(`{`))
@@ -19,7 +19,7 @@ func FuzzReadNewEvent(f *testing.F) {
 		readNewEvent(other)
 		for _, s := range []string{id, kind, key, added, removed} {
 			if !utf8.ValidString(s) {
-				return // JSON has none
+				return // JSON cannot have it
 			}
 		}
 		event := map[string]any{"_event_id": id, "type": kind, "content": map[string]any{"type": "another", "_event_id": "$x"}}

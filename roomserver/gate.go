@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// Gates let one writer at a time into a room. Dendrite makes an event in two steps: it looks at the room, and then
-// hands in an event that follows what it saw. It keeps one user's events in a room apart, but no two users', and
-// knows nothing of futures. Two that look at the same moment build on the same event: the room's history forks,
-// state resolution decides between them, and the later one may lose. So whoever makes an event in a room here
-// enters its gate first.
+// Gates admit one writer at a time to a room. Dendrite creates an event in two steps: it reads the room, and then
+// submits an event that follows what it read. It serialises the events of one user in a room, but not those of two
+// users, and it does not know futures. Two writers that read at the same moment build on the same event. Then the
+// room's history forks, state resolution decides between the two, and the later one may lose. So every writer on this
+// server enters the room's gate first.
 //
-// A gate is fair: first come, first served. It exists only while somebody is at it. Nobody is kept out for ever, and
-// nobody keeps others out for ever: who has waited for gatePatience goes ahead without the gate, as without Gates, and
-// who has been inside for gateLimit is no longer waited for. Who is inside must not enter another gate, unless all
-// that do so enter them in the same order.
+// A gate is fair: first come, first served. It exists only while somebody uses it. Nobody waits for ever: a visitor
+// that has waited for gatePatience goes ahead without the gate, and a visitor that has been inside for gateLimit is no
+// longer waited for. A visitor must not enter a second gate, unless all visitors that do so enter the gates in the same
+// order.
 //
 // The zero value is ready for use.
 type Gates struct {
@@ -27,25 +27,25 @@ type Gates struct {
 const (
 	gatePatience = 5 * time.Second
 	gateLimit    = 5 * time.Second
-	// mostWaiting is how many may wait at one gate. A room that has so many is too slow to be helped by waiting.
+	// mostWaiting is how many may wait at one gate. If more come, the room is so slow that waiting does not help.
 	mostWaiting = 1024
 )
 
-// gate is that of one room. There is always somebody inside.
+// gate is the gate of one room. There is always one visitor inside.
 type gate struct {
 	inside  *visit
 	waiting list.List // of *visit
 }
 
-// visit is somebody who waits at a gate or is inside.
+// visit is a visitor who waits at a gate or is inside.
 type visit struct {
 	user    string
 	entered chan struct{}
 	limit   *time.Timer
 }
 
-// Enter returns when the caller may make an event in the room, and what to call when that is done or has failed.
-// The user is who Yield is told of; "" is nobody. It waits for gatePatience and ctx at the most.
+// Enter returns when the caller may create an event in the room. The caller must call leave when that is done or has
+// failed. user is the name for Yield; it may be "". Enter waits at most for gatePatience and ctx.
 func (g *Gates) Enter(ctx context.Context, roomID, user string) (leave func()) {
 	v := &visit{user: user}
 	place := g.arrive(roomID, v)
@@ -63,7 +63,7 @@ func (g *Gates) Enter(ctx context.Context, roomID, user string) (leave func()) {
 	return func() { g.leave(roomID, v) }
 }
 
-// arrive lets v in, or has it wait in the returned place. With too many waiting it does neither.
+// arrive lets v in, or makes it wait and returns its place in the queue. If too many wait, it does neither.
 func (g *Gates) arrive(roomID string, v *visit) (place *list.Element) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -83,7 +83,7 @@ func (g *Gates) arrive(roomID string, v *visit) (place *list.Element) {
 	return nil
 }
 
-// admit lets v in. Under the lock.
+// admit lets v in. The caller must hold the lock.
 func (g *Gates) admit(roomID string, at *gate, v *visit) {
 	at.inside = v
 	v.limit = time.AfterFunc(gateLimit, func() { g.leave(roomID, v) })
@@ -92,16 +92,16 @@ func (g *Gates) admit(roomID string, at *gate, v *visit) {
 	}
 }
 
-// giveUp takes a visit out of the line. One that has been let in meanwhile is inside until it leaves.
+// giveUp removes a visit from the queue. If it has been let in meanwhile, it is inside until it leaves.
 func (g *Gates) giveUp(roomID string, place *list.Element) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if at := g.rooms[roomID]; at != nil && at.inside != place.Value.(*visit) {
-		at.waiting.Remove(place) // does nothing if it is in another line, or in none
+		at.waiting.Remove(place) // does nothing if it is in another queue, or in none
 	}
 }
 
-// leave lets the next one in, if v is inside.
+// leave lets the next visitor in, if v is inside.
 func (g *Gates) leave(roomID string, v *visit) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -110,7 +110,7 @@ func (g *Gates) leave(roomID string, v *visit) {
 	}
 }
 
-// pass lets the next one in. Under the lock.
+// pass lets the next visitor in. The caller must hold the lock.
 func (g *Gates) pass(roomID string, at *gate) {
 	at.inside.limit.Stop()
 	if first := at.waiting.Front(); first != nil {
@@ -120,7 +120,8 @@ func (g *Gates) pass(roomID string, at *gate) {
 	delete(g.rooms, roomID)
 }
 
-// Yield has the user leave the room's gate early, if they are inside. It is for what has to wait for another server.
+// Yield makes the user leave the room's gate early, if they are inside. It is for requests that wait for another
+// server.
 func (g *Gates) Yield(roomID, user string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

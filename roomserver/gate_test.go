@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// TestGateIsFair: one at a time, in the order of their coming, and other rooms are not concerned.
+// TestGateIsFair: one visitor at a time, in order of arrival, and other rooms are not affected.
 func TestGateIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g Gates
@@ -43,7 +43,7 @@ func TestGateIsFair(t *testing.T) {
 	})
 }
 
-// TestGatePatience: who cannot get in goes ahead, in time, and leaves nothing behind.
+// TestGatePatience: a visitor that cannot get in goes ahead after its time limit, and leaves nothing behind.
 func TestGatePatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g Gates
@@ -80,7 +80,7 @@ func TestGatePatience(t *testing.T) {
 	})
 }
 
-// TestGateOfASlowRoom: everybody who comes to a room that is stuck goes ahead after gatePatience at the most.
+// TestGateOfASlowRoom: every visitor to a blocked room goes ahead after gatePatience at most.
 func TestGateOfASlowRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g Gates
@@ -109,7 +109,7 @@ func TestGateOfASlowRoom(t *testing.T) {
 	})
 }
 
-// TestGateYield: who has to wait for another server does not keep others waiting; nobody else is put out.
+// TestGateYield: a visitor that waits for another server does not keep others waiting, and nobody else must leave.
 func TestGateYield(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var g Gates
@@ -131,8 +131,7 @@ func TestGateYield(t *testing.T) {
 	})
 }
 
-// TestGateRace: with callers that come and give up at any moment nobody is inside together with another, and all
-// gates go.
+// TestGateRace: visitors arrive and give up at any moment. No two are ever inside together, and no gate is left over.
 func TestGateRace(t *testing.T) {
 	var g Gates
 	var all sync.WaitGroup

@@ -13,22 +13,22 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// This file says what a message of the roomserver's output means for futures.
+// What a message of the roomserver's output means for futures.
 
 const (
-	commitWait  = time.Second           // as long as it holds up others
-	commitPause = 50 * time.Millisecond // the longest between two looks
-	// commitTries is how often a message is put back because its event has not been committed. With the
-	// delays between them that is longer than the 5 min 10 s after which Dendrite processes an event again
-	// that it had begun before a crash; and then it publishes it again.
+	commitWait  = time.Second           // no longer, because other messages wait
+	commitPause = 50 * time.Millisecond // the longest pause between two looks
+	// commitTries is how often a message is redelivered because its event has not been committed. With the pauses this
+	// takes longer than 5 min 10 s. After that time Dendrite processes an event again that it had begun before a crash,
+	// and publishes it again.
 	commitTries = 15
 
-	lookupMax = 64 // events whose tuples are looked up; beyond that the whole room is compared
+	lookupMax = 64 // events whose tuples are looked up; with more of them the whole room is compared
 )
 
 var errNotCommitted = errors.New("the roomserver has not committed the event")
 
-// apply tells the futureserver what the message means. Messages that mean nothing cost no I/O.
+// apply tells the futureserver what the message means. A message without a meaning for futures costs no I/O.
 func (c *Consumer) apply(ctx context.Context, msg *nats.Msg, tries uint64) error {
 	roomID := msg.Header.Get(jetstream.RoomID)
 	switch rsapi.OutputType(msg.Header.Get(jetstream.RoomEventType)) {
@@ -36,9 +36,9 @@ func (c *Consumer) apply(ctx context.Context, msg *nats.Msg, tries uint64) error
 		return c.futures.PerformRoomPurge(ctx, roomID)
 	case rsapi.OutputTypeNewRoomEvent:
 	default:
-		return nil // invites, peeks, redactions and old events change no room's current state
+		return nil // invites, peeks, redactions and old events change no current state
 	}
-	watched, inCall := c.watched(roomID), c.members != nil && c.members.InCall(roomID)
+	watched, inCall := c.futures.HasStateFutures(roomID), c.members != nil && c.members.InCall(roomID)
 	if !watched && !inCall {
 		return nil
 	}
@@ -55,7 +55,7 @@ func (c *Consumer) apply(ctx context.Context, msg *nats.Msg, tries uint64) error
 		return nil
 	}
 	if !ok {
-		return c.futures.PerformStateChange(ctx, roomID, nil) // it will never tell more than that
+		return c.futures.PerformStateChange(ctx, roomID, nil) // an unreadable message may mean anything
 	}
 	changed, err := c.changes(ctx, roomID, event)
 	if err != nil || (changed != nil && len(changed) == 0) {
@@ -69,16 +69,16 @@ func (c *Consumer) apply(ctx context.Context, msg *nats.Msg, tries uint64) error
 	return c.futures.PerformStateChange(ctx, roomID, changed)
 }
 
-// newEvent is what a rsapi.OutputNewRoomEvent says about state.
+// newEvent is the part of a rsapi.OutputNewRoomEvent that is about state.
 type newEvent struct {
 	id             string
-	key            []api.StateKeyTuple // one, or none if the event is no state
+	key            []api.StateKeyTuple // one, or none if the event is no state event
 	rewrites       bool
 	added, removed []string // other events
 }
 
-// readNewEvent takes out only what is needed, for a fifth of what it costs to read an event whole. It reports false if
-// the message is not as expected.
+// readNewEvent decodes only the needed fields, which costs a fifth of decoding a whole event. It returns false if the
+// message is not as expected.
 func readNewEvent(output []byte) (e newEvent, ok bool) {
 	const event = "new_room_event."
 	found := gjson.GetManyBytes(output, event+"event._event_id", event+"event.type", event+"event.state_key",
@@ -100,21 +100,21 @@ func readNewEvent(output []byte) (e newEvent, ok bool) {
 	return e, id.Exists() && kind.Exists() && gjson.ValidBytes(output)
 }
 
-// mayBeMembership reports whether somebody may have come or gone; read says whether the event could be read.
+// mayBeMembership reports whether somebody may have joined or left. read says whether the event could be read.
 func (e *newEvent) mayBeMembership(read bool) bool {
 	return !read || e.rewrites || len(e.added) > 0 || len(e.removed) > len(e.key) ||
 		len(e.key) > 0 && e.key[0].Type == spec.MRoomMember
 }
 
-// changes returns which pieces of state the event may have changed, nil for all of the room's.
+// changes returns which pieces of state the event may have changed; nil stands for all.
 func (c *Consumer) changes(ctx context.Context, roomID string, e newEvent) ([]api.StateKeyTuple, error) {
 	if e.rewrites {
 		return nil, nil
 	}
-	// The event's own, even if it has lost to another: comparing too often does no harm.
+	// The event's own piece is included even if another event has won: comparing too often does no harm.
 	changed := append([]api.StateKeyTuple{}, e.key...)
 	if len(e.added) == 0 && len(e.removed) <= len(changed) {
-		return changed, nil // the ordinary case: a message, or one event in another's place
+		return changed, nil // the usual case: a message, or one event that replaces another
 	}
 	ids := append(e.added, e.removed...)
 	if len(ids) > lookupMax {
@@ -136,8 +136,8 @@ func (c *Consumer) changes(ctx context.Context, roomID string, e newEvent) ([]ap
 	return changed, nil
 }
 
-// committed waits until the event shows in the room's current state. Dendrite publishes an event before it
-// commits the transaction that makes it current. An event that is not stored at all has been purged since.
+// committed waits until the event shows in the room's current state. Dendrite publishes an event before it commits the
+// transaction that makes it current. An event that is not stored at all has been purged meanwhile.
 func (c *Consumer) committed(ctx context.Context, eventID string) error {
 	wait, cancel := context.WithTimeout(ctx, commitWait)
 	defer cancel()

@@ -16,16 +16,16 @@ import (
 	_ "github.com/matrix-org/dendrite/futures/setup/base/patched" // the patch that calls Resolve
 )
 
-// rememberedEvents bounds how many events of auth chains a Resolver remembers, about a kilobyte each.
+// rememberedEvents is how many events of auth chains a Resolver caches. Each takes about a kilobyte.
 const rememberedEvents = 1 << 14
 
-// Resolver resolves states of rooms of version 12 for Dendrite's roomserver, by package stateres. It may be used by
-// many goroutines at once.
+// Resolver resolves states of rooms of version 12 for Dendrite's roomserver, using package stateres. It is safe for
+// concurrent use.
 type Resolver struct {
-	accepted *lru.Cache[string, *stateres.Event] // an event that was accepted stays so
+	accepted *lru.Cache[string, *stateres.Event] // accepted events; an accepted event stays accepted
 }
 
-// NewResolver returns a Resolver that remembers nothing yet.
+// NewResolver returns a Resolver with an empty cache.
 func NewResolver() *Resolver {
 	accepted, err := lru.New[string, *stateres.Event](rememberedEvents)
 	if err != nil {
@@ -34,9 +34,9 @@ func NewResolver() *Resolver {
 	return &Resolver{accepted}
 }
 
-// Resolve resolves the states into one by state resolution 2.1 (MSC4297). If an event of an auth chain cannot be had
-// from anywhere, the result is that of the events that can, as in other servers, and a warning says so. It returns
-// an error if the events are not what they should be, or loading them fails.
+// Resolve resolves the states by state resolution 2.1 (MSC4297). If an event of an auth chain is missing everywhere, it
+// uses the events that exist, as other servers do, and logs a warning. It returns an error if the events are malformed
+// or cannot be loaded.
 func (r *Resolver) Resolve(ctx context.Context, s rsstate.Sets) ([]gomatrixserverlib.PDU, error) {
 	run := resolution{Resolver: r, Sets: s, events: make(map[string]*stateres.Event)}
 	sets, err := run.sets(ctx)
@@ -48,7 +48,7 @@ func (r *Resolver) Resolve(ctx context.Context, s rsstate.Sets) ([]gomatrixserve
 	}
 	create, ok := run.events[gomatrixserverlib.CreateEventID(s.RoomID)]
 	if !ok {
-		return nil, fmt.Errorf("room %s: its create event cannot be had", s.RoomID)
+		return nil, fmt.Errorf("room %s: its create event is missing", s.RoomID)
 	}
 	rules := stateres.Rules{Allowed: run.allowed, Creators: stateres.CreatorsAboveAll, RestrictedJoins: true}
 	resolved, err := stateres.Resolve(stateres.V21, rules, create, sets, run.events, stateres.Options{})
@@ -76,7 +76,7 @@ type resolution struct {
 
 func pdu(e *stateres.Event) gomatrixserverlib.PDU { return e.Value.(gomatrixserverlib.PDU) }
 
-// sets are the states by key. Their events are added to the known ones.
+// sets returns the states by key, and adds their events to the known ones.
 func (r *resolution) sets(ctx context.Context) ([]map[stateres.Key]string, error) {
 	sets := make([]map[stateres.Key]string, len(r.States))
 	for i, events := range r.States {
@@ -181,7 +181,7 @@ func (r *resolution) loadChains(ctx context.Context) error {
 	return nil
 }
 
-// allowed asks the authorisation rules about an event and the state that it is judged by.
+// allowed checks an event by the authorisation rules against the given state.
 func (r *resolution) allowed(event *stateres.Event, judge map[stateres.Key]*stateres.Event) error {
 	pdus := make([]gomatrixserverlib.PDU, 0, len(judge))
 	for _, e := range judge {

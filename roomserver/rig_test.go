@@ -4,25 +4,22 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"os"
 	"testing"
 	"time"
 
 	fsapi "github.com/matrix-org/dendrite/federationapi/api"
-	"github.com/matrix-org/dendrite/futures/futureserver/api"
-	"github.com/matrix-org/dendrite/internal/caching"
-	"github.com/matrix-org/dendrite/internal/sqlutil"
-	dendrite "github.com/matrix-org/dendrite/roomserver"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/roomserver/types"
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/setup/jetstream"
 	"github.com/matrix-org/dendrite/setup/process"
 	"github.com/matrix-org/dendrite/test"
-	"github.com/matrix-org/dendrite/test/testrig"
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/nats-io/nats.go"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	"github.com/matrix-org/dendrite/futures/test/components"
 )
 
 // A rig is a real roomserver in this process, with its own database and JetStream.
@@ -40,43 +37,28 @@ type rig struct {
 
 // withDatabases runs the test on SQLite, and on PostgreSQL if the environment names one.
 func withDatabases(t *testing.T, f func(*rig)) {
-	t.Run("sqlite", func(t *testing.T) { f(newRig(t, test.DBTypeSQLite)) })
-	t.Run("postgres", func(t *testing.T) {
-		if os.Getenv("POSTGRES_HOST") == "" && os.Getenv("POSTGRES_DB") == "" && os.Getenv("FUTURES_TEST_POSTGRES") != "required" {
-			t.Skip("the environment names no PostgreSQL")
-		}
-		f(newRig(t, test.DBTypePostgres))
-	})
+	components.WithDatabases(t, func(t *testing.T, dbType test.DBType) { f(newRig(t, dbType)) })
 }
 
 func newRig(t *testing.T, dbType test.DBType) *rig {
-	cfg, proc, closeRig := testrig.CreateConfig(t, dbType)
-	cfg.Global.JetStream.StoragePath = config.Path(t.TempDir())
-	t.Cleanup(func() {
-		proc.ShutdownDendrite()
-		proc.WaitForComponentsToFinish()
-		closeRig()
-	})
-	cm := sqlutil.NewConnectionManager(proc, cfg.Global.DatabaseOptions)
-	caches := caching.NewRistrettoCache(8<<20, time.Hour, caching.DisableMetrics)
-	natsInstance := &jetstream.NATSInstance{}
-	rsAPI := dendrite.NewInternalAPI(proc, cfg, cm, natsInstance, caches, caching.DisableMetrics)
-	rsAPI.SetFederationAPI(nobody{}, nil)
-	db, _, err := cm.Connection(&cfg.RoomServer.Database)
+	rooms := components.NewRoomserver(t, dbType)
+	cfg, proc := rooms.Config, rooms.Process
+	rooms.SetFederationAPI(nobody{}, nil)
+	db, _, err := rooms.Connections.Connection(&cfg.RoomServer.Database)
 	if err != nil {
 		t.Fatal(err)
 	}
-	js, conn := natsInstance.Prepare(proc, &cfg.Global.JetStream)
+	js, conn := rooms.NATS.Prepare(proc, &cfg.Global.JetStream)
 	output, err := js.SubscribeSync(cfg.Global.JetStream.Prefixed(jetstream.OutputRoomEvent))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t, cfg, proc, rsAPI, db, js, conn, nil, output}
+	r := &rig{t, cfg, proc, rooms, db, js, conn, nil, output}
 	r.forget()
 	return r
 }
 
-// forget does to r.room what a restart does.
+// forget replaces r.room as a restart would.
 func (r *rig) forget() {
 	r.Helper()
 	var err error
@@ -92,7 +74,7 @@ func (nobody) QueryJoinedHostServerNamesInRoom(context.Context, *fsapi.QueryJoin
 	return nil
 }
 
-// create makes a room of that version in which all users are joined; the first has the power.
+// create creates a room of that version in which all users are joined. The first user has the power.
 func (r *rig) create(version gomatrixserverlib.RoomVersion, users ...*test.User) string {
 	r.Helper()
 	room := test.NewRoom(r.T, users[0], test.RoomVersion(version))
@@ -103,7 +85,7 @@ func (r *rig) create(version gomatrixserverlib.RoomVersion, users ...*test.User)
 	return room.ID
 }
 
-// input puts events into their room, whoever has made them.
+// input submits events by anybody to their room.
 func (r *rig) input(events ...*types.HeaderedEvent) {
 	r.Helper()
 	if err := rsapi.SendEvents(r.Context(), r.rsAPI, rsapi.KindNew, events, "test", "test", "test", nil, false); err != nil {
@@ -125,7 +107,7 @@ func text(user *test.User, roomID string) *api.Future {
 	return message(user, roomID, "m.room.message", `{"body":"hello","msgtype":"m.text"}`)
 }
 
-// build has the event built and keeps it in the future, as the claim does.
+// build builds the event and stores it in the future, as the claim does.
 func (r *rig) build(f *api.Future) *api.Future {
 	r.Helper()
 	event, err := buildOne(r.Context(), r.room, f)
@@ -153,7 +135,7 @@ func (r *rig) submit(fs ...*api.Future) {
 func (r *rig) send(f *api.Future) string {
 	r.Helper()
 	r.submit(r.build(f))
-	r.verdict(f, api.Proved)
+	r.verdict(f, api.Confirmed)
 	return f.Event.ID
 }
 
@@ -164,7 +146,7 @@ func (r *rig) verdict(f *api.Future, want api.Verdict) {
 	}
 }
 
-// levels sets the level that messages need; the first user of the room is above all levels used here.
+// levels sets the level for messages. The first user of the room is above all levels used here.
 func (r *rig) levels(admin *test.User, roomID string, message string) {
 	r.Helper()
 	r.send(state(admin, roomID, "m.room.power_levels", "",
@@ -180,7 +162,7 @@ func (r *rig) event(roomID, id string) *types.HeaderedEvent {
 	return event
 }
 
-// published returns the outputs of the event so far, in order, and forgets all others.
+// published returns the outputs of the event so far, in order, and discards all others.
 func (r *rig) published(eventID string) []*rsapi.OutputNewRoomEvent {
 	r.Helper()
 	return r.publishedIf(func(id string) bool { return id == eventID })

@@ -1,7 +1,6 @@
-// Package roomserver is the south adapter: the only place that talks to Dendrite's roomserver and to
-// JetStream. On its way a future passes here three times: when it is scheduled (Room.Admit), when it is
-// due (Room.Build, Room.Submit, Room.Verdict), and whenever the room's state changes in between
-// (Consumer).
+// Package roomserver is the south adapter: the only place that talks to Dendrite's roomserver and to JetStream. A
+// future needs it three times: when it is scheduled (Room.Admit), when it is due (Room.Build, Room.Submit,
+// Room.Verdict), and whenever the room's state changes in between (Consumer).
 package roomserver
 
 import (
@@ -17,7 +16,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 )
 
-// Room is the real api.Room: the rooms that Dendrite's roomserver keeps. It is safe for concurrent use.
+// Room implements api.Room with the rooms of Dendrite's roomserver. It is safe for concurrent use.
 type Room struct {
 	cfg      *config.Dendrite
 	rsAPI    rsapi.RoomserverInternalAPI
@@ -25,13 +24,13 @@ type Room struct {
 	gates    *Gates
 	answered answered
 
-	messageStanding, stateStanding *sql.Stmt // see standing
+	messageStanding, stateStanding *sql.Stmt // see standing.go
 }
 
 var _ api.Room = (*Room)(nil)
 
-// NewRoom returns the rooms of rsAPI. db is the roomserver's own database; it is read, never written:
-// only there stands whether an event has reached the timeline. Others who make events in the rooms use the same gates.
+// NewRoom returns the rooms of rsAPI. db is the roomserver's own database. It is only read, because nothing else tells
+// whether an event has reached the timeline. Other writers to the rooms use the same gates.
 func NewRoom(cfg *config.Dendrite, rsAPI rsapi.RoomserverInternalAPI, db *sql.DB, gates *Gates) (*Room, error) {
 	message, state, err := prepareStanding(cfg, db)
 	if err != nil {
@@ -45,10 +44,9 @@ func (r *Room) Enter(ctx context.Context, roomID string) (leave func()) {
 	return r.gates.Enter(ctx, roomID, "")
 }
 
-// Admit implements api.Room. It refuses senders who are not ours or not in the room, unknown rooms, events
-// that a plain PDU cannot stand for (see sendable) and events that cannot be built, because they are too
-// large or not canonical JSON. It costs one query, or one roomserver query for events with rules of their own, and
-// writes nothing.
+// Admit implements api.Room. It refuses senders of other servers and senders who are not in the room, unknown rooms,
+// events that a plain PDU cannot stand for (see sendable), and events that are too large or not canonical JSON. It
+// costs one SQL query, or one roomserver query for events with rules of their own, and writes nothing.
 func (r *Room) Admit(ctx context.Context, f *api.Future) (string, error) {
 	d, err := r.draft(f)
 	if err != nil {
@@ -80,17 +78,16 @@ func (r *Room) Admit(ctx context.Context, f *api.Future) (string, error) {
 	return room.current(d).ID, nil
 }
 
-// stateEvent is what the core knows of an event. In rooms that futures can live in a sender ID is a user ID.
+// stateEvent is what the core knows of a state event. In rooms that futures can be in, the sender ID is the user ID.
 func stateEvent(e *types.HeaderedEvent) api.StateEvent {
 	return api.StateEvent{ID: e.EventID(), Sender: string(e.SenderID())}
 }
 
-// Current implements api.Room. It costs one roomserver query, however many keys there are. In a room that
-// the server does not know, or no longer, nothing is set.
+// Current implements api.Room. It costs one roomserver query for any number of keys. In an unknown room nothing is set.
 func (r *Room) Current(ctx context.Context, roomID string, keys []api.StateKeyTuple) ([]api.StateEvent, error) {
 	now := make([]api.StateEvent, len(keys))
 	if len(keys) == 0 {
-		return now, nil // no tuples at all would mean the whole state
+		return now, nil // a query without tuples would return the whole state
 	}
 	tuples := make([]gomatrixserverlib.StateKeyTuple, len(keys))
 	for i, k := range keys {
@@ -110,9 +107,9 @@ func (r *Room) Current(ctx context.Context, roomID string, keys []api.StateKeyTu
 	return now, nil
 }
 
-// look reads pieces of a room's current state, with what an event that follows it must refer to. It sees
-// committed state only. Dendrite needs about ten SQL queries for it, most of them answered from its caches,
-// and not one more for each piece; its QueryCurrentState loads the whole state for each piece.
+// look reads pieces of a room's current state, and the references that an event needs to follow it. It sees committed
+// state only. Dendrite needs about ten SQL queries for it, most of them answered from its caches, for any number of
+// pieces. Its QueryCurrentState would load the whole state for each piece.
 func (r *Room) look(ctx context.Context, roomID string, tuples []gomatrixserverlib.StateKeyTuple) (res rsapi.QueryLatestEventsAndStateResponse, err error) {
 	slices.SortFunc(tuples, compareTuples)
 	req := rsapi.QueryLatestEventsAndStateRequest{RoomID: roomID, StateToFetch: slices.Compact(tuples)}

@@ -113,7 +113,7 @@ func (p pseudoIDs) QueryLatestEventsAndState(ctx context.Context, req *rsapi.Que
 	return err
 }
 
-// TestStanding compares the short look at a room with the roomserver's own.
+// TestStanding compares the single SQL query with the roomserver's own answer.
 func TestStanding(t *testing.T) {
 	withDatabases(t, func(r *rig) {
 		alice, bob, eve, kicked := test.NewUser(r.T), test.NewUser(r.T), test.NewUser(r.T), test.NewUser(r.T)
@@ -202,9 +202,9 @@ func TestSend(t *testing.T) {
 		before := time.Now().UnixMilli()
 		r.verdict(r.build(f), api.Unknown)
 		r.submit(f)
-		r.verdict(f, api.Proved)
-		r.submit(f) // a second time is harmless
-		r.verdict(f, api.Proved)
+		r.verdict(f, api.Confirmed)
+		r.submit(f) // submitting twice does no harm
+		r.verdict(f, api.Confirmed)
 
 		out := r.published(f.Event.ID)
 		if len(out) != 1 {
@@ -217,7 +217,7 @@ func TestSend(t *testing.T) {
 			r.Errorf("sent as server %q", out[0].SendAsServer)
 		}
 		e := r.event(roomID, f.Event.ID)
-		// Dendrite's own events have their angle brackets escaped on the way through JetStream, too.
+		// Dendrite's own events also have their angle brackets escaped by JetStream's JSON.
 		if got := string(e.Content()); got != `{"body":"\u003cb\u003e\u0026\u003c/b\u003e ☎","n":2}` {
 			r.Errorf("content %s", got)
 		}
@@ -259,7 +259,7 @@ func TestRedaction(t *testing.T) {
 			if !gone(own) {
 				r.Errorf("v%s: the target is not redacted", version)
 			}
-			want := `{"reason":"spent"}` // on the wire the target stands in one place alone
+			want := `{"reason":"spent"}` // on the wire the target is in one place only
 			if version == "11" {
 				want = `{"reason":"spent","redacts":"` + own + `"}`
 			}
@@ -283,8 +283,8 @@ func TestRedaction(t *testing.T) {
 	})
 }
 
-// TestRedactionFirst: a redaction that comes before its target is kept until that comes, and so are others of the
-// same target: the one that counts may not be the first.
+// TestRedactionFirst: a redaction that arrives before its target is kept, and so are others of the same target, because
+// the one that counts may not be the first.
 func TestRedactionFirst(t *testing.T) {
 	withDatabases(t, func(r *rig) {
 		for _, version := range []gomatrixserverlib.RoomVersion{"10", "11"} {
@@ -328,7 +328,7 @@ func TestBuild(t *testing.T) {
 		f.Policy = 0
 		r.build(f)
 
-		// Powers are those of now.
+		// The current power levels count.
 		b := text(bob, roomID)
 		r.build(b)
 		r.levels(alice, roomID, "50")
@@ -337,7 +337,7 @@ func TestBuild(t *testing.T) {
 		r.levels(alice, roomID, "0")
 		r.build(b)
 
-		// Nobody sends into a room they are not in, nor joins again.
+		// A user who is not in the room sends nothing and does not join again.
 		leave := state(bob, roomID, "m.room.member", bob.ID, `{"membership":"leave"}`)
 		join := state(bob, roomID, "m.room.member", bob.ID, `{"membership":"join"}`)
 		r.build(join)
@@ -351,7 +351,7 @@ func TestBuild(t *testing.T) {
 			r.Errorf("leaving twice: %v", err)
 		}
 
-		// What is no fault of the event is no refusal.
+		// An error that the event has not caused is no refusal.
 		ctx, cancel := context.WithCancel(r.Context())
 		cancel()
 		for what, call := range map[string]func() error{

@@ -1,7 +1,6 @@
 package roomserver
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -12,27 +11,28 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
+	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// What is asked of a room whenever something is scheduled is one query here. The roomserver's own way to the same
-// answer is seven, and reads whole events.
+// What scheduling needs to know about a room is one SQL query here. The roomserver itself needs seven, and reads whole
+// events.
 
-// standing is where a user and a piece of state stand in a room.
+// standing describes a user and a piece of state in a room.
 type standing struct {
 	version gomatrixserverlib.RoomVersion
 	joined  bool
-	current string // ID of the event that sets the piece of state, "" if there is none
+	current string // ID of the event that sets the piece of state, or ""
 }
 
-// selectMembership has a room ID and a user ID.
+// selectMembership has the parameters room ID and user ID.
 const selectMembership = `
 	r.room_version,
 	COALESCE((SELECT m.membership_nid FROM roomserver_membership m
 		JOIN roomserver_event_state_keys k ON k.event_state_key_nid = m.target_nid
 		WHERE m.room_nid = r.room_nid AND k.event_state_key = $2), 0)`
 
-// selectCurrent has a type and a state key besides. A snapshot is a list of blocks, of which a later one counts where two
-// have the same piece of state.
+// selectCurrent has two more parameters: type and state key. A snapshot is a list of blocks. If two blocks have the
+// same piece of state, the later block counts.
 const (
 	selectCurrent = `
 	COALESCE((SELECT e.event_id FROM roomserver_state_snapshots s, %s, roomserver_state_block b, %s, roomserver_events e
@@ -40,8 +40,8 @@ const (
 			AND e.event_type_nid = (SELECT event_type_nid FROM roomserver_event_types WHERE event_type = $3)
 			AND e.event_state_key_nid = (SELECT event_state_key_nid FROM roomserver_event_state_keys WHERE event_state_key = $4)
 		ORDER BY block.%[4]s DESC LIMIT 1), '')`
-	// SQLite numbers the parameters in the order in which they come. A room without a snapshot is one that this server
-	// knows of and is not in.
+	// SQLite numbers parameters in order of their appearance. A room without a snapshot is known to this server, but
+	// the server is not in it.
 	withRoom = `
 WITH r AS (SELECT room_nid, room_version, state_snapshot_nid FROM roomserver_rooms WHERE room_id = $1 AND state_snapshot_nid > 0)
 SELECT`
@@ -50,7 +50,7 @@ SELECT`
 // prepareStanding prepares both queries.
 func prepareStanding(cfg *config.Dendrite, db *sql.DB) (message, state *sql.Stmt, err error) {
 	current := fmt.Sprintf(selectCurrent, "json_each(s.state_block_nids) block", "json_each(b.event_nids) entry", "value", "key")
-	if cmp.Or(cfg.RoomServer.Database.ConnectionString, cfg.Global.DatabaseOptions.ConnectionString).IsPostgres() {
+	if fconfig.RoomsDatabase(cfg).IsPostgres() {
 		current = fmt.Sprintf(selectCurrent, "unnest(s.state_block_nids) WITH ORDINALITY block (value, key)",
 			"unnest(b.event_nids) entry (value)", "value", "key")
 	}
@@ -62,7 +62,7 @@ func prepareStanding(cfg *config.Dendrite, db *sql.DB) (message, state *sql.Stmt
 }
 
 // standing looks up the draft's sender, and the event that its event would replace. Like snapshot it refuses rooms that
-// futures cannot live in.
+// cannot have futures.
 func (r *Room) standing(ctx context.Context, d *draft) (s standing, err error) {
 	query, args := r.messageStanding, []any{d.proto.RoomID, d.proto.SenderID}
 	if d.isState() {

@@ -9,16 +9,16 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// standstill remembers how far each consumer of the roomserver's output has come, and since when.
+// standstill records the position of each consumer of the roomserver's output, and since when it has been there.
 type standstill map[string]floorSeen
 
 type floorSeen struct {
-	floor uint64 // all messages up to here have been dealt with
+	floor uint64 // all messages up to here are acknowledged
 	since time.Time
 }
 
-// Stuck returns the names of those consumers of the roomserver's output, Dendrite's and ours, that have messages and have
-// dealt with none for longer than that. It is called by one goroutine at a time.
+// Stuck returns the names of the consumers of the roomserver's output, Dendrite's and ours, that have had
+// unacknowledged messages for longer than limit without acknowledging any. Only one goroutine may call it at a time.
 func (c *Consumer) Stuck(ctx context.Context, limit time.Duration) ([]string, error) {
 	var infos []*nats.ConsumerInfo
 	for info := range c.js.Consumers(c.stream(), nats.Context(ctx)) {
@@ -28,12 +28,12 @@ func (c *Consumer) Stuck(ctx context.Context, limit time.Duration) ([]string, er
 		return nil, err
 	}
 	if len(infos) == 0 {
-		return nil, errors.New("the consumers of the roomserver's output cannot be listed")
+		return nil, errors.New("cannot list the consumers of the roomserver's output")
 	}
 	return c.standstill.look(infos, time.Now(), limit), nil
 }
 
-// look notes where the consumers are now. A message that comes again and again holds its consumer's floor.
+// look updates the positions. A message that is redelivered again and again holds its consumer's position.
 func (s standstill) look(infos []*nats.ConsumerInfo, now time.Time, limit time.Duration) (stuck []string) {
 	for _, info := range infos {
 		before, known := s[info.Name]

@@ -24,12 +24,12 @@ func TestStandstill(t *testing.T) {
 	look(nil, at("idle", 5, 0, 0), at("moves", 5, 3, 0), at("waits", 5, 3, 0), at("repeats", 5, 0, 1))
 	now = now.Add(limit + time.Second)
 	look([]string{"repeats", "waits"}, at("idle", 5, 0, 0), at("moves", 6, 3, 0), at("waits", 5, 4, 0), at("repeats", 5, 0, 1))
-	look(nil, at("idle", 5, 1, 0), at("moves", 6, 3, 0), at("waits", 9, 0, 1), at("repeats", 6, 0, 0)) // idle has just got something
+	look(nil, at("idle", 5, 1, 0), at("moves", 6, 3, 0), at("waits", 9, 0, 1), at("repeats", 6, 0, 0)) // idle has just received a message
 	now = now.Add(limit)
 	look(nil, at("idle", 5, 1, 0), at("moves", 6, 3, 0), at("waits", 9, 0, 1))
 }
 
-// A consumer of the stream that deals with nothing is found among real ones.
+// Among real consumers of the stream, the one that acknowledges nothing is found.
 func TestStuck(t *testing.T) {
 	withDatabases(t, func(r *rig) {
 		c, err := NewConsumer(r.process, r.js, r.room)

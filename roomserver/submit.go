@@ -18,15 +18,15 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// submitLimit and submitEach bound a submission, whatever the caller allows. Dendrite loses sight of an event
-// that comes in just as the room's worker retires, 60 s after the last one; nothing is lost, but the call would
-// wait until the room's next event. Submitting the same PDU again is that next event.
+// submitLimit and submitEach limit a submission, whatever the caller allows. If an event arrives just when the room's
+// worker retires, 60 s after the last event, Dendrite does not process it before the room's next event. Nothing is
+// lost, but the call would wait for so long. Submitting the same PDU again is that next event.
 const (
 	submitLimit = 5 * time.Second
-	submitEach  = time.Second // for each event after the first
+	submitEach  = time.Second // added for each event after the first
 )
 
-// Submit implements api.Room. It returns after at most five seconds, and one more for each event after the first.
+// Submit implements api.Room. It returns after at most five seconds, plus one for each event after the first.
 func (r *Room) Submit(ctx context.Context, fs []*api.Future) error {
 	ctx, cancel := context.WithTimeout(ctx, submitLimit+time.Duration(len(fs)-1)*submitEach)
 	defer cancel()
@@ -59,7 +59,7 @@ func (r *Room) Submit(ctx context.Context, fs []*api.Future) error {
 	return errors.Join(errs...)
 }
 
-// input is the future's event as the roomserver takes it in.
+// input returns the future's event as input for the roomserver.
 func (r *Room) input(f *api.Future) (input rsapi.InputRoomEvent, err error) {
 	event, err := parse(f)
 	if err != nil {
@@ -70,7 +70,7 @@ func (r *Room) input(f *api.Future) (input rsapi.InputRoomEvent, err error) {
 		return input, fmt.Errorf("the sender of a stored event: %w", err)
 	}
 	domain := sender.Domain()
-	if !r.cfg.Global.IsLocalServerName(domain) { // the configuration may have changed since it was built
+	if !r.cfg.Global.IsLocalServerName(domain) { // the configuration may have changed since the event was built
 		return input, refuse(api.Forbidden, "the sender is no longer a user of this server")
 	}
 	input = rsapi.InputRoomEvent{Kind: rsapi.KindNew, Event: event, Origin: domain, SendAsServer: string(domain)}
@@ -82,19 +82,19 @@ func (r *Room) input(f *api.Future) (input rsapi.InputRoomEvent, err error) {
 
 // Verdict implements api.Room. Its rules:
 //
-//   - Proved: the roomserver has marked the event as sent to its output; or it has not, but what was built on
-//     the event has made it the room's current state.
-//   - Refused: the room is gone; or the event is stored but not sent, the room's current state forbids it,
-//     and the roomserver is known to be done with it, because it has marked it as rejected or because this
-//     process has had an answer to its submission (so it was soft-failed).
+//   - Confirmed: the roomserver has marked the event as sent to its output. Or it has not, but an event that was built
+//     on it has made it current state.
+//   - Refused: the room is gone. Or the event is stored but not sent, the room's current state forbids it, and the
+//     roomserver has finished with it: it has marked it as rejected, or this process has had an answer to its
+//     submission (then it was soft-failed).
 //   - Unknown: everything else.
 //
-// An event that is stored and not sent proves nothing by itself: a crash can leave one half processed, to be
-// finished after the restart. That is why an answer counts only if this process got it: copies of one event
-// are processed in order, so the answer to the last means that the earlier ones are done. And the state is
-// asked because Dendrite also rejects and soft-fails when its database fails: then the next submission of
-// the same event goes through. The caller submits again on Unknown, and never again after Refused, since
-// a soft-failed event would enter the room as soon as its sender got the power back.
+// That an event is stored but not sent does not suffice for Refused, because after a crash an event may be half
+// processed, and is finished after the restart. That is why an answer counts only if this process received it: copies
+// of one event are processed in order, so the answer to the last copy means that the earlier ones are finished. The
+// state is checked because Dendrite also rejects and soft-fails events when its database fails. Then the next
+// submission of the same event succeeds. The caller submits again after Unknown, and never after Refused, since a
+// soft-failed event would enter the room as soon as its sender got the power back.
 func (r *Room) Verdict(ctx context.Context, fs []*api.Future) ([]api.Verdict, error) {
 	ids := make([]string, len(fs))
 	for i, f := range fs {
@@ -118,7 +118,7 @@ func (r *Room) Verdict(ctx context.Context, fs []*api.Future) ([]api.Verdict, er
 
 func (r *Room) verdict(ctx context.Context, f *api.Future, row eventRow) (api.Verdict, error) {
 	if row.sent {
-		return api.Proved, nil
+		return api.Confirmed, nil
 	}
 	event, err := parse(f)
 	if err != nil {
@@ -135,7 +135,7 @@ func (r *Room) verdict(ctx context.Context, f *api.Future, row eventRow) (api.Ve
 	case !room.RoomExists:
 		return api.Refused, nil
 	case slices.ContainsFunc(room.StateEvents, func(e *types.HeaderedEvent) bool { return e.EventID() == f.Event.ID }):
-		return api.Proved, nil
+		return api.Confirmed, nil
 	case allowed(event.PDU, room.StateEvents) == nil:
 		return api.Unknown, nil
 	case row.stored && (row.rejected || r.answered.has(f.Event.ID)):
@@ -144,12 +144,12 @@ func (r *Room) verdict(ctx context.Context, f *api.Future, row eventRow) (api.Ve
 	return api.Unknown, nil
 }
 
-// eventRow is what the roomserver knows of an event.
+// eventRow is what the roomserver's database knows of an event.
 type eventRow struct {
 	stored, sent, rejected bool
 }
 
-// rows returns what it knows of these events.
+// rows reads the rows of these events.
 func (r *Room) rows(ctx context.Context, eventIDs []string) (map[string]eventRow, error) {
 	args := make([]any, len(eventIDs))
 	for i, id := range eventIDs {
@@ -181,14 +181,14 @@ func parse(f *api.Future) (*types.HeaderedEvent, error) {
 	return &event, nil
 }
 
-// answered remembers which submissions this process has had answered without an error, until their verdict.
-// When it is full it forgets any of them; the only harm is one more submission.
+// answered records which submissions were answered without an error, until their verdict. When it is full it forgets an
+// arbitrary one, which costs one more submission.
 type answered struct {
 	mu  sync.Mutex
 	ids map[string]struct{}
 }
 
-const maxAnswered = 4096 // many times what can be in flight
+const maxAnswered = 4096 // many times the number of events in flight
 
 func (a *answered) add(id string) {
 	a.mu.Lock()

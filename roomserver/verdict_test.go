@@ -26,17 +26,17 @@ func TestSoftFailure(t *testing.T) {
 		}
 		r.verdict(f, api.Refused)
 
-		// After a restart the row alone proves nothing; one more submission does.
+		// After a restart the row alone does not suffice; one more submission does.
 		r.forget()
 		r.verdict(f, api.Unknown)
 		r.submit(f)
 
-		// The answer of a submission does not count while the room would take the event: Dendrite soft-fails
-		// events for its own faults, too. The next submission is accepted.
+		// The answer to a submission does not count while the room would accept the event, because Dendrite also
+		// soft-fails events for faults of its own. The next submission is accepted.
 		r.levels(alice, roomID, "0")
 		r.verdict(f, api.Unknown)
 		r.submit(f)
-		r.verdict(f, api.Proved)
+		r.verdict(f, api.Confirmed)
 		if out := r.published(f.Event.ID); len(out) != 1 {
 			r.Errorf("the event was published %d times", len(out))
 		}
@@ -57,7 +57,7 @@ func TestRejection(t *testing.T) {
 		if err != nil {
 			r.Fatal(err)
 		}
-		event, err := r.room.build(r.Context(), d, room) // signed without asking whether it is allowed
+		event, err := r.room.build(r.Context(), d, room) // signed without the auth check
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -73,7 +73,7 @@ func TestRejection(t *testing.T) {
 		r.forget()
 		r.verdict(f, api.Refused)
 		r.levels(alice, roomID, "0")
-		r.verdict(f, api.Unknown) // the rejection may have been a passing fault
+		r.verdict(f, api.Unknown) // the rejection may have had a temporary cause
 	})
 }
 
@@ -84,7 +84,7 @@ func TestHalfProcessed(t *testing.T) {
 		f := text(bob, roomID)
 		r.send(f)
 		r.published(f.Event.ID)
-		// What a crash leaves between storing and publishing.
+		// The state after a crash between storing and publishing.
 		r.exec("UPDATE roomserver_events SET sent_to_output = $1 WHERE event_id = $2", false, f.Event.ID)
 		r.forget()
 		r.verdict(f, api.Unknown)
@@ -92,16 +92,16 @@ func TestHalfProcessed(t *testing.T) {
 		r.verdict(f, api.Unknown)
 		r.levels(alice, roomID, "0")
 		r.submit(f)
-		r.verdict(f, api.Proved)
+		r.verdict(f, api.Confirmed)
 		if out := r.published(f.Event.ID); len(out) != 1 {
 			r.Errorf("the event was published %d times", len(out))
 		}
 	})
 }
 
-// TestUnpublished has JetStream refuse the output of an event that the roomserver has stored. Until readers can know of
-// it, it is not in the room, whatever the database says; and the same event can still come, even one that could
-// not follow itself.
+// TestUnpublished makes JetStream refuse the output of an event that the roomserver has stored. Until consumers can
+// learn of it, it is not in the room, whatever the database says. The same event can still be submitted again, even one
+// that could not follow itself.
 func TestUnpublished(t *testing.T) {
 	withDatabases(t, func(r *rig) {
 		alice, bob := test.NewUser(r.T), test.NewUser(r.T)
@@ -119,7 +119,7 @@ func TestUnpublished(t *testing.T) {
 			r.verdict(f, api.Unknown)
 			r.refuseOutput(false)
 			r.submit(f)
-			r.verdict(f, api.Proved)
+			r.verdict(f, api.Confirmed)
 			if out := r.published(f.Event.ID); len(out) != 1 {
 				r.Errorf("%s: the event was published %d times", f.Type, len(out))
 			}
@@ -127,7 +127,7 @@ func TestUnpublished(t *testing.T) {
 	})
 }
 
-// refuseOutput has JetStream take no more of what the roomserver publishes, or take it again.
+// refuseOutput makes JetStream refuse or accept what the roomserver publishes.
 func (r *rig) refuseOutput(refuse bool) {
 	r.Helper()
 	info, err := r.js.StreamInfo(r.cfg.Global.JetStream.Prefixed(jetstream.OutputRoomEvent))

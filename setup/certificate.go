@@ -7,13 +7,15 @@ import (
 	"sync/atomic"
 )
 
-// certificate is the one for HTTPS. It can be read again while connections use it: an ACME client renews it every few weeks.
+// certificate is the certificate for HTTPS. It can be reloaded while connections use it, because an ACME client renews
+// it every few weeks.
 type certificate struct {
 	certFile, keyFile string
 	now               atomic.Pointer[tls.Certificate]
 }
 
-// newCertificate returns nil where there is to be none. Half a pair is a mistake: there would be no HTTPS, and no word.
+// newCertificate returns nil if there is no certificate. Only one of the two files is an error: otherwise there would
+// silently be no HTTPS.
 func newCertificate(certFile, keyFile string) (*certificate, error) {
 	switch {
 	case certFile == "" && keyFile == "":
@@ -27,7 +29,7 @@ func newCertificate(certFile, keyFile string) (*certificate, error) {
 	return c, c.load()
 }
 
-// load reads the files. If they do not fit each other, the certificate stays as it was.
+// load reads the files. If they do not match, the old certificate stays.
 func (c *certificate) load() error {
 	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err != nil {
@@ -38,7 +40,7 @@ func (c *certificate) load() error {
 }
 
 func (c *certificate) config() *tls.Config {
-	// With the protocols, because Serve on the plain listener decides for all whether there is HTTP/2.
+	// It names the protocols because Serve on the plain listener decides for all listeners whether there is HTTP/2.
 	return &tls.Config{
 		NextProtos:     []string{"h2", "http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.now.Load(), nil },

@@ -32,7 +32,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/setup/guard"
 )
 
-// components are Dendrite's, put together as its own monolith does it.
+// components are Dendrite's components, assembled as its own monolith does it.
 type components struct {
 	dendrite.Monolith
 	process *process.ProcessContext
@@ -44,14 +44,15 @@ type components struct {
 	caches  *caching.Caches
 	gates   *south.Gates
 	metrics bool
-	started func() // to be called when all consumers of JetStream exist
+	started func() // must be called when all of JetStream's consumers exist
 }
 
-// resolveStates gives Dendrite our state resolution for rooms of version 12.
+// resolveStates makes Dendrite use our state resolution for rooms of version 12.
 var resolveStates = sync.OnceFunc(func() { state.ResolveSets = south.NewResolver().Resolve })
 
-// newComponents starts all components. check may refuse the roomserver's database before anybody uses it. wrap may put something between the user API and whoever calls it. What
-// makes Dendrite panic, such as a database or a NATS server that is not there, is an error here.
+// newComponents starts all components. check can refuse the roomserver's database before anybody uses it. wrap can wrap
+// the user API. Where Dendrite would panic, for example because a database or a NATS server is missing, it returns an
+// error.
 func newComponents(
 	processCtx *process.ProcessContext, cfg *config.Dendrite, networks fconfig.Networks, metrics bool,
 	check func(*sql.DB) error, wrap func(userapis.UserInternalAPI) userapis.UserInternalAPI,
@@ -73,7 +74,7 @@ func newComponents(
 	if err := check(c.roomDB); err != nil {
 		return nil, err
 	}
-	cfg.UserAPI.PushGatewayDial = guardedDialer(networks).DialContext // users choose where gateways are, and gateways redirect
+	cfg.UserAPI.PushGatewayDial = guardedDialer(networks).DialContext // users choose the addresses of gateways, and gateways can redirect
 
 	if err := c.prepareJetStream(&cfg.Global.JetStream); err != nil {
 		return nil, err
@@ -95,7 +96,7 @@ func newComponents(
 	return c, nil
 }
 
-// asError makes an error of what Dendrite panics with when it cannot start.
+// asError turns a panic of Dendrite's start into an error.
 func asError(err *error) {
 	switch reason := recover().(type) {
 	case nil:
@@ -106,7 +107,7 @@ func asError(err *error) {
 	}
 }
 
-// prepareJetStream starts or connects to JetStream, and puts it in order before anybody uses it.
+// prepareJetStream starts or connects to JetStream, and repairs it before anybody uses it.
 func (c *components) prepareJetStream(cfg *config.JetStream) (err error) {
 	if len(cfg.Addresses) == 0 {
 		if err := guard.MendFolder(string(cfg.StoragePath)); err != nil {
@@ -120,7 +121,7 @@ func (c *components) prepareJetStream(cfg *config.JetStream) (err error) {
 	return guard.AlignConsumers(c.conn, c.js, cfg)
 }
 
-// addRoutes registers what all components answer to.
+// addRoutes registers the routes of all components.
 func (c *components) addRoutes(routers httputil.Routers) (err error) {
 	defer asError(&err)
 	c.AddAllPublicRoutes(c.process, c.Config, routers, c.cm, c.nats, c.caches, c.metrics)
@@ -131,8 +132,7 @@ func (c *components) addRoutes(routers httputil.Routers) (err error) {
 	return mscs.Enable(c.Config, c.cm, routers, &c.Monolith, c.caches)
 }
 
-// startReporting switches on what an operator may watch the process with: tracing, Sentry, the up metric.
-// The closer ends tracing.
+// startReporting enables tracing, Sentry and the up metric. The closer ends tracing.
 func startReporting(processCtx *process.ProcessContext, cfg *config.Dendrite, metrics bool) (io.Closer, error) {
 	tracing, err := cfg.SetupTracing()
 	if err != nil {

@@ -13,12 +13,12 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// connections bounds how many connections an address has at a time, so that nobody alone can use up the process's
-// file descriptors. Beyond the bound a new connection takes the place of one that has been waiting for a request
-// for long; if all are working, it is closed.
+// connections limits the number of connections of one address, so that no single client can use up the process's file
+// descriptors. Beyond the limit a new connection replaces one that has waited long for a request. If all are in use,
+// the new connection is closed.
 type connections struct {
-	most   int            // of one address; 0: no bound
-	exempt []netip.Prefix // proxies: behind their address are many clients
+	most   int            // for one address; 0: no limit
+	exempt []netip.Prefix // proxies, behind whose address are many clients
 	epoch  time.Time
 
 	mu     sync.Mutex
@@ -26,7 +26,7 @@ type connections struct {
 	warned time.Time
 }
 
-// looksForIdle is how many of an address's connections are looked at for one that can go. Looking at all of them
+// looksForIdle is how many of an address's connections are searched for one to replace. A search through all of them
 // would help those who open many.
 const looksForIdle = 64
 
@@ -34,12 +34,12 @@ func newConnections(most int, exempt []netip.Prefix) *connections {
 	return &connections{most: most, exempt: exempt, epoch: time.Now(), from: make(map[netip.Addr]map[*connection]struct{})}
 }
 
-// connection is one that is counted. It stays a *net.TCPConn, which can send files.
+// connection is a counted connection. It embeds *net.TCPConn, which can send files.
 type connection struct {
 	*net.TCPConn
 	all   *connections
 	addr  netip.Addr
-	waits atomic.Int64 // since when for a request, after the epoch; 0: it is working on one
+	waits atomic.Int64 // since when it waits for a request, after the epoch; 0: it is handling one
 }
 
 // Close implements net.Conn.
@@ -72,14 +72,14 @@ func (l countedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// admit returns the connection to serve, nil if there is no place for it.
+// admit returns the connection to serve, or nil if it exceeds the limit.
 func (s *connections) admit(tcp *net.TCPConn) net.Conn {
 	peer, _ := netip.ParseAddrPort(tcp.RemoteAddr().String())
 	addr := peer.Addr().Unmap().WithZone("")
 	if s.most == 0 || !addr.IsValid() || slices.ContainsFunc(s.exempt, func(p netip.Prefix) bool { return p.Contains(addr) }) {
 		return tcp
 	}
-	if addr.Is6() { // a household has a network of them
+	if addr.Is6() { // a household has a whole network of addresses
 		network, _ := addr.Prefix(64)
 		addr = network.Addr()
 	}
@@ -97,7 +97,7 @@ func (s *connections) admit(tcp *net.TCPConn) net.Conn {
 
 func (s *connections) now() int64 { return max(1, int64(time.Since(s.epoch))) }
 
-// add counts the connection, and returns the one whose place it takes; ok is false if there is no place.
+// add counts the connection, and returns the one that it replaces. ok is false if there is none to replace.
 func (s *connections) add(c *connection) (replaced *connection, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,8 +117,7 @@ func (s *connections) add(c *connection) (replaced *connection, ok bool) {
 	return replaced, true
 }
 
-// longestWaiting returns the connection, among some, that has been waiting for a request for longest; nil if all
-// those are working.
+// longestWaiting returns, among some connections, the one that has waited longest for a request; nil if all are in use.
 func longestWaiting(all map[*connection]struct{}) (longest *connection) {
 	looked, since := 0, int64(0)
 	for c := range all {
@@ -149,7 +148,7 @@ func (s *connections) forget(c *connection) {
 	}
 }
 
-// note is told by the HTTP server when a connection begins and ends to work on a request.
+// note is the HTTP server's ConnState hook: it records when a connection begins and ends to handle a request.
 func (s *connections) note(conn net.Conn, state http.ConnState) {
 	if t, ok := conn.(*tls.Conn); ok {
 		conn = t.NetConn()

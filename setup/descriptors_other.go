@@ -2,5 +2,5 @@
 
 package setup
 
-// CheckDescriptors does nothing where there is no such limit.
+// CheckDescriptors does nothing: this system has no such limit.
 func CheckDescriptors(uint64) {}

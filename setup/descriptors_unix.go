@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CheckDescriptors warns if the process may have fewer files and connections open than that. Go has raised the limit as far as it can;
-// Dendrite's own check says so even of a limit that is high enough.
+// CheckDescriptors warns if the process may have fewer open files and connections than enough. Go has raised the limit
+// as far as it can. Dendrite's own check warns even if the limit is high enough.
 func CheckDescriptors(enough uint64) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil && limit.Cur < enough {

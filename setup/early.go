@@ -7,10 +7,10 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// earlyCalls is the roomserver as the federation API sees it. Dendrite starts the readers of the federation
-// API before it completes the roomserver, which needs the federation API itself; a reader that finds a
-// message waiting at start, as after a crash, would call into the half-made roomserver and end the process.
-// So the calls that readers make wait until the roomserver is complete.
+// earlyCalls is the roomserver as the federation API sees it. Dendrite starts the consumers of the federation API
+// before the roomserver is complete, because the roomserver needs the federation API itself. A consumer that finds a
+// message at start, for example after a crash, would call the incomplete roomserver and end the process. So the calls
+// of consumers wait until the roomserver is complete.
 type earlyCalls struct {
 	api.FederationRoomserverAPI
 	complete <-chan struct{}

@@ -22,15 +22,15 @@ import (
 )
 
 const (
-	dialTimeout       = 5 * time.Second // a server that does not answer by then hardly will
+	dialTimeout       = 5 * time.Second // for a server to answer
 	idleTimeout       = 5 * time.Minute // of a connection kept for the next request
 	federationTimeout = 5 * time.Minute // of a request to another server
-	serversRemembered = 4096            // whose resolved names and connections are kept
+	serversRemembered = 4096            // servers whose resolved names and connections are kept
 )
 
-// newClients makes the two ways out to other servers: the federation client, and the one that fetches media
-// and is not known by a signature. Other servers and users choose where they go (a server name in an event,
-// an m.server in a .well-known file, an SRV record), so neither connects where networks refuses.
+// newClients returns the two clients for requests to other servers: the federation client, and the client that fetches
+// media without a signature. Other servers and users choose where they connect (by a server name in an event, an
+// m.server in a .well-known file, an SRV record). So neither connects to an address that networks refuses.
 func newClients(cfg *config.Dendrite, networks fconfig.Networks) (fclient.FederationClient, *fclient.Client) {
 	if cfg.Global.DisableFederation {
 		return base.CreateFederationClient(cfg, nil), base.CreateClient(cfg, nil)
@@ -48,8 +48,8 @@ func newClients(cfg *config.Dendrite, networks fconfig.Networks) (fclient.Federa
 	return federation, media
 }
 
-// guardedDialer refuses addresses when the connection is made, after all names are resolved: whatever DNS
-// answers, now or the second time it is asked, there is no other moment to get past it.
+// guardedDialer checks the address when the connection is made, after all names are resolved. So it does not matter
+// what DNS answers, the first or the second time.
 func guardedDialer(networks fconfig.Networks) *net.Dialer {
 	return &net.Dialer{
 		Timeout: dialTimeout,
@@ -71,13 +71,13 @@ func refuse(networks fconfig.Networks, addr netip.Addr) error {
 	return nil
 }
 
-// transport carries requests to Matrix servers: it resolves a server name by the rules of the Matrix
-// specification (server-server API, 2.1) and connects by TLS in that name. gomatrixserverlib's own looks up
-// .well-known files through the process-wide default transport, past any guard; so we bring ours.
+// transport carries requests to Matrix servers. It resolves a server name by the rules of the specification
+// (server-server API, 2.1) and connects by TLS with that name. gomatrixserverlib's own transport fetches .well-known
+// files through the process-wide default transport, which no guard protects.
 type transport struct {
 	networks  fconfig.Networks
 	base      *http.Transport
-	byName    *lru.Cache[string, *http.Transport] // TLS name → connections; it can be set for a whole transport only
+	byName    *lru.Cache[string, *http.Transport] // TLS name → connections; the name can only be set for a whole transport
 	resolved  *lru.Cache[spec.ServerName, []fclient.ResolutionResult]
 	wellKnown *http.Client
 	srv       func(ctx context.Context, service, proto, name string) (string, []*net.SRV, error)
@@ -90,7 +90,7 @@ func newTransport(dial dialFunc, networks fconfig.Networks, skipVerify, keepAliv
 		base: &http.Transport{
 			DialContext:         dial,
 			Proxy:               http.ProxyFromEnvironment,
-			ForceAttemptHTTP2:   true, // a dialer of one's own switches it off otherwise
+			ForceAttemptHTTP2:   true, // a custom dialer would disable it
 			DisableKeepAlives:   !keepAlives,
 			MaxIdleConnsPerHost: 1,
 			IdleConnTimeout:     idleTimeout,
@@ -115,10 +115,10 @@ func newTransport(dial dialFunc, networks fconfig.Networks, skipVerify, keepAliv
 	return t
 }
 
-// RoundTrip sends the request to the Matrix server that its URL names, whatever its scheme. A resolution
-// that was remembered and leads nowhere any more is done anew, once.
+// RoundTrip sends the request to the Matrix server that its URL names, whatever the scheme. If a cached resolution no
+// longer works, it resolves the name again, once.
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.GetBody != nil { // then no attempt reads this one
+	if r.GetBody != nil { // then no attempt reads this body
 		defer r.Body.Close()
 	}
 	name := spec.ServerName(r.URL.Host)
@@ -158,7 +158,7 @@ func (t *transport) send(r *http.Request, to fclient.ResolutionResult) (*http.Re
 		return nil, err
 	}
 	if addr, err := netip.ParseAddr(host); err == nil {
-		if err := refuse(t.networks, addr); err != nil { // so that a proxy is not asked either
+		if err := refuse(t.networks, addr); err != nil { // before a proxy is asked
 			return nil, err
 		}
 	}
@@ -172,7 +172,7 @@ func (t *transport) send(r *http.Request, to fclient.ResolutionResult) (*http.Re
 	return t.via(to.TLSServerName).RoundTrip(out)
 }
 
-// via returns the connections made in that TLS name.
+// via returns the connections for that TLS name.
 func (t *transport) via(name string) *http.Transport {
 	if tr, ok := t.byName.Get(name); ok {
 		return tr

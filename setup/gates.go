@@ -22,31 +22,31 @@ import (
 	south "github.com/matrix-org/dendrite/futures/roomserver"
 )
 
-// One writer per room: this file puts the rooms' gates (roomserver.Gates) before Dendrite's routes that make events
-// in a room. A turn of futures enters the same gates.
+// One writer per room: this file puts the rooms' gates (roomserver.Gates) before those of Dendrite's routes that create
+// events in a room. A turn of futures enters the same gates.
 //
-// A request enters when its body has been read and its user is known, so that neither a slow client nor a stranger
-// keeps others waiting. It leaves when its handler returns, or when Dendrite begins to talk to another server
-// (yieldingFederation): others do not wait for a join over federation.
+// A request enters when its body has been read and its user is known, so that neither slow clients nor strangers block
+// others. It leaves when its handler returns, or when Dendrite begins to talk to another server (yieldingFederation),
+// so that nobody waits for a join over federation.
 //
-// Routes left out, and why:
+// These routes have no gate:
 //
 //   - createRoom: nobody else is in the room yet.
-//   - typing, receipts, read markers, tags, account data, presence: they make no events in the room's history.
-//   - knock: Dendrite has none. forget, peek, unpeek: they make no event.
-//   - join by an alias of another server: which room it is only that server can say. Joins by local aliases are in.
-//   - account/deactivate and admin/evacuateUser: Dendrite leaves the rooms one by one, in all perhaps thousands. The
-//     account's futures are dropped, and another user's future finds them in or out.
-//   - a change of profile by a user who is in more than mostProfileRooms rooms: Dendrite makes the events of all rooms
-//     before it sends the first, and all these rooms would stand still meanwhile.
-//   - upgrade: those that come at once share one new room (patch 32-upgrade-room). Behind a gate each would come after
-//     the one before it, and make a room of its own. It also makes a whole room, and takes as long as that.
-//   - send_server_notice: it writes to a room of its own, after finding or making it.
-//   - what other servers send: their events have other predecessors, whatever we do.
+//   - typing, receipts, read markers, tags, account data, presence: they create no events in the room's history.
+//   - knock: Dendrite has none. forget, peek, unpeek: they create no event.
+//   - join by an alias of another server: only that server knows the room. A join by a local alias has the gate.
+//   - account/deactivate and admin/evacuateUser: Dendrite leaves the rooms one by one, perhaps thousands. The account's
+//     futures are dropped, and another user's future sees the user in the room or not.
+//   - a change of profile by a user who is in more than mostProfileRooms rooms: Dendrite builds the events of all rooms
+//     before it sends the first, and all these rooms would be blocked meanwhile.
+//   - upgrade: simultaneous upgrades share one new room (patch 32-upgrade-room). Behind a gate they would run one after
+//     the other, and each would create a room of its own. An upgrade also creates a whole room, which takes long.
+//   - send_server_notice: it writes to a room of its own, after finding or creating it.
+//   - transactions of other servers: their events have other predecessors in any case.
 //
-// Requests that schedule an event do not enter: they are answered by our own routes, which stand before Dendrite's.
+// Requests that schedule an event have no gate, because our own routes answer them.
 
-// A gated route: which rooms a request is going to write to.
+// A target returns the rooms that a request is going to write to.
 type target func(g *gating, ctx context.Context, vars map[string]string, device *userapi.Device) []string
 
 // gatedRoutes are keyed by method and path, as Dendrite registers them.
@@ -70,7 +70,7 @@ var gatedRoutes = map[string]target{
 	"POST /_dendrite/admin/evacuateRoom/{roomID}":      thisRoom,
 }
 
-// mostProfileRooms is how many gates one request may be in at once.
+// mostProfileRooms is how many gates one request may hold at once.
 const mostProfileRooms = 64
 
 func thisRoom(_ *gating, _ context.Context, vars map[string]string, _ *userapi.Device) []string {
@@ -88,7 +88,7 @@ func roomOfAlias(g *gating, ctx context.Context, vars map[string]string, _ *user
 	return g.lookUp(ctx, vars["roomAlias"])
 }
 
-// roomsOfUser are in order, so that two such requests cannot wait for each other.
+// roomsOfUser returns the rooms in order, so that two such requests cannot deadlock.
 func roomsOfUser(g *gating, ctx context.Context, _ map[string]string, device *userapi.Device) []string {
 	user, err := spec.NewUserID(device.UserID, true)
 	if err != nil {
@@ -106,7 +106,7 @@ func roomsOfUser(g *gating, ctx context.Context, _ map[string]string, device *us
 	return rooms
 }
 
-// gating lets requests enter the gates of the rooms that they write to.
+// gating makes requests enter the gates of the rooms that they write to.
 type gating struct {
 	gates *south.Gates
 	rooms rsapi.RoomserverInternalAPI
@@ -122,7 +122,8 @@ func (g *gating) lookUp(ctx context.Context, alias string) []string {
 	return []string{res.RoomID}
 }
 
-// guard puts the gates before those of the routers' routes that are not in ours. All gatedRoutes must be there.
+// guard puts the gates before those routes that are not in ours. It returns an error if one of gatedRoutes does not
+// exist.
 func (g *gating) guard(routers httputil.Routers, ours map[*mux.Route]bool) error {
 	missing := make(map[string]bool, len(gatedRoutes))
 	for name := range gatedRoutes {
@@ -142,7 +143,7 @@ func (g *gating) guard(routers httputil.Routers, ours map[*mux.Route]bool) error
 	return nil
 }
 
-// wrapRoutes puts something before those of the routers' routes that are not in ours.
+// wrapRoutes wraps the handlers of those routes that are not in ours.
 func wrapRoutes(routers httputil.Routers, ours map[*mux.Route]bool, wrap func(name string, next http.Handler) http.Handler) {
 	for route := range routesOf(routers) {
 		if name := routeName(route); name != "" && !ours[route] {
@@ -151,7 +152,7 @@ func wrapRoutes(routers httputil.Routers, ours map[*mux.Route]bool, wrap func(na
 	}
 }
 
-// routesOf returns all routes that are registered.
+// routesOf returns all registered routes.
 func routesOf(routers httputil.Routers) map[*mux.Route]bool {
 	routes := make(map[*mux.Route]bool)
 	for _, router := range []*mux.Router{routers.Client, routers.DendriteAdmin, routers.SynapseAdmin} {
@@ -163,7 +164,8 @@ func routesOf(routers httputil.Routers) map[*mux.Route]bool {
 	return routes
 }
 
-// routeName is the route's first method and its path without the client API's prefix and version; "" if it has none.
+// routeName returns the route's first method and its path, without the prefix and version of the client API; "" if the
+// route has none.
 func routeName(route *mux.Route) string {
 	path, err := route.GetPathTemplate()
 	methods, noMethods := route.GetMethods()
@@ -175,11 +177,11 @@ func routeName(route *mux.Route) string {
 	return methods[0] + " " + path
 }
 
-// mostBuffered is the longest body that is read before a request enters. An event has at most 64 KiB, each byte of
-// which may be written in six. A longer body is passed on as it comes, without the gate.
+// mostBuffered is the longest body that is read before a request enters a gate. An event has at most 64 KiB, and JSON
+// may escape each byte in six. A longer body is streamed, without the gate.
 const mostBuffered = 400 << 10
 
-// handler has requests enter the gates of their rooms before next answers them.
+// handler makes requests enter the gates of their rooms before next answers them.
 func (g *gating) handler(rooms target, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodOptions {
@@ -194,7 +196,7 @@ func (g *gating) handler(rooms target, next http.Handler) http.Handler {
 	})
 }
 
-// buffer reads the body, and reports whether that was all of it.
+// buffer reads the body, and reports whether that was the whole body.
 func buffer(req *http.Request) (_ *http.Request, whole bool) {
 	data, err := io.ReadAll(io.LimitReader(req.Body, mostBuffered+1))
 	copied := *req
@@ -205,7 +207,8 @@ func buffer(req *http.Request) (_ *http.Request, whole bool) {
 	return &copied, err == nil && len(data) <= mostBuffered
 }
 
-// enter waits for all gates together as long as for one. A request that Dendrite is going to refuse does not wait.
+// enter enters all gates, with one time limit for all of them. A request that Dendrite is going to refuse does not
+// wait.
 func (g *gating) enter(req *http.Request, rooms target) (leave func()) {
 	leave = func() {}
 	device, refusal := auth.VerifyUserFromRequest(req, g.users)
@@ -229,11 +232,11 @@ func (g *gating) enter(req *http.Request, rooms target) (leave func()) {
 	}
 }
 
-// gatesPatience is for all gates of a request together.
+// gatesPatience is the time limit for all gates of a request together.
 const gatesPatience = 5 * time.Second
 
-// yieldingFederation is the federation API as the roomserver sees it: who begins to wait for another server leaves
-// the room's gate.
+// yieldingFederation is the federation API as the roomserver sees it. A request that begins to wait for another server
+// leaves the room's gate.
 type yieldingFederation struct {
 	fedapi.RoomserverFederationAPI
 	gates *south.Gates
@@ -251,8 +254,8 @@ func (y yieldingFederation) PerformLeave(ctx context.Context, req *fedapi.Perfor
 	return y.RoomserverFederationAPI.PerformLeave(ctx, req, res)
 }
 
-// SendInvite implements fedapi.RoomserverFederationAPI. The invited server's answer can take long. The invite then has a
-// predecessor that others may have built on meanwhile.
+// SendInvite implements fedapi.RoomserverFederationAPI. The invited server may be slow. Meanwhile others may build on
+// the predecessor of the invite.
 func (y yieldingFederation) SendInvite(ctx context.Context, event gomatrixserverlib.PDU, state []gomatrixserverlib.InviteStrippedState) (gomatrixserverlib.PDU, error) {
 	y.gates.Yield(event.RoomID().String(), string(event.SenderID()))
 	return y.RoomserverFederationAPI.SendInvite(ctx, event, state)

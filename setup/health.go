@@ -19,18 +19,18 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// How soon an absence is noticed: after silence, checkEvery and the rest of a question that was under way.
+// An absence is noticed after silence, plus checkEvery and the rest of a check in progress.
 const (
 	checkEvery     = 500 * time.Millisecond
-	consumersEvery = 2 * time.Second // a look at the consumers, which are judged by longer times
-	checkLimit     = 2 * time.Second // for one question
+	consumersEvery = 2 * time.Second // interval of the checks of the consumers, which have longer limits
+	checkLimit     = 2 * time.Second // for one check
 	silence        = 2500 * time.Millisecond
-	// mostStalled is how long the futureserver may wait for its database before that counts as away. Its watch over the
-	// lock asks once a second.
+	// mostStalled is how long the futureserver's database may not answer before it counts as away. The futureserver
+	// confirms its lock once a second.
 	mostStalled = 3500 * time.Millisecond
 )
 
-// health knows whether the server can do its work. A goroutine of its own finds out; requests only read the result.
+// health knows whether the server can do its work. A separate goroutine finds out; requests only read the result.
 type health struct {
 	checks   []*check
 	vitals   func() api.Vitals // of the futureserver; nil if it is switched off
@@ -39,16 +39,16 @@ type health struct {
 	notify   func(state string)
 	stopping <-chan struct{} // closed when a stop begins
 
-	crippled atomic.Pointer[string] // what ended one of Dendrite's consumers
+	crippled atomic.Pointer[string] // the error that ended one of Dendrite's consumers
 	stuckNow atomic.Pointer[[]string]
 	state    atomic.Pointer[[]string] // why the server is not healthy; empty if it is
 }
 
-// A check asks one of the services that the server stands on.
+// A check asks one of the services that the server needs.
 type check struct {
 	name     string
 	ask      func(context.Context) error
-	answered atomic.Int64 // when the last question was asked that was answered, Unix ns
+	answered atomic.Int64 // start time of the last check that succeeded, Unix ns
 }
 
 // newHealth returns the health of a server whose services have just been used.
@@ -62,7 +62,7 @@ func newHealth(overdue time.Duration, checks ...*check) *health {
 	return h
 }
 
-// healthOf looks at the services of a started server.
+// healthOf returns the health of a started server.
 func healthOf(s *Server, o Options) (*health, error) {
 	dbs, err := s.components.databases(o.Dendrite)
 	if err != nil {
@@ -78,11 +78,9 @@ func healthOf(s *Server, o Options) (*health, error) {
 	return h, nil
 }
 
-// databases returns each of the databases that Dendrite's components certainly have open.
+// databases returns the databases that Dendrite's components have open, each once.
 func (c *components) databases(cfg *config.Dendrite) (dbs []*sql.DB, err error) {
-	for _, o := range []*config.DatabaseOptions{
-		&cfg.RoomServer.Database, &cfg.SyncAPI.Database, &cfg.UserAPI.AccountDatabase, &cfg.FederationAPI.Database, &cfg.MediaAPI.Database,
-	} {
+	for _, o := range openDatabases(cfg) {
 		db, _, err := c.cm.Connection(o)
 		if err != nil {
 			return nil, err
@@ -109,7 +107,7 @@ func (s *Server) askNATS(ctx context.Context) error {
 	return err
 }
 
-// watch keeps the state until ctx is done. A question that hangs holds up nothing else.
+// watch keeps the state up to date until ctx is done. A check that hangs blocks nothing else.
 func (h *health) watch(ctx context.Context) {
 	for _, c := range h.checks {
 		go every(ctx, checkEvery, func() { c.once(ctx) })
@@ -142,7 +140,7 @@ func (c *check) once(ctx context.Context) {
 	}
 }
 
-// away returns for how long the service has not answered; 0 if it is there.
+// away returns for how long the service has not answered; 0 if it answers.
 func (c *check) away() time.Duration {
 	if d := time.Duration(time.Now().UnixNano() - c.answered.Load()); d > silence {
 		return d
@@ -153,12 +151,13 @@ func (c *check) away() time.Duration {
 func (h *health) lookForStuck(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
-	if names, err := h.stuck(ctx, h.overdue); err == nil { // else NATS is away, which has a check of its own
+	if names, err := h.stuck(ctx, h.overdue); err == nil { // otherwise NATS is away, which has a check of its own
 		h.stuckNow.Store(&names)
 	}
 }
 
-// update finds out what is wrong now. What stops is not ill: its parts end one after the other.
+// update finds out what is wrong. A server that is stopping is not unhealthy, although its parts end one after the
+// other.
 func (h *health) update() {
 	select {
 	case <-h.stopping:
@@ -181,7 +180,7 @@ func (h *health) update() {
 		wrong("consumer %s: no progress for more than %s", name, h.overdue)
 	}
 	if h.vitals != nil {
-		v := h.vitals() // it takes the core's lock: a core that is stuck stops the watchdog's signals
+		v := h.vitals() // takes the core's lock, so a core that is stuck stops the watchdog's signals
 		if v.Stalled > mostStalled {
 			wrong("futures database: has not answered for %s", v.Stalled.Round(time.Second))
 		}
@@ -194,7 +193,7 @@ func (h *health) update() {
 	h.notify("WATCHDOG=1")
 }
 
-// tell says in the log, and to the service manager, when the state changes.
+// tell writes a log line and notifies the service manager when the state changes.
 func (h *health) tell(reasons []string) {
 	before := *h.state.Load()
 	switch {
@@ -217,12 +216,12 @@ func (h *health) isUp(name string) bool {
 	return false
 }
 
-// monitor answers the requests of monitoring, under Dendrite's paths and two short ones. Dendrite's own answers know
-// neither NATS nor the database.
+// monitor answers monitoring requests, under Dendrite's paths and two short ones. Dendrite's own answers check neither
+// NATS nor the database.
 func (h *health) monitor(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case "/up", "/_dendrite/monitor/up": // for as long as the process lives
+		case "/up", "/_dendrite/monitor/up": // as long as the process lives
 			w.WriteHeader(http.StatusOK)
 		case "/health", "/_dendrite/monitor/health":
 			h.answer(w)

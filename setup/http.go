@@ -24,8 +24,7 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// newRouters returns Dendrite's routers with the routes that belong to no component: the static pages and
-// the monitor.
+// newRouters returns Dendrite's routers with the routes that belong to no component: the static pages and the monitor.
 func newRouters(processCtx *process.ProcessContext, cfg *config.Dendrite) httputil.Routers {
 	routers := httputil.NewRouters()
 	base.ConfigureAdminEndpoints(processCtx, routers) // before addStaticPages: the first route that matches wins
@@ -33,9 +32,9 @@ func newRouters(processCtx *process.ProcessContext, cfg *config.Dendrite) httput
 	return routers
 }
 
-// addStaticPages puts the landing page and the login fallback onto routers.Static. Dendrite keeps both to
-// itself, but SetupAndServeHTTP installs them on its way; given nothing to listen to and a process that is
-// over, it does so and returns. That it says it stopped a server would only confuse.
+// addStaticPages adds the landing page and the login fallback to routers.Static. Dendrite does not export them, but
+// SetupAndServeHTTP installs them. With nothing to listen on and a process that is over, it does so and returns. Its
+// log line about a stopped server is suppressed.
 func addStaticPages(cfg *config.Dendrite, routers httputil.Routers) {
 	over := process.NewProcessContext()
 	over.ShutdownDendrite()
@@ -45,8 +44,8 @@ func addStaticPages(cfg *config.Dendrite, routers httputil.Routers) {
 	base.SetupAndServeHTTP(over, cfg, routers, config.ServerAddress{}, nil, nil)
 }
 
-// newHandler answers all requests as Dendrite does: each prefix has its router, and what has none gets the
-// Matrix error for it. legacy answers below config.LegacyPath, if it is not nil.
+// newHandler routes requests as Dendrite does: each prefix has its router, and other paths get the Matrix error. If
+// legacy is not nil, it answers below config.LegacyPath.
 func newHandler(o Options, routers httputil.Routers, legacy http.Handler) http.Handler {
 	cfg, calls := o.Dendrite, &o.Futures.MatrixRTC
 	outer := mux.NewRouter().SkipClean(true).UseEncodedPath()
@@ -67,7 +66,7 @@ func newHandler(o Options, routers httputil.Routers, legacy http.Handler) http.H
 		mount(httputil.PublicKeyPathPrefix, routers.Keys)
 		mount(httputil.PublicFederationPathPrefix, report(routers.Federation))
 	} else if len(calls.Announced()) > 0 {
-		// Whoever issues tokens for calls asks here who a user is.
+		// Services that issue tokens for calls ask here who a user is.
 		mount(httputil.PublicFederationPathPrefix+"v1/openid/userinfo", routers.Federation)
 	}
 	if legacy != nil {
@@ -86,8 +85,8 @@ type direct interface {
 	Matches(*http.Request) bool
 }
 
-// heartbeatsFirst spares heartbeats the way through Dendrite's routers, which costs more than they do, and keeps
-// their tokens out of what the routers report of requests.
+// heartbeatsFirst keeps heartbeats out of Dendrite's routers, which cost more than the heartbeats do. It also keeps
+// their tokens out of what the routers log.
 func heartbeatsFirst(next http.Handler, first ...direct) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for _, h := range first {
@@ -100,7 +99,7 @@ func heartbeatsFirst(next http.Handler, first ...direct) http.Handler {
 	})
 }
 
-// A front is the server's HTTP side: its listeners, and the server that answers on them.
+// A front is the server's HTTP side: its listeners and the HTTP server on them.
 type front struct {
 	http, https net.Listener // nil if there is none
 	certificate *certificate // nil if there is none
@@ -110,8 +109,8 @@ type front struct {
 	cancelPolls context.CancelFunc // of requests that wait for something to happen
 }
 
-// listen opens the listeners, so that an address in use is an error before anything has been touched.
-// Connections wait until serve.
+// listen opens the listeners first, so that an address in use is an error before anything has changed. Connections wait
+// until serve.
 func listen(o Options) (_ *front, err error) {
 	f := &front{patience: usualPatience()}
 	defer func() {
@@ -139,7 +138,7 @@ func open(at config.ServerAddress) (net.Listener, error) {
 	if !at.IsUnixSocket() {
 		return net.Listen(at.Network(), at.Address)
 	}
-	// A socket that a killed server left behind would be in the way.
+	// A socket left by a killed server would be in the way.
 	if err := os.Remove(at.Address); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("cannot replace the unix socket: %w", err)
 	}
@@ -154,7 +153,7 @@ func open(at config.ServerAddress) (net.Listener, error) {
 	return l, nil
 }
 
-// connectionsPerAddress returns how many there may be, and who is exempt.
+// connectionsPerAddress returns the limit and the exempt networks.
 func (o Options) connectionsPerAddress() (most int, exempt []netip.Prefix) {
 	if o.Futures == nil {
 		return 0, nil
@@ -165,8 +164,8 @@ func (o Options) connectionsPerAddress() (most int, exempt []netip.Prefix) {
 	return most, o.Futures.TrustedProxies
 }
 
-// serve answers requests on all listeners. It calls failed, once for each listener at the most, if one
-// stops although nobody asked for it.
+// serve answers requests on all listeners. If a listener stops unexpectedly, serve calls failed, at most once for each
+// listener.
 func (f *front) serve(ctx context.Context, o Options, handler http.Handler, failed func(error)) {
 	ctx, f.cancel = context.WithCancel(ctx)
 	polls, cancelPolls := context.WithCancel(ctx)
@@ -175,7 +174,7 @@ func (f *front) serve(ctx context.Context, o Options, handler http.Handler, fail
 	f.server = &http.Server{
 		Handler:           endingPolls(polls, handler),
 		ReadHeaderTimeout: f.patience.header,
-		ReadTimeout:       f.patience.body, // until the body has ended, or slowBodies says more
+		ReadTimeout:       f.patience.body, // until the body has ended, or slowBodies extends it
 		IdleTimeout:       f.patience.idle,
 		WriteTimeout:      base.HTTPServerTimeout,
 		ConnState:         counted.note,
@@ -187,7 +186,7 @@ func (f *front) serve(ctx context.Context, o Options, handler http.Handler, fail
 			failed(fmt.Errorf("serving on %s: %w", l.Addr(), err))
 		}
 	}
-	if f.https != nil { // before Serve, which looks here once for whether HTTP/2 is wanted
+	if f.https != nil { // before Serve, which checks here once whether HTTP/2 is wanted
 		f.server.TLSConfig = f.certificate.config()
 	}
 	if f.http != nil {
@@ -198,8 +197,8 @@ func (f *front) serve(ctx context.Context, o Options, handler http.Handler, fail
 	}
 }
 
-// endingPolls ends requests that wait for something to happen when polls is done. They would hold up the
-// shutdown for as long as their client asked for.
+// endingPolls ends long polls when polls is done. Otherwise they would delay the shutdown for as long as their client
+// asked.
 func endingPolls(polls context.Context, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/sync") || strings.HasSuffix(r.URL.Path, "/events") {
@@ -212,8 +211,8 @@ func endingPolls(polls context.Context, next http.Handler) http.Handler {
 	})
 }
 
-// shutdown accepts no more connections and waits for requests in flight: for pollGrace as they are, then
-// without the long polls, and until ctx is done. What is left then is cut off.
+// shutdown accepts no more connections and waits for requests in flight: first for pollGrace, then without the long
+// polls, until ctx is done. The rest is cut off.
 func (f *front) shutdown(ctx context.Context) error {
 	grace := time.AfterFunc(pollGrace, f.cancelPolls)
 	defer grace.Stop()

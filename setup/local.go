@@ -13,16 +13,17 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// Local is who may talk to a quick start by a browser. Its door is open to every program on this machine, and a browser
-// runs programs of strangers: web pages.
+// Local says who may use a quick start from a browser. The server is open to every program on this machine, and a
+// browser runs the programs of web pages.
 type Local struct {
-	// Hosts are names of the server besides those that mean this machine.
+	// Hosts are further names of this server.
 	Hosts []string
-	// Origins are web pages that may use the server besides those that this machine serves, as https://app.element.io.
+	// Origins are web pages that may use the server, in addition to those served by this machine. Example:
+	// https://app.element.io.
 	Origins []string
 }
 
-// NewLocal reads the origins, which commas separate.
+// NewLocal parses the origins, separated by commas.
 func NewLocal(hosts []string, origins string) (*Local, error) {
 	l := &Local{Hosts: hosts}
 	for _, origin := range strings.Split(origins, ",") {
@@ -38,10 +39,11 @@ func NewLocal(hosts []string, origins string) (*Local, error) {
 	return l, nil
 }
 
-// guard answers 403, without the CORS headers that would let a page read it, to requests for another host, and to
-// requests by which another machine's web page would change something, such as register. A page sends the first if its own
-// name suddenly leads here (DNS rebinding): a browser then takes the server for a part of the page. Reading stays open:
-// it takes an access token, which a page gets by the second only.
+// guard answers 403 to requests for another host, and to requests with which a web page of another machine would change
+// something, such as register. The answer has no CORS headers, so a page cannot read it. Requests for another host come
+// from a page whose own name suddenly resolves to this machine (DNS rebinding), so that the browser takes the server
+// for a part of the page. Reading is allowed from everywhere: it needs an access token, which a page cannot get without
+// a request of the second kind.
 func (l *Local) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -66,7 +68,7 @@ func forbid(w http.ResponseWriter, message string) {
 	json.NewEncoder(w).Encode(spec.Forbidden(message)) //nolint:errcheck // the client may be gone
 }
 
-// isHost reports whether the name, with a port or without, means this server.
+// isHost reports whether the name, with or without a port, stands for this server.
 func (l *Local) isHost(host string) bool {
 	name := host
 	if h, _, err := net.SplitHostPort(host); err == nil {
@@ -83,13 +85,13 @@ func isThisMachine(name string) bool {
 	return name == "localhost" || err == nil && addr.Unmap().IsLoopback()
 }
 
-// isOrigin reports whether the Origin headers of a request are none, or name one whose requests are wanted. Programs that are
-// no web pages but made like one, as Element on the desktop, name an origin with a scheme of their own.
+// isOrigin reports whether a request has no Origin header, or only an allowed one. Desktop programs that are built like
+// web pages, such as Element, have an origin with a scheme of their own.
 func (l *Local) isOrigin(origins []string) bool {
 	return !slices.ContainsFunc(origins, func(origin string) bool {
 		u, err := url.Parse(origin)
 		if err != nil || u.Scheme == "" {
-			return true // "null": a page that does not say from where it is
+			return true // "null": a page that hides its origin
 		}
 		isPage := u.Scheme == "http" || u.Scheme == "https"
 		return isPage && !isThisMachine(strings.ToLower(u.Hostname())) && !slices.Contains(l.Origins, origin)

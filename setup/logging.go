@@ -14,17 +14,18 @@ import (
 
 const version = "0.1.0"
 
-// Version names the project's version and commit, the Dendrite in it, and with what that was patched.
+// Version names the project's version and commit, the version of Dendrite, and the patches.
 func Version() string {
 	return fmt.Sprintf("Dendrite with native futures %s%s, on Dendrite %s, patched (%s)", version, commit(), dendriteVersion(), patched.Base)
 }
 
-// dendriteVersion leaves out what internal.VersionString appends: the commit of the main module, which is ours.
+// dendriteVersion removes the suffix of internal.VersionString, which is the commit of the main module, not of
+// Dendrite.
 func dendriteVersion() string {
 	return fmt.Sprintf("%d.%d.%d", internal.VersionMajor, internal.VersionMinor, internal.VersionPatch)
 }
 
-// commit is revision for people.
+// commit is revision, or a text for people.
 func commit() string {
 	if r := revision(); r != "" {
 		return " (commit " + r + ")"
@@ -32,7 +33,7 @@ func commit() string {
 	return ""
 }
 
-// revision names the commit that the program was built from, "" if the build does not know.
+// revision returns the commit that the program was built from, or "" if the build does not know it.
 func revision() (name string) {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -50,8 +51,8 @@ func revision() (name string) {
 	return name + modified
 }
 
-// StartLogging sets up the process's log as the configuration says. With stderrOnly it goes to standard
-// error alone, from the level of the configuration's std entry on.
+// StartLogging sets up the process's log according to the configuration. With stderrOnly it goes to standard error
+// alone, with the level of the configuration's std entry.
 func StartLogging(cfg *config.Dendrite, stderrOnly bool) {
 	internal.SetupStdLogging()
 	internal.SetupPprof()
@@ -65,7 +66,7 @@ func StartLogging(cfg *config.Dendrite, stderrOnly bool) {
 	}
 }
 
-// levelOf returns the most talkative level of the configuration's logs.
+// levelOf returns the most verbose level of the configuration's logs.
 func levelOf(cfg *config.Dendrite, stderrOnly bool) (level logrus.Level, ok bool) {
 	for _, hook := range cfg.Logging {
 		l, err := logrus.ParseLevel(hook.Level)

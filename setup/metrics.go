@@ -6,7 +6,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/setup/base/patched"
 )
 
-// registerMetrics adds the metrics of the whole server; the futureserver has its own.
+// registerMetrics adds the metrics of the whole server. The futureserver has its own.
 func registerMetrics(r prometheus.Registerer, h *health) {
 	gauge := func(name, help string, labels prometheus.Labels, value func() bool) {
 		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{

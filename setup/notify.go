@@ -9,11 +9,11 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// serviceManager speaks to systemd, if that has started the process with Type=notify: each message is one datagram to
-// the socket that the environment names (sd_notify(3)).
+// serviceManager notifies systemd if it has started the process with Type=notify. Each message is one datagram to the
+// socket that the environment names (sd_notify(3)).
 type serviceManager struct {
-	conn     net.Conn // nil if nobody listens
-	watchdog bool     // it wants to hear regularly that the server lives
+	conn     net.Conn // nil if there is no service manager
+	watchdog bool     // it expects regular signs of life
 }
 
 func newServiceManager() serviceManager {
@@ -29,7 +29,7 @@ func newServiceManager() serviceManager {
 	return serviceManager{conn, wantsWatchdog()}
 }
 
-// wantsWatchdog reports whether the service has a WatchdogSec, and this process is the one that is watched.
+// wantsWatchdog reports whether the service has a WatchdogSec and this process is the one that is watched.
 func wantsWatchdog() bool {
 	period, err := strconv.Atoi(os.Getenv("WATCHDOG_USEC"))
 	if err != nil {
@@ -42,7 +42,7 @@ func wantsWatchdog() bool {
 	return pid == "" || pid == strconv.Itoa(os.Getpid())
 }
 
-// notify tells the service manager of a state. That it may have gone is its own trouble.
+// notify sends a state to the service manager. Errors are ignored.
 func (m serviceManager) notify(state string) {
 	if m.conn == nil || state == "WATCHDOG=1" && !m.watchdog {
 		return

@@ -12,25 +12,25 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// This file is about NATS and PostgreSQL going away under a running server. Dendrite's readers of JetStream
-// then end the process at once, by logrus.Fatal or by a panic, or, when NATS announces its shutdown, end
-// themselves without a word, and clients wait for ever. But a process that is down answers no heartbeats, and
-// all calls would end. So a reader that gives up is held, the server goes on answering what it can, and only
-// when NATS and the database are back does it end, in order, to be started afresh.
+// What happens when NATS or PostgreSQL goes away under a running server. Some of Dendrite's consumers then end the
+// process at once, by logrus.Fatal or by a panic. If NATS announces its shutdown, they end silently, and clients wait
+// for ever. But a stopped process answers no heartbeats, and all calls would end. So a consumer that gives up is
+// blocked, and the server goes on answering what it can. When NATS and the database are back, the server stops cleanly,
+// to be restarted by its service manager.
 
 const (
-	outageCheck   = 2 * time.Second // for one look whether all is back
+	outageCheck   = 2 * time.Second // for one check whether all is back
 	outagePause   = 250 * time.Millisecond
-	steady        = 8           // good looks in a row: what is on its way down still answers
-	hurriedStop   = time.Second // for each part of a stop when the readers are gone
+	steady        = 8           // successful checks in a row: a service that is stopping still answers
+	hurriedStop   = time.Second // for each part of a stop when consumers have ended
 	readerStopped = "nats server shutting down"
 )
 
-// surviveOutages makes the server outlive the absence of what it stands on.
+// surviveOutages makes the server outlive an absence of NATS or the database.
 func (s *Server) surviveOutages() {
 	if len(s.components.Config.Global.JetStream.Addresses) > 0 {
-		// Else the connection would be given up for good after two minutes. It has just been made, and is
-		// locked by the call that follows, so whoever reconnects it sees this.
+		// Otherwise the connection would be given up for good after two minutes. The connection is new, and the call
+		// that follows takes its lock, so the goroutine that reconnects it sees this.
 		s.components.conn.Opts.MaxReconnect = -1
 		s.components.conn.SetClosedHandler(func(*nats.Conn) {
 			s.giveUp(errors.New("NATS has ended the connection for good"))
@@ -39,8 +39,8 @@ func (s *Server) surviveOutages() {
 	logrus.AddHook(lastWords{s})
 }
 
-// lastWords hears what Dendrite's readers say before they end. The logger is the process's, so it hears those
-// of other servers in the same process too; only tests have some.
+// lastWords is a log hook that notices when Dendrite's consumers end. The logger belongs to the process, so with
+// several servers in one process, which only tests have, it also hears the others.
 type lastWords struct{ server *Server }
 
 // Levels implements logrus.Hook.
@@ -48,8 +48,8 @@ func (lastWords) Levels() []logrus.Level {
 	return []logrus.Level{logrus.PanicLevel, logrus.FatalLevel, logrus.WarnLevel}
 }
 
-// Fire implements logrus.Hook. It is called by whoever logs, before a panic or the end of the process, and
-// in that case does not return.
+// Fire implements logrus.Hook. The logging goroutine calls it before a panic or the end of the process. In that case
+// Fire does not return.
 func (h lastWords) Fire(entry *logrus.Entry) error {
 	why := fmt.Errorf("one of Dendrite's components cannot go on: %s", entry.Message)
 	switch {
@@ -65,12 +65,12 @@ func (h lastWords) Fire(entry *logrus.Entry) error {
 	return nil
 }
 
-// byItself reports whether the logger's caller is a goroutine of Dendrite's own: one that runs its code and none
-// of ours. A start that fails and a request that is answered do not belong to these.
+// byItself reports whether the caller of the logger is a goroutine of Dendrite's own, which runs none of our code.
+// Failed starts and requests are not such goroutines.
 func byItself() bool {
 	const dendrite, ours = "github.com/matrix-org/dendrite/", "github.com/matrix-org/dendrite/futures/"
 	calls := make([]uintptr, 64)
-	frames := runtime.CallersFrames(calls[:runtime.Callers(3, calls)]) // without Callers, byItself and Fire
+	frames := runtime.CallersFrames(calls[:runtime.Callers(3, calls)]) // skips Callers, byItself and Fire
 	found := false
 	for frame, more := frames.Next(); more; frame, more = frames.Next() {
 		if strings.HasPrefix(frame.Function, ours) {
@@ -81,7 +81,7 @@ func byItself() bool {
 	return found
 }
 
-// endWhenBack ends the server as soon as NATS and the database are there. The first caller does it for all.
+// endWhenBack ends the server as soon as NATS and the database are back. Only the first call has an effect.
 func (s *Server) endWhenBack(why error) {
 	s.outage.Do(func() {
 		logrus.Warnf("%s; the server will end when NATS and the database are back", why)
@@ -103,7 +103,7 @@ func (s *Server) endWhenBack(why error) {
 	})
 }
 
-// giveUp ends the server, unless it is being stopped anyway.
+// giveUp ends the server, unless it is already stopping.
 func (s *Server) giveUp(why error) {
 	select {
 	case <-s.stopping:

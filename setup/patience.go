@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/setup/base"
 )
 
-// patience is how long the HTTP server waits for a client. Each connection that waits costs a file descriptor and
-// a goroutine, and when the descriptors are used up nobody's heartbeat arrives any more.
+// patience has the time limits of the HTTP server. Each waiting connection costs a file descriptor and a goroutine.
+// Without free descriptors no heartbeat arrives.
 type patience struct {
 	header time.Duration // for a whole header, and for a TLS handshake
 	body   time.Duration // for a body to make progress
@@ -22,12 +22,12 @@ func usualPatience() patience {
 	return patience{header: 10 * time.Second, body: 20 * time.Second, idle: 3 * time.Minute}
 }
 
-// slowBodies lets a body take as long as it needs while it makes progress. The server's own ReadTimeout, which
-// ends bodies that stall before anybody reads them, would end a long upload too.
+// slowBodies lets a body take as long as it needs while it makes progress. The server's own ReadTimeout, which ends
+// bodies that stall before anybody reads them, would end long uploads too.
 func slowBodies(patience time.Duration, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Body != nil && r.Body != http.NoBody {
-			slow := *r // the server looks at the body of its own request afterwards
+			slow := *r // a copy, because the server looks at the body of its own request afterwards
 			slow.Body = &slowBody{ReadCloser: r.Body, patience: patience, deadlines: http.NewResponseController(w)}
 			r = &slow
 		}
@@ -35,7 +35,7 @@ func slowBodies(patience time.Duration, next http.Handler) http.Handler {
 	})
 }
 
-// slowBody moves the connection's deadlines on whenever it is read, though not for each of many small reads.
+// slowBody extends the connection's deadlines when it is read, but not for each of many small reads.
 type slowBody struct {
 	io.ReadCloser
 	patience  time.Duration
@@ -44,8 +44,8 @@ type slowBody struct {
 	ended     bool
 }
 
-// Read implements io.Reader. After the end of the body the deadline is no longer its own: the server then reads on to
-// notice when the client goes away, and must not take its own deadline for that.
+// Read implements io.Reader. After the end of the body it leaves the deadline alone: the server then reads on to notice
+// that the client goes away.
 func (b *slowBody) Read(p []byte) (int, error) {
 	if now := time.Now(); !b.ended && now.Sub(b.moved) > b.patience/8 {
 		b.moved = now
@@ -57,8 +57,8 @@ func (b *slowBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// uncached forbids browsers and proxies to keep answers that can hold tokens, which are nearly all of the client
-// API. Media do not, and are worth keeping.
+// uncached forbids browsers and proxies to cache answers that can contain tokens, which are nearly all of the client
+// API. Media contain none, and are worth caching.
 func uncached(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if holdsTokens(r.URL.Path) {

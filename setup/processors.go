@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// KeepListening has Go run one goroutine more at a time than it has processors, unless the environment variable
-// GOMAXPROCS says how many. With all of them busy with Dendrite's events, Go would look at the network every 10 ms
-// only, and heartbeats would wait for that. More than one more costs a heartbeat processor time; see inStorms.
+// KeepListening lets Go run one goroutine more at a time than there are processors, unless the environment variable
+// GOMAXPROCS is set. If all of Go's processors are busy with Dendrite's events, Go polls the network only every 10 ms,
+// and heartbeats wait for that. More than one in addition would cost a heartbeat processor time; see inStorms.
 func KeepListening() {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1)
@@ -18,12 +18,12 @@ func KeepListening() {
 
 const (
 	moreInStorms = 7
-	afterStorms  = time.Second // each change stops all goroutines for a moment
+	afterStorms  = time.Second // because each change stops all goroutines for a moment
 )
 
-// inStorms returns what is to be told of storms (futureserver.Options). It has Go run more goroutines at a time in one,
-// unless the environment variable GOMAXPROCS says how many. The kernel then chooses who has a processor, and it soon
-// chooses one who has waited, such as a heartbeat; Go would let Dendrite's work run for as long as it likes.
+// inStorms returns the hook for storms (futureserver.Options). During a storm Go runs more goroutines at a time, unless
+// the environment variable GOMAXPROCS is set. Then the kernel decides which thread has a processor, and it soon chooses
+// one that has waited, such as a heartbeat. Go's own scheduler would let Dendrite's work run for longer.
 func inStorms() func(begins bool) {
 	if os.Getenv("GOMAXPROCS") != "" {
 		return nil
@@ -49,17 +49,17 @@ func inStorms() func(begins bool) {
 	}
 }
 
-// ballast is counted by the garbage collector, which runs when the heap has doubled. It is never touched, so that it
-// takes no memory itself; the garbage that comes together meanwhile does.
+// ballast makes the garbage collector run less often, because it runs when the heap has doubled. The ballast is never
+// touched, so it takes no memory itself; the additional garbage does.
 //
-//lint:ignore U1000 it is there for the collector
+// lint:ignore U1000 it only has to exist
 var ballast []byte
 
 const ballastSize = 96 << 20
 
-// CollectRarely has the collector run when some 100 MB more have been allocated than it would wait for, unless one of the
-// environment variables GOGC and GOMEMLIMIT says what it is to do. On a small server each run takes both processors for
-// 50 ms, in which heartbeats wait.
+// CollectRarely makes the garbage collector wait for some 100 MB of additional allocations, unless one of the
+// environment variables GOGC and GOMEMLIMIT is set. On a small server each collection takes both processors for 50 ms,
+// in which heartbeats wait.
 func CollectRarely() {
 	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
 		ballast = make([]byte, ballastSize)

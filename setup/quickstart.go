@@ -21,12 +21,12 @@ import (
 //go:embed quickstart.yaml.tmpl
 var quickStartYAML string
 
-// QuickStart makes dir a homeserver's folder: configuration, signing key, secrets, and room for everything
-// else, all of it in dir and none of it readable by others. It returns the path of the configuration, and
-// whether it has created it. What is there already is used and never changed. The configuration is written
-// last, and whole, so a folder left by a crash half-way is completed by the next call.
+// QuickStart makes dir a homeserver's folder with configuration, signing key, secrets, and places for everything else,
+// readable only by their owner. It returns the path of the configuration, and whether it has created it. It uses what
+// exists and never changes it. The configuration is written last, and atomically, so after a crash the next call
+// completes the folder.
 func QuickStart(dir string) (configPath string, created bool, err error) {
-	if dir, err = filepath.Abs(dir); err != nil { // so that the working directory does not matter, now or later
+	if dir, err = filepath.Abs(dir); err != nil { // independent of the working directory, now and later
 		return "", false, err
 	}
 	configPath = filepath.Join(dir, "dendrite.yaml")
@@ -51,9 +51,9 @@ func QuickStart(dir string) (configPath string, created bool, err error) {
 	return configPath, true, writeFile(configPath, text)
 }
 
-// PrivateQuickStart is QuickStart for a process that does nothing else: no file that it makes from now on can be read by
-// others, and what an earlier start has left open in dir is closed. The folder itself stays as it is, for it may be
-// somebody's home.
+// PrivateQuickStart is QuickStart for a process that does nothing else. Others cannot read the files that the process
+// creates from now on, and files in dir that an earlier start has left readable become private. The mode of the folder
+// itself stays, because it may be a home directory.
 func PrivateQuickStart(dir string) (configPath string, err error) {
 	private()
 	if configPath, _, err = QuickStart(dir); err != nil {
@@ -74,12 +74,12 @@ func PrivateQuickStart(dir string) (configPath string, err error) {
 	return configPath, nil
 }
 
-// quickStartFiles are all that a server with the quick start's configuration writes.
+// quickStartFiles returns all files that a server with the quick start's configuration writes.
 func quickStartFiles() []string {
 	return []string{"dendrite.yaml", "*.pem", "*.db", "*.db-*", "*.lock", "*.tmp", "jetstream", "media", "searchindex"}
 }
 
-// closeToOthers takes a file, or a folder and so what is in it, away from all but its owner.
+// closeToOthers makes a file, or a folder and so its contents, private to its owner.
 func closeToOthers(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -99,8 +99,7 @@ func exists(path string) (bool, error) {
 	return true, err
 }
 
-// newSigningKey returns a PEM file as Dendrite reads it. The key ID is published, so it must have nothing to
-// do with the seed.
+// newSigningKey returns a PEM file in Dendrite's format. The key ID is public, so it must not depend on the seed.
 func newSigningKey() []byte {
 	seed := make([]byte, ed25519.SeedSize)
 	rand.Read(seed)
@@ -114,7 +113,7 @@ func newSigningKey() []byte {
 func quickStartConfig(dir, keyPath string) ([]byte, error) {
 	secret := make([]byte, 32)
 	rand.Read(secret)
-	// A JSON string is a YAML string, whatever characters a path holds.
+	// A JSON string is a valid YAML string, whatever characters the path contains.
 	quote := func(s string) (string, error) {
 		text, err := json.Marshal(s)
 		return string(text), err
@@ -137,7 +136,7 @@ func quickStartConfig(dir, keyPath string) ([]byte, error) {
 	return out.Bytes(), err
 }
 
-// writeFile makes a file that is whole or not there, even if the machine stops meanwhile.
+// writeFile creates a file atomically, even if the machine crashes meanwhile.
 func writeFile(path string, data []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // mode 0600
 	if err != nil {
@@ -158,7 +157,7 @@ func writeFile(path string, data []byte) (err error) {
 	return syncDir(filepath.Dir(path))
 }
 
-// syncDir makes the names in a directory durable, where the system knows how to.
+// syncDir makes the names in a directory durable, if the system can.
 func syncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {
@@ -171,8 +170,8 @@ func syncDir(path string) error {
 	return nil
 }
 
-// Welcome tells a newcomer what to do with the server that QuickStart has set up. tools is the folder of the
-// running program, where create-account lies too.
+// Welcome tells a new user what to do with the server that QuickStart has set up. tools is the folder of the running
+// program, which also has create-account.
 func Welcome(url, configPath, tools string) string {
 	return fmt.Sprintf(`
 Your homeserver is running at %[1]s
@@ -187,7 +186,7 @@ Your homeserver is running at %[1]s
 `, url, quoteArg(filepath.Join(tools, "create-account")), quoteArg(configPath), filepath.Dir(configPath))
 }
 
-// quoteArg quotes a command's argument for the shell where that is necessary.
+// quoteArg quotes a command's argument for the shell if necessary.
 func quoteArg(s string) string {
 	for _, r := range s {
 		if !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '/' || r == '.' || r == '-' || r == '_') {

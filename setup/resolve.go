@@ -18,7 +18,7 @@ import (
 
 const (
 	wellKnownTimeout = 30 * time.Second
-	wellKnownSize    = 50 << 10 // bytes; what the specification allows
+	wellKnownSize    = 50 << 10 // bytes; the maximum in the specification
 	federationPort   = 8448
 )
 
@@ -36,8 +36,7 @@ func (t *transport) resolve(ctx context.Context, name spec.ServerName) ([]fclien
 	return t.lookUpSRV(ctx, name), nil
 }
 
-// complete returns the one place where a server must be whose name is an address or has a port; nil if the
-// name alone does not tell. It asks nobody.
+// complete returns the address if the name is an IP address or has a port; otherwise nil. It does no I/O.
 func complete(ctx context.Context, name spec.ServerName) ([]fclient.ResolutionResult, error) {
 	host, port, valid := spec.ParseAndValidateServerName(name)
 	if !valid {
@@ -75,8 +74,8 @@ func (t *transport) lookUpWellKnown(ctx context.Context, name spec.ServerName) (
 	return file.Server, nil
 }
 
-// lookUpSRV returns what the name's SRV records say, of the service as it is called now or was once, or,
-// without any, the name itself at the standard port.
+// lookUpSRV returns the targets of the name's SRV records, of the current or the deprecated service. Without records it
+// returns the name itself with the default port.
 func (t *transport) lookUpSRV(ctx context.Context, name spec.ServerName) (results []fclient.ResolutionResult) {
 	at := func(host string, port uint16) {
 		results = append(results, fclient.ResolutionResult{
@@ -103,8 +102,8 @@ func (t *transport) lookUpSRV(ctx context.Context, name spec.ServerName) (result
 
 type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
-// dnsCache remembers the addresses of names (global.dns_cache). It hands addresses to a dialer that checks
-// them, so it does not matter where they come from.
+// dnsCache caches the addresses of names (global.dns_cache). The dialer checks all addresses, so their source does not
+// matter.
 type dnsCache struct {
 	lookUp   func(ctx context.Context, host string) ([]string, error)
 	lifetime time.Duration
@@ -122,8 +121,8 @@ func newDNSCache(size int, lifetime time.Duration, dial dialFunc) *dnsCache {
 	return &dnsCache{net.DefaultResolver.LookupHost, lifetime, dial, names}
 }
 
-// DialContext connects to the first of the host's addresses that answers. If none of those remembered does,
-// it looks the name up again.
+// DialContext connects to the first of the host's addresses that answers. If no cached address does, it looks up the
+// name again.
 func (c *dnsCache) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

@@ -1,11 +1,9 @@
-// Package setup puts the homeserver together: Dendrite's components, the futureserver and its two adapters,
-// the HTTP front. It is the only place that sees everything. A future's way leads through here twice: its
-// request comes in by the front, and at the end of the process it is setup that lets the futureserver finish
-// before Dendrite stops beneath it.
+// Package setup assembles the homeserver: Dendrite's components, the futureserver and its two adapters, the HTTP front.
+// It is the only place that sees everything. server.go has Start and Stop, and the order in which requests pass the
+// handlers (serve).
 package setup
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -26,33 +24,31 @@ import (
 
 	"github.com/matrix-org/dendrite/futures/clientapi"
 	"github.com/matrix-org/dendrite/futures/clientapi/rtc"
+	"github.com/matrix-org/dendrite/futures/clientapi/syncapi"
 	"github.com/matrix-org/dendrite/futures/futureserver"
 	"github.com/matrix-org/dendrite/futures/roomserver"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 	"github.com/matrix-org/dendrite/futures/setup/guard"
 )
 
-// Options are what a server is started with.
+// Options configure a server.
 type Options struct {
-	// Dendrite is the whole of Dendrite's configuration. Start verifies it.
+	// Dendrite is Dendrite's whole configuration. Start verifies it.
 	Dendrite *config.Dendrite
 	// Futures and Networks are what config.Load found in the same file.
 	Futures  *fconfig.FutureServer
 	Networks fconfig.Networks
-	// HTTP and HTTPS are where to listen; a zero address is not listened on, nor is HTTPS without a
-	// certificate. Port 0 means any.
+	// HTTP and HTTPS are the addresses to listen on. A zero address is not used, and HTTPS needs a certificate. Port 0
+	// means any.
 	HTTP, HTTPS       config.ServerAddress
 	CertFile, KeyFile string
-	// Local, if not nil, keeps web pages of others out.
+	// Local, if not nil, refuses web pages from elsewhere.
 	Local *Local
-	// Metrics registers Prometheus metrics in the default registry, which is possible once in a process.
+	// Metrics registers Prometheus metrics in the default registry. This is possible once in a process.
 	Metrics bool
-	// Step is told of each step of the start and of a future's life, for tests that stop the process there.
+	// Step is called at each step of the start and of a future's life. Tests stop the process there.
 	Step func(string)
 }
-
-// Without it the consumer would look at every room.
-var _ roomserver.RoomWatcher = futureserver.Server(nil)
 
 // Server is a running homeserver.
 type Server struct {
@@ -61,7 +57,7 @@ type Server struct {
 	sessions   *clientapi.Sessions
 	consumer   *roomserver.Consumer
 	futures    futureserver.Server // nil if switched off
-	routers    httputil.Routers    // all that requests can ask for
+	routers    httputil.Routers    // all routes
 	rtc        *rtc.Service
 	front      *front
 	health     *health
@@ -75,13 +71,12 @@ type Server struct {
 	outage   sync.Once
 
 	done   chan struct{}
-	failed error // why done was closed; read it only after
+	failed error // why done was closed; read it only after that
 	end    sync.Once
 }
 
-// Start starts a homeserver and returns when it answers requests. ctx bounds the start alone. On an error
-// nothing is left running. Some troubles with its databases or JetStream Dendrite answers by ending the
-// process.
+// Start starts a homeserver and returns when it answers requests. ctx limits the start only. After an error nothing is
+// left running. Dendrite may end the process after some errors of its databases or of JetStream.
 func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := verify(o.Dendrite, o.Futures); err != nil {
 		return nil, err
@@ -92,7 +87,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	s := &Server{
 		process: process.NewProcessContext(), manager: newServiceManager(), stopping: make(chan struct{}), done: make(chan struct{}),
 	}
-	s.process.ComponentStarted() // until stopDendrite, so that nobody starts to count while it is waited for
+	s.process.ComponentStarted() // until stopDendrite, so that the count is above zero while stopDendrite waits
 	defer func() {
 		if err != nil {
 			s.abandon()
@@ -112,20 +107,24 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.tracing, err = startReporting(s.process, o.Dendrite, o.Metrics); err != nil {
 		return nil, err
 	}
+	fitForCalls(o.Dendrite, o.Futures)
 	s.components, err = newComponents(s.process, o.Dendrite, o.Networks, o.Metrics, checkRooms(ctx, o), func(users userapis.UserInternalAPI) userapis.UserInternalAPI {
 		s.sessions = clientapi.NewSessions(roomserver.WrapUserAPI(users, s.dropFutures))
-		return clientapi.NoteCallers(s.sessions)
+		return syncapi.NoteCallers(s.sessions)
 	})
 	if err != nil {
 		return nil, err
 	}
 	s.rtc = newRTC(s.components, o)
-	go s.rtc.Run(s.process.Context())
 	ready := make(chan struct{})
 	if err := s.startFutures(ctx, o, ready); err != nil {
 		return nil, fmt.Errorf("futureserver: %w", err)
 	}
-	o.Step("unread") // futures are there; not all consumers of the output are
+	if s.futures != nil {
+		s.rtc.Delegate(s.process.Context(), s.futures)
+	}
+	go s.rtc.Run(s.process.Context())
+	o.Step("unread") // the futures exist; not all consumers of the output do
 	if s.health, err = healthOf(s, o); err != nil {
 		return nil, err
 	}
@@ -137,8 +136,8 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s.surviveOutages()
-	// Dendrite creates the last consumers of the roomserver's output together with its routes. JetStream keeps a message
-	// only for consumers that exist: what a future had sent before would have been missing in /sync for ever.
+	// Dendrite creates the last consumers of the roomserver's output together with its routes. JetStream keeps a
+	// message only for existing consumers, so an event that was sent before would be missing in /sync for ever.
 	close(ready)
 	logSettings(o.Futures)
 	go s.health.watch(s.process.Context())
@@ -147,15 +146,36 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	return s, nil
 }
 
-// checkRooms refuses a database with rooms that the server could not serve.
+// Stop ends the server in an order that loses nothing. It refuses new requests, then new futures. Then it waits until
+// Dendrite's components have handled all events in flight. Only then it stops Dendrite. Dendrite itself would stop
+// everything at once, and its consumers panic if a database is closed. Stop returns after StopTimeout at the latest, or
+// when ctx is done. The next start finishes what was not finished; the error says what it was. A second call returns
+// the same.
+func (s *Server) Stop(ctx context.Context) error {
+	s.stop.Do(func() {
+		logrus.Info("Stopping")
+		close(s.stopping)
+		s.manager.notify("STOPPING=1")
+		defer s.manager.close()
+		s.stopErr = errors.Join(
+			s.stopPart(ctx, "requests", requestsTimeout, s.front.shutdown),
+			s.stopPart(ctx, "futures", futuresTimeout, s.stopFutures),
+			s.stopPart(ctx, "events on their way", drainTimeout, s.consumer.Drained),
+			s.stopPart(ctx, "components", componentsTimeout, s.stopDendrite),
+		)
+		s.finish(nil)
+	})
+	return s.stopErr
+}
+
+// checkRooms refuses a database with rooms of unknown versions.
 func checkRooms(ctx context.Context, o Options) func(*sql.DB) error {
 	return func(db *sql.DB) error {
-		source := cmp.Or(o.Dendrite.RoomServer.Database.ConnectionString, o.Dendrite.Global.DatabaseOptions.ConnectionString)
-		return guard.CheckRoomVersions(ctx, db, source.IsSQLite(), o.Futures.IgnoreUnknownRooms)
+		return guard.CheckRoomVersions(ctx, db, fconfig.RoomsDatabase(o.Dendrite).IsSQLite(), o.Futures.IgnoreUnknownRooms)
 	}
 }
 
-// verify looks for mistakes in the configuration and fills in what depends on both parts of it.
+// verify checks the configuration and sets the defaults that depend on both parts of it.
 func verify(cfg *config.Dendrite, futures *fconfig.FutureServer) error {
 	var found config.ConfigErrors
 	cfg.Verify(&found)
@@ -169,8 +189,8 @@ func verify(cfg *config.Dendrite, futures *fconfig.FutureServer) error {
 	return errors.Join(errs...)
 }
 
-// startFutures starts the futureserver between its two adapters. The consumer is created first, so that no
-// state change goes unseen from before the first future on. No future is sent before ready is closed.
+// startFutures starts the futureserver between its two adapters. The consumer is created first, so that no change of
+// state is missed after the first future. No future is sent before ready is closed.
 func (s *Server) startFutures(ctx context.Context, o Options, ready <-chan struct{}) (err error) {
 	c := s.components
 	room, err := roomserver.NewRoom(o.Dendrite, c.RoomserverAPI, c.roomDB, c.gates)
@@ -181,7 +201,8 @@ func (s *Server) startFutures(ctx context.Context, o Options, ready <-chan struc
 		return err
 	}
 	if !o.Futures.Enabled {
-		// It serves to watch the others at the end; JetStream need not keep messages for it.
+		// The consumer is still used to watch Dendrite's consumers during a stop, but JetStream need not keep messages
+		// for it.
 		js := &o.Dendrite.Global.JetStream
 		return c.js.DeleteConsumer(js.Prefixed(jetstream.OutputRoomEvent), js.Durable(roomserver.ConsumerName))
 	}
@@ -205,7 +226,7 @@ func (s *Server) startFutures(ctx context.Context, o Options, ready <-chan struc
 	return nil
 }
 
-// serve registers all routes, ours first because the first that matches wins, and opens the door.
+// serve registers all routes and starts to accept requests. Our routes come first, because the first that matches wins.
 func (s *Server) serve(o Options) error {
 	routers := newRouters(s.process, o.Dendrite)
 	s.routers = routers
@@ -229,9 +250,9 @@ func (s *Server) serve(o Options) error {
 	if err := guardTransactions(s.newTransactions(syncDB), routers, ours); err != nil {
 		return err
 	}
-	handler := clientapi.StateAfter(newHandler(o, routers, s.rtc.Legacy()), syncDB, s.components.UserAPI, s.components.RoomserverAPI)
+	handler := syncapi.StateAfter(newHandler(o, routers, s.rtc.Legacy()), syncDB, s.components.UserAPI, s.components.RoomserverAPI)
 	if s.futures != nil {
-		handler = clientapi.ShowDelayIDs(s.futures, handler)
+		handler = syncapi.ShowDelayIDs(s.futures, handler)
 	}
 	handler = slowBodies(s.front.patience.body, uncached(s.health.monitor(handler)))
 	handler = heartbeatsFirst(handler, tokens, management)
@@ -242,7 +263,7 @@ func (s *Server) serve(o Options) error {
 	return nil
 }
 
-// newTransactions knows what clients have been answered, before the start too.
+// newTransactions returns the memory of answered transactions, including those from before the start.
 func (s *Server) newTransactions(syncDB *sql.DB) *guard.Transactions {
 	c := s.components
 	store := guard.Store{
@@ -254,7 +275,7 @@ func (s *Server) newTransactions(syncDB *sql.DB) *guard.Transactions {
 	return guard.NewTransactions(s.process.Context(), store)
 }
 
-// dropFutures is called when an account has been deactivated.
+// dropFutures is called after an account has been deactivated.
 func (s *Server) dropFutures(userID string) {
 	if s.futures == nil {
 		return
@@ -266,10 +287,10 @@ func (s *Server) dropFutures(userID string) {
 	}
 }
 
-// Addr returns where the server listens for HTTP, nil if it does not.
+// Addr returns the address for HTTP, or nil.
 func (s *Server) Addr() net.Addr { return address(s.front.http) }
 
-// TLSAddr returns where the server listens for HTTPS, nil if it does not.
+// TLSAddr returns the address for HTTPS, or nil.
 func (s *Server) TLSAddr() net.Addr { return address(s.front.https) }
 
 func address(l net.Listener) net.Addr {
@@ -279,10 +300,10 @@ func address(l net.Listener) net.Addr {
 	return l.Addr()
 }
 
-// Done is closed when the server cannot go on or has been stopped. Stop is to be called in any case.
+// Done is closed when the server cannot go on or has been stopped. Stop must be called in any case.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
-// Err returns why the server could not go on; nil while Done is open, and after a stop that was asked for.
+// Err returns why the server could not go on. It is nil while Done is open, and after Stop.
 func (s *Server) Err() error {
 	select {
 	case <-s.done:

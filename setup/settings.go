@@ -7,8 +7,8 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// logSettings says in one line what the future_server section amounts to, with all that it leaves out. It holds no secret:
-// of a PostgreSQL database it does not say where it is.
+// logSettings writes the effective future_server section, with all defaults, in one log line. The line contains no
+// secret and no address of a PostgreSQL database.
 func logSettings(c *fconfig.FutureServer) {
 	if !c.Enabled {
 		logrus.Info("futureserver: settings: switched off")
@@ -38,5 +38,6 @@ func logSettings(c *fconfig.FutureServer) {
 		"invalid_per_second":   limits.InvalidToken.PerSecond,
 		"trusted_proxies":      len(c.TrustedProxies),
 		"sqlite_wal":           c.SQLiteWAL,
+		"new_room_levels":      c.NewRoomEventLevels,
 	}).Info("futureserver: settings")
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// Each part of the shutdown has its time; together they stay below StopTimeout.
+// Each part of the shutdown has a time limit; their sum is below StopTimeout.
 const (
 	pollGrace         = 2 * time.Second // for long polls to end by themselves
 	requestsTimeout   = 3500 * time.Millisecond
@@ -18,34 +18,12 @@ const (
 	componentsTimeout = 2 * time.Second
 )
 
-// StopTimeout is how long Stop may take.
+// StopTimeout is the longest time that Stop takes.
 const StopTimeout = 14 * time.Second
-
-// Stop ends the server in the order that loses nothing: no more requests, no more futures; then it waits
-// until Dendrite's components have dealt with all events on their way; only then Dendrite stops. Dendrite's own
-// way is to stop all at the same time, and its consumers panic if they meet a closed database. Stop returns after
-// StopTimeout at the latest, earlier if ctx is done. What was not finished by then is finished by the next
-// start; the error says what it was. Calling it again returns the same.
-func (s *Server) Stop(ctx context.Context) error {
-	s.stop.Do(func() {
-		logrus.Info("Stopping")
-		close(s.stopping)
-		s.manager.notify("STOPPING=1")
-		defer s.manager.close()
-		s.stopErr = errors.Join(
-			s.stopPart(ctx, "requests", requestsTimeout, s.front.shutdown),
-			s.stopPart(ctx, "futures", futuresTimeout, s.stopFutures),
-			s.stopPart(ctx, "events on their way", drainTimeout, s.consumer.Drained),
-			s.stopPart(ctx, "components", componentsTimeout, s.stopDendrite),
-		)
-		s.finish(nil)
-	})
-	return s.stopErr
-}
 
 func (s *Server) stopPart(ctx context.Context, name string, limit time.Duration, stop func(context.Context) error) error {
 	if s.Err() != nil {
-		limit = min(limit, hurriedStop) // what could not go on does not come to rest either
+		limit = min(limit, hurriedStop) // a server that could not go on does not stop cleanly either
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -87,7 +65,7 @@ func (s *Server) stopDendrite(ctx context.Context) error {
 	return nil
 }
 
-// abandon takes down what Start has built before it failed.
+// abandon stops what Start has started before it failed.
 func (s *Server) abandon() {
 	if s.front != nil {
 		s.front.close()
@@ -105,7 +83,7 @@ func (s *Server) abandon() {
 	}
 }
 
-// stopService is called when Windows ends the service; the process ends when it returns.
+// stopService is called when Windows ends the service. The process ends when it returns.
 func (s *Server) stopService() {
 	if err := s.Stop(context.Background()); err != nil {
 		logrus.WithError(err).Warn("The server did not stop cleanly")

@@ -15,8 +15,8 @@ import (
 	"github.com/matrix-org/dendrite/setup/config"
 )
 
-// lockStorage makes sure that no second server runs on the same embedded JetStream: it would not notice, and
-// damage the files. The lock goes with the process, however it ends.
+// lockStorage prevents a second server on the same embedded JetStream, which would damage the files unnoticed. The lock
+// ends with the process.
 func lockStorage(cfg *config.Dendrite) (unlock func(), err error) {
 	js := &cfg.Global.JetStream
 	if len(js.Addresses) > 0 || js.InMemory {
@@ -36,18 +36,22 @@ func lockStorage(cfg *config.Dendrite) (unlock func(), err error) {
 	return func() { lock.Close() }, nil
 }
 
-// databases lists the databases of all of Dendrite's components.
-func databases(cfg *config.Dendrite) []*config.DatabaseOptions {
+// openDatabases lists the databases that Dendrite opens on every server.
+func openDatabases(cfg *config.Dendrite) []*config.DatabaseOptions {
 	return []*config.DatabaseOptions{
-		&cfg.Global.DatabaseOptions, &cfg.FederationAPI.Database, &cfg.KeyServer.Database,
-		&cfg.MediaAPI.Database, &cfg.MSCs.Database, &cfg.RelayAPI.Database, &cfg.RoomServer.Database,
-		&cfg.SyncAPI.Database, &cfg.UserAPI.AccountDatabase,
+		&cfg.RoomServer.Database, &cfg.SyncAPI.Database, &cfg.UserAPI.AccountDatabase, &cfg.FederationAPI.Database, &cfg.MediaAPI.Database,
 	}
 }
 
-// enableWAL switches Dendrite's SQLite files to write-ahead logging, which more than doubles the rate of
-// events. SQLite keeps the mode in the file, so it must be done before Dendrite opens it, who allows no
-// settings of its own, and stays when it is done no more.
+// databases lists the databases of all of Dendrite's components.
+func databases(cfg *config.Dendrite) []*config.DatabaseOptions {
+	all := append([]*config.DatabaseOptions{&cfg.Global.DatabaseOptions}, openDatabases(cfg)...)
+	return append(all, &cfg.KeyServer.Database, &cfg.MSCs.Database, &cfg.RelayAPI.Database)
+}
+
+// enableWAL switches Dendrite's SQLite files to write-ahead logging, which more than doubles the rate of events.
+// Dendrite has no setting for it, so it is done before Dendrite opens the files. SQLite stores the mode in the file, so
+// it stays on even if the setting is switched off later.
 func enableWAL(ctx context.Context, cfg *config.Dendrite) error {
 	var files []string
 	for _, db := range databases(cfg) {

@@ -2,8 +2,8 @@
 
 package setup
 
-// descriptors returns 0: the system has no such limit.
+// descriptors returns 0: this system has no such limit.
 func descriptors() int { return 0 }
 
-// private does nothing: the system has no modes.
+// private does nothing: this system has no file modes.
 func private() {}

@@ -4,7 +4,7 @@ package setup
 
 import "syscall"
 
-// descriptors returns how many files and connections the process may have open, 0 if nobody knows.
+// descriptors returns how many files and connections the process may have open, or 0 if that is unknown.
 func descriptors() int {
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
@@ -13,5 +13,5 @@ func descriptors() int {
 	return int(min(uint64(limit.Cur), 1<<30))
 }
 
-// private lets nobody else read the files that the process makes from now on.
+// private makes all files that the process creates from now on unreadable for others.
 func private() { syscall.Umask(0o077) }

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/setup/guard"
 )
 
-// transactionRoutes are Dendrite's routes that take a transaction ID, keyed as gatedRoutes.
+// transactionRoutes are Dendrite's routes that take a transaction ID, keyed like gatedRoutes.
 var transactionRoutes = map[string]guard.Endpoint{
 	"PUT /rooms/{roomID}/send/{eventType}/{txnID}":   guard.Send,
 	"PUT /rooms/{roomID}/redact/{eventID}/{txnId}":   guard.Redact,
@@ -18,11 +18,11 @@ var transactionRoutes = map[string]guard.Endpoint{
 	"PUT /unstable/sendToDevice/{eventType}/{txnID}": guard.ToDevice,
 }
 
-// noticeRoute is one more, where server notices are switched on.
+// noticeRoute is one more. It exists if server notices are enabled.
 const noticeRoute = "PUT /_synapse/admin/v1/send_server_notice/{txnID}"
 
-// guardTransactions puts transactions before Dendrite's routes that take a transaction ID, and before their gates: a
-// repeat has nothing to do in the room. All transactionRoutes must be there.
+// guardTransactions puts transactions before Dendrite's routes that take a transaction ID, and before their gates,
+// because a repeat creates nothing in the room. It returns an error if one of transactionRoutes does not exist.
 func guardTransactions(transactions *guard.Transactions, routers httputil.Routers, ours map[*mux.Route]bool) error {
 	found := 0
 	wrapRoutes(routers, ours, func(name string, next http.Handler) http.Handler {

@@ -150,8 +150,10 @@ func (i *issued) look(ctx context.Context, s seat, until time.Time) {
 		return
 	}
 	// The token is over. Who is connected may stay so for hours.
-	if there, err := s.sfu.participants(ctx, s.alias); in && (err != nil || there[s.identity]) {
-		return
+	if there, err := s.sfu.participants(ctx, s.alias); in {
+		if _, ok := there[s.identity]; ok || err != nil {
+			return
+		}
 	}
 	i.forget(s, until)
 }

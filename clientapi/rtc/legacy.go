@@ -35,7 +35,9 @@ func (s *Service) serveLegacy(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	l, endpoint := s.legacySFU(path)
-	var fill func(*tokenRequest) *util.JSONResponse
+	fill, answer := map[string]filler{
+		"sfu/get": fillStateMember, "get_token": fillMember, "delegate_delayed_leave": fillDelegation,
+	}[endpoint], s.legacyToken
 	switch endpoint {
 	case "healthz":
 		if req.Method != get && req.Method != http.MethodHead {
@@ -43,19 +45,16 @@ func (s *Service) serveLegacy(w http.ResponseWriter, req *http.Request) {
 		}
 		w.WriteHeader(http.StatusOK)
 		return
-	case "sfu/get":
-		fill = fillStateMember
-	case "get_token":
-		fill = fillMember
-	default:
-		respond(w, *failed(http.StatusNotFound, spec.ErrorUnrecognized, "Unrecognized request"))
-		return
+	case "delegate_delayed_leave":
+		answer = s.legacyDelegate
 	}
 	switch {
+	case fill == nil && endpoint != "healthz":
+		respond(w, *failed(http.StatusNotFound, spec.ErrorUnrecognized, "Unrecognized request"))
 	case req.Method == options:
 		w.WriteHeader(http.StatusOK)
 	case req.Method == post && fill != nil:
-		respond(w, s.legacyToken(req, l, fill))
+		respond(w, s.legacy(req, l, fill, answer))
 	default:
 		respond(w, *failed(http.StatusMethodNotAllowed, spec.ErrorUnrecognized, "Unrecognized request"))
 	}
@@ -92,8 +91,22 @@ func fillMember(asked *tokenRequest) *util.JSONResponse {
 	return nil
 }
 
-// legacyToken serves both endpoints.
-func (s *Service) legacyToken(req *http.Request, l *sfu, fill func(*tokenRequest) *util.JSONResponse) util.JSONResponse {
+// fillDelegation checks a request to /delegate_delayed_leave.
+func fillDelegation(asked *tokenRequest) *util.JSONResponse {
+	if asked.DelayID == "" {
+		return failed(http.StatusBadRequest, spec.ErrorBadJSON, "delay_id is missing or empty")
+	}
+	return fillMember(asked)
+}
+
+// A filler checks the body of one endpoint and fills in what that endpoint implies.
+type filler func(*tokenRequest) *util.JSONResponse
+
+// A legacyAnswer answers somebody who is known to be in the room.
+type legacyAnswer func(context.Context, *sfu, tokenRequest, participant) util.JSONResponse
+
+// legacy serves all endpoints: who asks, and are they in the room?
+func (s *Service) legacy(req *http.Request, l *sfu, fill filler, answer legacyAnswer) util.JSONResponse {
 	var asked tokenRequest
 	if fail := readBody(req, &asked); fail != nil {
 		return *fail
@@ -126,7 +139,25 @@ func (s *Service) legacyToken(req *http.Request, l *sfu, fill func(*tokenRequest
 	if asked.Member == nil {
 		deviceID = asked.DeviceID
 	}
-	return s.issueOn(ctx, l, asked, participant{user, deviceID, id})
+	return answer(ctx, l, asked, participant{user, deviceID, id})
+}
+
+// legacyToken gives the token also if the leave that the request names cannot be delegated: the client then restarts it by
+// itself.
+func (s *Service) legacyToken(ctx context.Context, l *sfu, asked tokenRequest, p participant) util.JSONResponse {
+	if _, server, err := parseUser(p.userID); asked.DelayID != "" && err == nil && s.isLocal(server) {
+		if res := s.delegate(ctx, asked, p, []*sfu{l}); res.Code != http.StatusOK {
+			util.GetLogger(ctx).WithField("status", res.Code).Info("A LiveKit token is given, but the leave is not delegated")
+		}
+	}
+	return s.issueOn(ctx, l, asked, p)
+}
+
+func (s *Service) legacyDelegate(ctx context.Context, l *sfu, asked tokenRequest, p participant) util.JSONResponse {
+	if _, server, err := parseUser(p.userID); err != nil || !s.isLocal(server) {
+		return *failed(http.StatusForbidden, spec.ErrorForbidden, "Only the leaves of this server's users can be delegated to it")
+	}
+	return s.delegate(ctx, asked, p, []*sfu{l})
 }
 
 // mayCall reports whether the user is in the room, and their server allowed there.

@@ -22,6 +22,7 @@ type tokenRequest struct {
 	SlotID     string `json:"slot_id,omitempty"`
 	MemberID   string `json:"member_id,omitempty"`
 	UserID     string `json:"user_id,omitempty"` // between servers
+	DelayID    string `json:"delay_id,omitempty"`
 	Member     *struct {
 		ID       string `json:"id,omitempty"`
 		UserID   string `json:"claimed_user_id,omitempty"`

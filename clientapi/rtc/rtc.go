@@ -5,6 +5,8 @@ package rtc
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"net/http"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 	"github.com/matrix-org/gomatrixserverlib/spec"
 	"github.com/matrix-org/util"
+	"github.com/prometheus/client_golang/prometheus"
 
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
@@ -59,6 +62,7 @@ type Options struct {
 	Federation func(context.Context, *http.Request) (*http.Response, error)
 	Rate       fconfig.RateLimit // of tokens, for one user
 	NewLimit   func(fconfig.RateLimit) func(key string) time.Duration
+	Registerer prometheus.Registerer // takes the metrics; nil for none
 }
 
 // Service is what the endpoints share.
@@ -66,6 +70,8 @@ type Service struct {
 	Options
 	sfus      []*sfu
 	issued    *issued
+	delegates *delegates // nil without futures
+	metrics   *metrics
 	versions  *versions
 	perUser   Limit
 	perServer Limit
@@ -77,14 +83,45 @@ func New(o Options) *Service {
 	if !o.Config.Issues() {
 		return s
 	}
+	s.metrics = newMetrics(o.Registerer)
 	for _, l := range o.Config.LiveKit {
-		s.sfus = append(s.sfus, newSFU(l))
+		l := newSFU(l)
+		l.observe(o.Registerer)
+		s.sfus = append(s.sfus, l)
 	}
 	s.issued = newIssued(s.joined)
 	s.versions = new(versions)
 	s.perUser = o.NewLimit(o.Rate)
 	s.perServer = o.NewLimit(fconfig.RateLimit{PerSecond: 5 * o.Rate.PerSecond, Burst: 2 * o.Rate.Burst}) // for its users
 	return s
+}
+
+// Delegate has leaves delegated to these futures, beginning with those that were before the server stopped. It must be
+// called before any request, and before futures are sent. What it starts ends with ctx.
+func (s *Service) Delegate(ctx context.Context, futures Futures) {
+	if s.Config.Issues() {
+		s.delegates = newDelegates(ctx, futures, s.look, s.metrics)
+		s.delegates.resume()
+	}
+}
+
+// look asks all SFUs of a call. With an error the answer may lack somebody.
+func (s *Service) look(ctx context.Context, c callKey, identities ...string) (there present, err error) {
+	there = make(present)
+	for _, l := range s.sfus {
+		if !c.on(l.URL) {
+			continue
+		}
+		if len(identities) == 0 {
+			found, e := l.participants(ctx, c.alias)
+			maps.Copy(there, found)
+			err = errors.Join(err, e)
+		}
+		for _, identity := range identities {
+			err = errors.Join(err, l.participant(ctx, c.alias, identity, there))
+		}
+	}
+	return there, err
 }
 
 // AddRoutes must be called before Dendrite registers its own routes: the first that matches wins. What is not
@@ -100,11 +137,16 @@ func (s *Service) AddRoutes(routers httputil.Routers) {
 	}
 }
 
-// addTokens registers get_token of MSC4195, for clients and for other servers.
+// addTokens registers get_token of MSC4195, for clients and for other servers, and delegate_delayed_leave. Clients take any
+// answer but 404 from the latter as the promise that somebody watches the SFU, whichever service their token comes from.
 func (s *Service) addTokens(routers httputil.Routers) {
 	token := s.authenticated("livekit_token", s.clientToken)
+	leave := s.authenticated("livekit_delegate", s.delegateLeave)
 	for _, prefix := range []string{stableLiveKit, unstableLiveKit} {
 		routers.Client.Handle(prefix+"/get_token", token).Methods(post, options)
+		if s.Config.Delegates() {
+			routers.Client.Handle(prefix+"/delegate_delayed_leave", leave).Methods(post, options)
+		}
 	}
 	if s.Federation == nil {
 		return

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -29,8 +30,9 @@ const (
 // An sfu is one LiveKit server: its address, and the key pair with which we speak in its name.
 type sfu struct {
 	fconfig.LiveKit
-	api    string
-	client *http.Client
+	api      string
+	client   *http.Client
+	answered atomic.Int64 // when it last did, Unix ns
 }
 
 func newSFU(l fconfig.LiveKit) *sfu {
@@ -38,7 +40,9 @@ func newSFU(l fconfig.LiveKit) *sfu {
 	if api == "" { // ws and wss become http and https
 		api = "http" + strings.TrimPrefix(l.URL, "ws")
 	}
-	return &sfu{LiveKit: l, api: api, client: &http.Client{Timeout: sfuTimeout}}
+	s := &sfu{LiveKit: l, api: api, client: &http.Client{Timeout: sfuTimeout}}
+	s.answered.Store(time.Now().UnixNano())
+	return s
 }
 
 // grants are LiveKit's VideoGrant.
@@ -94,20 +98,43 @@ func (l *sfu) remove(ctx context.Context, alias, identity string) error {
 	return err
 }
 
-// participants returns who is connected, by identity.
-func (l *sfu) participants(ctx context.Context, alias string) (map[string]bool, error) {
+// A connection is LiveKit's ParticipantInfo, as far as it is of use here.
+type connection struct {
+	Identity, SID, State string
+}
+
+// isThere reports whether it counts: LiveKit keeps those that have ended for a moment.
+func (c connection) isThere() bool { return c.State != "DISCONNECTED" }
+
+// participants returns who is connected.
+func (l *sfu) participants(ctx context.Context, alias string) (present, error) {
 	var answer struct {
-		Participants []struct{ Identity string }
+		Participants []connection
 	}
 	err := l.call(ctx, "ListParticipants", grants{RoomAdmin: true, Room: alias}, map[string]any{"room": alias}, &answer)
 	if err != nil && !isNotFound(err) {
 		return nil, err
 	}
-	there := make(map[string]bool, len(answer.Participants))
+	there := make(present, len(answer.Participants))
 	for _, p := range answer.Participants {
-		there[p.Identity] = true
+		if p.isThere() {
+			there[p.Identity] = p.SID
+		}
 	}
 	return there, nil
+}
+
+// participant adds one identity to those who are there, if it is.
+func (l *sfu) participant(ctx context.Context, alias, identity string, there present) error {
+	var p connection
+	err := l.call(ctx, "GetParticipant", grants{RoomAdmin: true, Room: alias}, map[string]any{"room": alias, "identity": identity}, &p)
+	if isNotFound(err) {
+		return nil
+	}
+	if err == nil && p.isThere() {
+		there[identity] = p.SID
+	}
+	return err
 }
 
 // sfuError is what LiveKit answers instead of a result.
@@ -147,6 +174,7 @@ func (l *sfu) call(ctx context.Context, method string, g grants, question, answe
 		return err
 	}
 	defer resp.Body.Close()
+	l.answered.Store(time.Now().UnixNano())
 	data, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20)) // some 10,000 participants with their tracks
 	if err != nil {
 		return err

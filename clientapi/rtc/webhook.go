@@ -23,26 +23,56 @@ type webhookClaims struct {
 	Sha256 string `json:"sha256"` // of the body
 }
 
-// webhook serves what an SFU tells: somebody has connected. LiveKit lets everybody in who has a token, also those who
-// have left the Matrix room meanwhile, so the memberships there are looked at. All other news is acknowledged alone.
+// The events of webhooks that matter here.
+const (
+	participantJoined  = "participant_joined"
+	participantLeft    = "participant_left"
+	participantAborted = "participant_connection_aborted"
+	roomFinished       = "room_finished"
+)
+
+// news is the body of a webhook.
+type news struct {
+	Event       string
+	Room        struct{ Name string }
+	Participant struct {
+		Identity, SID    string
+		DisconnectReason string
+	}
+}
+
+// webhook serves what an SFU tells. Who connects may have left the Matrix room meanwhile: LiveKit lets everybody in who
+// has a token, so the memberships of the room are looked at. Who has a delegated leave is watched. All other news is
+// acknowledged alone.
 func (s *Service) webhook(req *http.Request) util.JSONResponse {
 	body, err := io.ReadAll(req.Body)
 	if err != nil {
+		s.metrics.webhooks.WithLabelValues("unreadable").Inc()
 		return *failed(http.StatusBadRequest, spec.ErrorNotJSON, "The body could not be read, or is too large")
 	}
-	if !slices.ContainsFunc(s.sfus, func(l *sfu) bool { return l.signed(req.Header.Get("Authorization"), body) }) {
+	at := slices.IndexFunc(s.sfus, func(l *sfu) bool { return l.signed(req.Header.Get("Authorization"), body) })
+	if at < 0 {
+		s.metrics.webhooks.WithLabelValues("refused").Inc()
 		return *failed(http.StatusUnauthorized, errorUnauthorized, "The webhook is not signed by an SFU of this server")
 	}
-	var news struct {
-		Event string
-		Room  struct{ Name string }
-	}
-	if fail := read(body, &news); fail != nil {
+	var n news
+	if fail := read(body, &n); fail != nil {
+		s.metrics.webhooks.WithLabelValues("unreadable").Inc()
 		return *fail
 	}
-	if news.Event == "participant_joined" {
-		for _, roomID := range s.issued.roomsOf(news.Room.Name) {
+	s.metrics.webhooks.WithLabelValues("accepted").Inc()
+	if n.Event == participantJoined {
+		for _, roomID := range s.issued.roomsOf(n.Room.Name) {
 			s.MembersChanged(roomID)
+		}
+	}
+	switch n.Event {
+	case participantJoined, participantLeft, participantAborted, roomFinished:
+		// Several SFUs may share a key pair, so it is not known which one it was.
+		for _, l := range s.sfus {
+			if l.APIKey == s.sfus[at].APIKey && s.delegates != nil {
+				s.delegates.webhook(l.URL, &n)
+			}
 		}
 	}
 	return util.JSONResponse{Code: http.StatusOK, JSON: json.RawMessage("{}")}

@@ -62,7 +62,7 @@ func TestWebhook(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := &Service{issued: newIssued(nil), sfus: []*sfu{
+			s := &Service{metrics: newMetrics(nil), issued: newIssued(nil), sfus: []*sfu{
 				newSFU(fconfig.LiveKit{APIKey: "K1", APISecret: "S1"}), newSFU(fconfig.LiveKit{APIKey: "K2", APISecret: "S2"}),
 			}}
 			s.issued.add(seat{s.sfus[0], "alias", "id", "!room", "@user"})
@@ -89,7 +89,7 @@ func TestWebhook(t *testing.T) {
 
 // TestWebhookUnsigned: without a token, or with too large a body, nothing is believed.
 func TestWebhookUnsigned(t *testing.T) {
-	s := &Service{sfus: []*sfu{newSFU(fconfig.LiveKit{APIKey: "K", APISecret: "S"})}}
+	s := &Service{metrics: newMetrics(nil), sfus: []*sfu{newSFU(fconfig.LiveKit{APIKey: "K", APISecret: "S"})}}
 	w := httptest.NewRecorder()
 	limitBody(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { respond(w, s.webhook(req)) })).
 		ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), post, "/", bytes.NewReader(make([]byte, maxBody+1))))

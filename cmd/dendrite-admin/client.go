@@ -24,7 +24,7 @@ type client struct {
 	out    io.Writer
 }
 
-// future is what the API says of one.
+// future is a future in an answer of the API.
 type future struct {
 	ID       int64   `json:"id"`
 	Kind     string  `json:"kind"`
@@ -66,7 +66,7 @@ func (c *client) do(ctx context.Context, method string, query url.Values, answer
 	}
 	c.token = func() (string, error) { return token, nil }
 	req.Header.Set("Authorization", "Bearer "+token)
-	// The token is for this server, and for nobody to whom it redirects.
+	// The token is for this server only, so redirects are not followed.
 	follow := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	resp, err := (&http.Client{CheckRedirect: follow}).Do(req)
 	if err != nil {
@@ -82,7 +82,7 @@ func (c *client) do(ctx context.Context, method string, query url.Values, answer
 	return nil
 }
 
-// refusal says in words what the server says with a status.
+// refusal turns a status of the server into an error text.
 func refusal(resp *http.Response) error {
 	var matrix struct{ Errcode, Error string }
 	switch err := json.NewDecoder(resp.Body).Decode(&matrix); {

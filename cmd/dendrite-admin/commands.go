@@ -15,7 +15,7 @@ import (
 	"unicode"
 )
 
-const previewed = 20 // futures that are shown before they are cancelled
+const previewed = 20 // futures that are shown before a cancellation
 
 func list(ctx context.Context, c *client, args []string) error {
 	o := newOptions(c, "list")
@@ -112,7 +112,7 @@ func cancel(ctx context.Context, c *client, args []string) error {
 	return err
 }
 
-// print prints futures as a table, at most limit of them, and returns how many there were; 0 is no limit.
+// print prints at most limit futures as a table (0: no limit), and returns how many there were.
 func (c *client) print(ctx context.Context, query url.Values, limit int) (n int, err error) {
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
 	for {
@@ -148,7 +148,7 @@ func count(n int, what string) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s %s", n, noun, what))
 }
 
-// moment spells a Unix time in ms, "" for none.
+// moment formats a Unix time in ms; "" for 0.
 func moment(ms int64) string {
 	if ms == 0 {
 		return ""
@@ -156,7 +156,7 @@ func moment(ms int64) string {
 	return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z")
 }
 
-// plain makes text harmless that anybody may have chosen: a terminal obeys control characters.
+// plain removes control characters, which a terminal would obey, from text that any user may have chosen.
 func plain(s string) string {
 	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsGraphic(r) }) {
 		return strconv.QuoteToGraphic(s)

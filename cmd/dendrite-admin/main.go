@@ -1,5 +1,5 @@
-// Command dendrite-admin lists, shows and cancels futures and delayed events of a running server, for its administrators.
-// It uses the server's admin API.
+// Command dendrite-admin lists, shows and cancels futures and delayed events of a running server. It is for
+// administrators and uses the server's admin API.
 package main
 
 import (
@@ -36,7 +36,7 @@ func main() {
 	}
 }
 
-// run carries out one command.
+// run runs one command.
 func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
 	flags := flag.NewFlagSet("dendrite-admin", flag.ContinueOnError)
 	flags.SetOutput(out)
@@ -59,7 +59,8 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	return command(ctx, c, flags.Args()[1:])
 }
 
-// readToken reads the token, which must not stand among the arguments: those are everybody's to see.
+// readToken reads the token from a file or from in. It is no argument, because all users can see the arguments of a
+// process.
 func readToken(file string, in io.Reader) (string, error) {
 	data, err := []byte(os.Getenv("DENDRITE_ADMIN_TOKEN")), error(nil)
 	switch file {
@@ -79,13 +80,13 @@ func readToken(file string, in io.Reader) (string, error) {
 	return token, nil
 }
 
-// options are those of a command.
+// options are the options of a command.
 type options struct {
 	*flag.FlagSet
 	query url.Values
 }
 
-// newOptions adds what selects futures for a list or a cancellation.
+// newOptions adds the options that select futures for a list or a cancellation.
 func newOptions(c *client, name string) *options {
 	o := &options{FlagSet: flag.NewFlagSet("dendrite-admin "+name, flag.ContinueOnError), query: make(url.Values)}
 	o.SetOutput(c.out)
@@ -115,7 +116,7 @@ func (o *options) time(name, param, usage string) {
 	})
 }
 
-// parse allows no arguments besides the options: one that is misspelt would be taken for such.
+// parse accepts no arguments besides the options, because a misspelt option would become one.
 func (o *options) parse(args []string) error {
 	if err := o.Parse(args); err != nil {
 		return err
@@ -126,7 +127,7 @@ func (o *options) parse(args []string) error {
 	return nil
 }
 
-// parseTime reads a moment: itself, how long ago it was, or with a plus how far away it is.
+// parseTime parses a time: a timestamp, a duration before now or, with a plus sign, after now.
 func parseTime(s string, now time.Time) (time.Time, error) {
 	if at, err := time.Parse(time.RFC3339, s); err == nil {
 		return at, nil

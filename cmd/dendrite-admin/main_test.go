@@ -14,13 +14,13 @@ import (
 
 func TestMain(m *testing.M) { rig.Main(m) }
 
-// operator is somebody with a shell.
+// operator uses the program from a shell.
 type operator struct {
 	*testing.T
 	url string
 }
 
-// do runs the program, which must succeed, and looks for texts in what it prints.
+// do runs the program, which must succeed, and checks that its output contains the texts.
 func (o *operator) do(args string, want ...string) string {
 	o.Helper()
 	out, err := o.try(args)

@@ -1,5 +1,5 @@
-// Command dendrite is a Matrix homeserver with native futures. It takes the place of Dendrite's own binary:
-// the same flags, the same dendrite.yaml, the same databases.
+// Command dendrite is a Matrix homeserver with native futures. It replaces Dendrite's own binary: the same flags, the
+// same dendrite.yaml, the same databases.
 package main
 
 import (
@@ -20,8 +20,8 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// Dendrite's setup declares -config, -version and -really-enable-open-registration, and its internal/sqlutil
-// -skip-db-sanity.
+// Dendrite's setup package declares -config, -version and -really-enable-open-registration, and its internal/sqlutil
+// declares -skip-db-sanity.
 var (
 	quickStart  = flag.String("quickstart", "", "Set up a homeserver in this folder, if there is none yet, and run it for this machine alone")
 	allowOrigin = flag.String("allow-origin", "", "With -quickstart: web pages that may use the server though they are not on this machine, as https://app.element.io; several with commas")
@@ -71,7 +71,7 @@ func main() {
 	check(server.Err(), "The server could not go on")
 }
 
-// enoughDescriptors is what Dendrite advises, or what a quick start needs for this machine's clients.
+// enoughDescriptors returns what Dendrite recommends, or what a quick start needs for the clients of this machine.
 func enoughDescriptors() uint64 {
 	if *quickStart != "" {
 		return 4096
@@ -79,8 +79,7 @@ func enoughDescriptors() uint64 {
 	return 65535
 }
 
-// stopSignal is closed at the first signal to stop. The second ends the process: whoever asks twice does not
-// want to wait.
+// stopSignal is closed at the first signal to stop. A second signal ends the process at once.
 func stopSignal() <-chan struct{} {
 	signals, stop := make(chan os.Signal, 2), make(chan struct{})
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -93,14 +92,14 @@ func stopSignal() <-chan struct{} {
 	return stop
 }
 
-// hangupSignal hears SIGHUP, which would otherwise end the process.
+// hangupSignal receives SIGHUP, which would otherwise end the process.
 func hangupSignal() <-chan os.Signal {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGHUP)
 	return signals
 }
 
-// wait returns when the server is to be stopped, or has ended. Until then it reloads what it can when asked to.
+// wait returns when the server must stop or has ended. Until then it reloads at each SIGHUP.
 func wait(server *setup.Server, stop <-chan struct{}, hangup <-chan os.Signal, reload func()) {
 	for {
 		select {
@@ -114,7 +113,7 @@ func wait(server *setup.Server, stop <-chan struct{}, hangup <-chan os.Signal, r
 	}
 }
 
-// prepare sets up the quick start, if asked for, and returns the path of the configuration.
+// prepare sets up the quick start if it was requested, and returns the path of the configuration.
 func prepare() string {
 	given := make(map[string]bool)
 	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
@@ -135,7 +134,7 @@ func prepare() string {
 	return flag.Lookup("config").Value.String()
 }
 
-// local says who may use a quick start: this machine, by its own names or the one that the server has been given.
+// local returns who may use a quick start: this machine, under its own names or the configured one.
 func local(cfg *config.Dendrite) (*setup.Local, error) {
 	hosts := []string{string(cfg.Global.ServerName)}
 	if host, _, err := net.SplitHostPort(*httpAddr); err == nil {

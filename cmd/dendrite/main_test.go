@@ -36,7 +36,7 @@ import (
 
 const asMain = "DENDRITE_TEST_MAIN"
 
-// TestMain lets the test binary be the program, so that it can be stopped and its exit code seen.
+// TestMain lets the test binary be the program, so that tests can stop it and see its exit code.
 func TestMain(m *testing.M) {
 	if os.Getenv(asMain) != "" {
 		main()
@@ -50,7 +50,7 @@ type program struct {
 	t      *testing.T
 	cmd    *exec.Cmd
 	url    string
-	output bytes.Buffer // what it says on standard error and output
+	output bytes.Buffer // standard error and output
 	ended  chan error
 }
 
@@ -102,7 +102,7 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// cheapPasswords sets up the folder so that making an account takes no second.
+// cheapPasswords sets up the folder so that creating an account takes no second.
 func cheapPasswords(t *testing.T, dir string) {
 	t.Helper()
 	path, created, err := setup.QuickStart(dir)
@@ -166,7 +166,7 @@ func (p *program) mustCall(token, method, path string, body, result any) {
 	}
 }
 
-// register makes an account, as create-account does, and returns its access token.
+// register creates an account, as create-account does, and returns its access token.
 func (p *program) register(dir, name string) string {
 	p.t.Helper()
 	cfg, err := config.Load(filepath.Join(dir, "dendrite.yaml"))
@@ -187,7 +187,7 @@ func (p *program) register(dir, name string) string {
 	return account.AccessToken
 }
 
-// The signal comes while events, futures and long polls are on their way.
+// The signal arrives while events, futures and long polls are in flight.
 func TestSIGTERMUnderLoad(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	for round := range 4 {
@@ -223,7 +223,7 @@ func TestSIGTERMUnderLoad(t *testing.T) {
 						path = fmt.Sprintf("/_matrix/client/v3/rooms/%s/send_future/m.room.message/%d?future_timeout=%d", room.ID, n, n*10)
 					}
 					if _, err := p.call(token, "PUT", path, event, nil); err != nil {
-						return // the server has closed its door
+						return // the server no longer accepts connections
 					}
 					select {
 					case warm <- struct{}{}:
@@ -258,7 +258,8 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	// A request whose body does not come holds up the first stop. Once the server says that it waits for the body, it does.
+	// A request whose body does not arrive delays the first stop. Once the server has asked for the body, it waits for
+	// it.
 	fmt.Fprint(c, "POST /_matrix/client/v3/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
 	if line, err := bufio.NewReader(c).ReadString('\n'); !strings.Contains(line, "100 Continue") {
 		t.Fatalf("%q, %v", line, err)
@@ -281,7 +282,7 @@ func TestVersionNamesBoth(t *testing.T) {
 	}
 }
 
-// A new server has nothing to warn of.
+// A new server logs no warning.
 func TestQuickStartIsQuiet(t *testing.T) {
 	p := serve(t, t.TempDir())
 	p.cmd.Process.Signal(syscall.SIGTERM)
@@ -336,7 +337,7 @@ func writeCertificate(t *testing.T, certFile, keyFile, name string) {
 	}
 }
 
-// SIGHUP ended the process. It reloads, whatever it finds, and new connections get the new certificate.
+// SIGHUP used to end the process. Now it reloads, and new connections get the new certificate.
 func TestHangupReloads(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
@@ -399,7 +400,7 @@ func TestMistakesStopTheStart(t *testing.T) {
 	}
 }
 
-// Scripts that start Dendrite start this program too.
+// Scripts that start Dendrite also start this program.
 func TestFlagsAreDendrites(t *testing.T) {
 	p := run(t, "-help")
 	p.code()

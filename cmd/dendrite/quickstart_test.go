@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// In a folder that everybody can look into, with files in it that an earlier start has left open to all.
+// In a folder that everybody can read, with readable files from an earlier start.
 func TestQuickStartIsPrivate(t *testing.T) {
 	dir := t.TempDir()
 	mine := filepath.Join(dir, "notes.txt")
@@ -41,7 +41,7 @@ func TestQuickStartIsPrivate(t *testing.T) {
 			t.Errorf("%s: %s", path, info.Mode())
 		}
 		if d.IsDir() && info.Mode().Perm()&0o077 == 0 {
-			return fs.SkipDir // nobody gets in
+			return fs.SkipDir // nobody else can enter
 		}
 		return nil
 	})
@@ -53,7 +53,7 @@ func TestQuickStartIsPrivate(t *testing.T) {
 	}
 }
 
-// A web page can send a form or plain text anywhere without asking first. It must not get an account by that.
+// A web page can send a form or plain text to any server without asking first. It must not create an account with that.
 func TestWebPagesCannotRegister(t *testing.T) {
 	p := serve(t, t.TempDir(), "-really-enable-open-registration", "-allow-origin", "https://client.example")
 	register := func(name, origin, host, kind string) int {

@@ -1,5 +1,5 @@
-// Command generate-config prints a dendrite.yaml, a new one or one that exists with all that it lacks. It takes
-// the place of Dendrite's own, which would drop the future_server section.
+// Command generate-config prints a dendrite.yaml: a new one, or an existing one with all missing defaults. It replaces
+// Dendrite's own program, which would drop the future_server section.
 package main
 
 import (
@@ -68,11 +68,11 @@ func generate() (*config.Dendrite, *fconfig.FutureServer, fconfig.Networks, erro
 
 func in(name string) config.Path { return config.Path(filepath.Join(*dir, name)) }
 
-// idleConnections is how many connections to PostgreSQL stay open. With the 2 that are Dendrite's default PostgreSQL
-// starts a process for nearly every query, as soon as several clients ask at once.
+// idleConnections is how many connections to PostgreSQL stay open. With Dendrite's default of 2, PostgreSQL would start
+// a process for nearly every query as soon as several clients are active.
 const idleConnections = 30
 
-// placeDatabases gives a PostgreSQL database to all components together, and a SQLite file to each.
+// placeDatabases sets one PostgreSQL database for all components, or one SQLite file for each.
 func placeDatabases(d *config.Dendrite, uri config.DataSource) {
 	if uri != "" && !uri.IsSQLite() {
 		d.Global.DatabaseOptions.ConnectionString = uri
@@ -109,7 +109,7 @@ func tuneForCI(d *config.Dendrite) {
 	d.ClientAPI.RegistrationSharedSecret = "complement"
 	d.FederationAPI.DisableTLSValidation = false
 	d.FederationAPI.DisableHTTPKeepalives = true
-	d.FederationAPI.KeyPerspectives = config.KeyPerspectives{} // tests ask no server on the Internet
+	d.FederationAPI.KeyPerspectives = config.KeyPerspectives{} // tests must not ask servers on the Internet
 	d.Global.JetStream.InMemory = true
 	d.Global.Presence = config.PresenceOptions{EnableInbound: true, EnableOutbound: true}
 	d.Logging[0].Level, d.Logging[0].Type = "trace", "std"

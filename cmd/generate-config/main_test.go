@@ -13,7 +13,7 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// reread writes what generate makes to a file and reads it as the server does.
+// reread writes the output of generate to a file and loads it as the server does.
 func reread(t *testing.T) (*config.Dendrite, *fconfig.FutureServer, fconfig.Networks) {
 	t.Helper()
 	d, f, n, err := generate()

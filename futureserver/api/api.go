@@ -1,6 +1,6 @@
-// Package api holds the types, the errors and the two interfaces of the futureserver: FutureInternalAPI is what it
-// offers, Room is what it needs of a room. The package knows nothing of HTTP, NATS or SQL. It imports no other package
-// of this module, so every package can import it.
+// Package api holds the types, the errors and the interfaces of the futureserver: FutureInternalAPI is what it offers, in
+// one part for each caller; Room is what it needs of a room. The package knows nothing of HTTP, NATS or SQL. It imports
+// no other package of this module, so every package can import it.
 //
 // A future is an event that a client gives to the server now. The event enters the room later, or never (MSC4140,
 // generation 0). Futures with the same group ID exclude each other: at most one event of a group ever reaches a room.
@@ -167,68 +167,6 @@ func Spell(ms int64) string {
 	return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z")
 }
 
-// FutureInternalAPI is what the futureserver offers the rest of the server. All methods are safe for
-// concurrent use; after Stop they return ErrStopping.
-type FutureInternalAPI interface {
-	// PerformFutureCreation stores a future and starts its timer. The future is durable when it returns.
-	// It fills in NID, Secret, State, Deadline, Created, Base and, if empty, GroupID, and returns the
-	// completed future. A repeat of a known transaction returns the first future instead; the rest of the request
-	// and the limits are then not looked at.
-	// Errors: ErrUnknownGroup (also for a timeout future that names a group that is over), *LimitError,
-	// *TimeoutError, *Refusal, ErrOverloaded, ErrStopping.
-	PerformFutureCreation(ctx context.Context, f *Future) (*Future, error)
-
-	// QueryFutureByTransaction returns the future that a user's transaction created, live or finished, or nil, nil if
-	// there is none. It serves requests whose body can no longer be read.
-	QueryFutureByTransaction(ctx context.Context, userID string, txnKey []byte) (*Future, error)
-
-	// PerformTokenAction does what the token allows. A refresh or a cancellation is durable when it returns; a sent
-	// event is in the room. Errors: ErrGone for a token that is not valid (unknown, spent, or of a finished group);
-	// *Refusal if the room refuses the event now, which leaves the future and its group unchanged.
-	PerformTokenAction(ctx context.Context, token Token) error
-
-	// PerformDelayedEventAction acts on the managed future with that ID. owner, if not empty, must be its user.
-	// It promises the same as PerformTokenAction. Errors: ErrGone for an ID that is unknown, forgotten or another
-	// user's; *FinishedError for a future that has ended; *Refusal if the room refuses the event now.
-	PerformDelayedEventAction(ctx context.Context, id, owner string, a Action) error
-
-	// QueryDelayedEvent returns a managed future, live or finished. Error: ErrGone, as for PerformDelayedEventAction.
-	QueryDelayedEvent(ctx context.Context, id, owner string) (*Future, error)
-
-	// QueryDelayedEvents returns managed futures of a user, at most filter.Limit of them.
-	QueryDelayedEvents(ctx context.Context, filter DelayedFilter) ([]*Future, error)
-
-	// QueryDelayIDs returns, by event ID, the IDs of the user's delayed events whose event is in a room or is being
-	// sent. It has the newest ones, for as long as they are kept. An event is in the map before anybody can see the
-	// event. The map is shared: the caller must not change it. It costs no I/O for a user who has none.
-	QueryDelayIDs(ctx context.Context, userID string) (map[string]string, error)
-
-	// QueryFuturesByUser returns the user's scheduled futures that are not managed, in order of their deadlines. Action
-	// futures come last.
-	QueryFuturesByUser(ctx context.Context, userID string) ([]*Future, error)
-
-	// QueryFutures returns the futures that match the filter, in order of NID. It serves administrators.
-	QueryFutures(ctx context.Context, filter Filter) ([]*Future, error)
-
-	// QueryFutureCounts returns how many futures are live, by state.
-	QueryFutureCounts(ctx context.Context) Counts
-
-	// PerformAdminCancellation cancels the scheduled futures that match the filter, and returns how many it cancelled.
-	// The filter must name a user, a room or a future.
-	PerformAdminCancellation(ctx context.Context, filter Filter) (int, error)
-
-	// PerformUserRemoval cancels all scheduled futures of a deactivated account.
-	PerformUserRemoval(ctx context.Context, userID string) error
-
-	// PerformRoomPurge cancels all scheduled futures of a room that is gone.
-	PerformRoomPurge(ctx context.Context, roomID string) error
-
-	// PerformStateChange ends the state futures of a room whose piece of state has changed since they were created. It
-	// looks only at the given pieces of state; nil stands for all. It compares with the room itself, so calling it too
-	// often, too late or out of order does no harm. The ends are durable when it returns nil.
-	PerformStateChange(ctx context.Context, roomID string, changed []StateKeyTuple) error
-}
-
 // Filter selects futures; the zero value selects all that live. They come in order of their NID, or from the newest on if
 // Backwards, and begin behind After if that is not 0.
 type Filter struct {
@@ -368,7 +306,7 @@ type Built struct {
 type Verdict uint8
 
 const (
-	Unknown Verdict = iota // not in the room, or no longer: submit it again
-	Proved                 // confirmed to be in the room's timeline
-	Refused                // the room has processed it and keeps it out of the timeline
+	Unknown   Verdict = iota // not in the room, or no longer: submit it again
+	Confirmed                // in the room's timeline
+	Refused                  // the room has processed it and keeps it out of the timeline
 )

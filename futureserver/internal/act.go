@@ -9,10 +9,10 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// What is done to a scheduled future from outside: tokens, actions on delayed events, newer state, and the end of its
+// Actions on a scheduled future from outside: tokens, actions on delayed events, newer state, and the end of its
 // account or room.
 
-// pending is what an answer waits for; nothing if it is the zero value.
+// pending is what an answer must wait for. The zero value stands for nothing.
 type pending struct {
 	batch *batch
 	send  *sendRequest
@@ -57,7 +57,7 @@ func (s *Server) useToken(ctx context.Context, token api.Token) (pending, error)
 	case api.SendToken:
 		return s.act(ctx, ref, api.Send), nil
 	}
-	return pending{}, api.ErrGone // a delayed event's ID is no token
+	return pending{}, api.ErrGone // the ID of a delayed event is no token
 }
 
 // PerformDelayedEventAction implements api.FutureInternalAPI.
@@ -66,7 +66,7 @@ func (s *Server) PerformDelayedEventAction(ctx context.Context, id, owner string
 	if err == nil {
 		err = p.wait(ctx)
 	}
-	if err == api.ErrGone { // it has ended
+	if err == api.ErrGone { // the future has ended
 		return s.finished(ctx, id, owner)
 	}
 	return err
@@ -85,7 +85,7 @@ func (s *Server) useID(ctx context.Context, id, owner string, a api.Action) (pen
 	return s.act(ctx, v.Ref, a), nil
 }
 
-// act does what is asked to a scheduled future. Under the lock.
+// act performs an action on a scheduled future. The caller must hold the lock.
 func (s *Server) act(ctx context.Context, ref ledger.Ref, a api.Action) pending {
 	switch a {
 	case api.Restart:
@@ -100,7 +100,7 @@ func (s *Server) act(ctx context.Context, ref ledger.Ref, a api.Action) pending 
 	return pending{send: request}
 }
 
-// refresh restarts a timer. Under the lock.
+// refresh restarts a timer. The caller must hold the lock.
 func (s *Server) refresh(ref ledger.Ref) pending {
 	now := s.clock.time()
 	s.metrics.refreshed.Inc()
@@ -193,7 +193,7 @@ func (s *Server) PerformUserRemoval(ctx context.Context, userID string) error {
 	return s.decideAndWait(ctx, func(now ledger.Time, c *ledger.Changes) { s.ledger.RemoveUser(userID, now, c) })
 }
 
-// slotsAtOnce is how much of memory is searched while the lock is held.
+// slotsAtOnce is how many slots are searched while the lock is held.
 const slotsAtOnce = 1 << 14
 
 // PerformRoomPurge implements api.FutureInternalAPI.
@@ -207,7 +207,7 @@ func (s *Server) PerformRoomPurge(ctx context.Context, roomID string) error {
 		if err != nil {
 			return err
 		}
-		if slot == 0 { // batches are written in their order: the last stands for all
+		if slot == 0 { // batches are written in order, so the last one covers all
 			return b.wait(ctx)
 		}
 		yield()

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// alarm has Go look at its timers on time. When Go has nothing else to do it waits for the network, in whole
-// milliseconds, and its timers with it. So there is a clock among its connections, which ends that wait to the
-// microsecond; nobody ever reads it. The timer itself is still needed: with work to do, Go seldom asks the network.
+// alarm makes Go look at its timers on time. When Go is idle it waits in the network poller, which counts in whole
+// milliseconds, and so do its timers. A timerfd among the polled files ends that wait to the microsecond. Nobody reads
+// it. The timer itself is still needed, because a busy Go process polls the network seldom.
 type alarm struct {
 	clock *os.File // nil if the kernel has no more files; then timers are up to a millisecond late
 }
@@ -22,10 +22,10 @@ func newAlarm() alarm {
 	return alarm{os.NewFile(uintptr(fd), "timerfd")}
 }
 
-// set replaces the time for which it was set before.
+// set replaces the previous time.
 func (a alarm) set(d time.Duration) {
 	if a.clock != nil {
-		at := unix.ItimerSpec{Value: unix.NsecToTimespec(max(1, d.Nanoseconds()))} // 0 would be never
+		at := unix.ItimerSpec{Value: unix.NsecToTimespec(max(1, d.Nanoseconds()))} // 0 would mean never
 		unix.TimerfdSettime(int(a.clock.Fd()), 0, &at, nil)                        //nolint:errcheck // nothing is lost
 	}
 }

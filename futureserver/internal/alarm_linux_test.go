@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// What ends Go's wait for the network is that the clock can be read.
+// The poller's wait ends when the timerfd becomes readable.
 func TestAlarmGoesOff(t *testing.T) {
 	a := newAlarm()
 	defer a.close()

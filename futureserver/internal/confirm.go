@@ -11,20 +11,20 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// Is the database still ours? A server that has lost its lock must not answer heartbeats from memory: another one may be
-// sending their futures. So once a second it makes sure.
+// A server that has lost the lock on its database must not answer heartbeats from memory, because another server may be
+// sending the same futures. So it confirms the lock once a second.
 
 const (
 	confirmEvery = time.Second
-	sureFor      = 2 * time.Second // after that every heartbeat waits for a commit, which finds out
+	sureFor      = 2 * time.Second // after that every heartbeat waits for a commit, which checks the lock
 )
 
-// isSure reports whether the lock was seen a moment ago. Under the lock.
+// isSure reports whether the lock was confirmed a moment ago. The caller must hold s.mu.
 func (s *Server) isSure(now ledger.Time) bool {
 	return now.Now-s.confirmed <= sureFor.Milliseconds()
 }
 
-// watch confirms the lock, and notices when the wall clock is set.
+// watch confirms the lock on the database, and notices when the wall clock is set.
 func (s *Server) watch(confirm func(context.Context) error, clock clock) {
 	defer s.loops.Done()
 	tick := time.NewTicker(confirmEvery)
@@ -48,7 +48,7 @@ func (s *Server) watch(confirm func(context.Context) error, clock clock) {
 	}
 }
 
-// confirm notes the answer to a question that was asked at that time.
+// confirm records the result of a check that began at asked.
 func (s *Server) confirm(asked int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,7 +60,7 @@ func (s *Server) confirm(asked int64, err error) {
 	notify(s.kick)
 }
 
-// noticeClockStep has all deadlines written anew when the wall clock was set.
+// noticeClockStep has all deadlines written again when the wall clock was set.
 func (s *Server) noticeClockStep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,13 +8,13 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/internal/ledger"
 )
 
-// How a future comes to be: a place is reserved for it within the limits, the room is asked, its row is written with the
-// next transaction, and when that is on disk it is live.
+// How a future is created: a slot is reserved within the limits, the room is asked, the row is written in the next
+// transaction. Once the row is on disk, the future is live.
 
-// PerformFutureCreation implements api.FutureInternalAPI. A transaction that is repeated makes nothing new. Its future's
-// secret is derived from it (api.TransactionSecret), so a repeat would have the very tokens that its first future has, and
-// is recognised by them: in memory if that one is live or on its way, else on disk. Scheduling a future therefore needs no
-// index of transactions.
+// PerformFutureCreation implements api.FutureInternalAPI. A repeated transaction creates nothing. The secret of a
+// transaction's future is derived from the transaction (api.TransactionSecret), so a repeat would have the same tokens
+// as the first future. These tokens find the first future: in memory if it is live or being stored, else on disk. So
+// scheduling needs no index of transactions.
 func (s *Server) PerformFutureCreation(ctx context.Context, f *api.Future) (*api.Future, error) {
 	client := ctx
 	ctx, cancel := patiently(ctx)
@@ -32,7 +32,7 @@ func (s *Server) PerformFutureCreation(ctx context.Context, f *api.Future) (*api
 		if err == nil || errors.Is(err, api.ErrStopping) || errors.Is(err, api.ErrOverloaded) || ctx.Err() != nil {
 			return made, unlessStopping(err, ctx)
 		}
-		// A repeat gets its first answer even if it could not be accepted anew.
+		// A repeat gets its first answer even if a new request like it would be refused.
 		first, lookErr := s.first(ctx, f.Secret)
 		switch {
 		case lookErr == nil && first != nil:
@@ -42,12 +42,12 @@ func (s *Server) PerformFutureCreation(ctx context.Context, f *api.Future) (*api
 		case lookErr != nil:
 			return nil, unlessStopping(lookErr, ctx)
 		}
-		// The first one was turned away, or forgotten, between the two looks.
+		// The first future was turned away, or forgotten, between the two lookups.
 	}
 	return nil, api.ErrOverloaded
 }
 
-// unlessStopping says what a request that has run out of time is told.
+// unlessStopping returns the error for a request that has run out of time.
 func unlessStopping(err error, ctx context.Context) error {
 	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return context.Cause(ctx)
@@ -55,7 +55,7 @@ func unlessStopping(err error, ctx context.Context) error {
 	return err
 }
 
-// create makes a future; client is the context of the one who asks, ctx ends earlier.
+// create creates a future. client is the context of the request; ctx ends earlier.
 func (s *Server) create(ctx, client context.Context, f *api.Future) (*api.Future, error) {
 	if most := s.limits(f.Policy.Has(api.Managed)).MaxTimeout; f.Timeout > most {
 		return nil, &api.TimeoutError{Max: most}
@@ -64,8 +64,8 @@ func (s *Server) create(ctx, client context.Context, f *api.Future) (*api.Future
 	if err != nil {
 		return nil, err
 	}
-	// Only now, with the future registered, is the room asked: a change of state after the answer finds the future and
-	// marks it, one before is in the answer.
+	// The room is asked only now, when the future is registered. A change of state after the answer finds the future; a
+	// change before it is in the answer.
 	if f.Base, err = s.room.Admit(ctx, f); err != nil {
 		return nil, s.abandon(a, err)
 	}
@@ -93,7 +93,8 @@ func (s *Server) create(ctx, client context.Context, f *api.Future) (*api.Future
 	return f, err
 }
 
-// reserve takes a place. What the disk has to be asked is asked without the lock, and again if it is out of date by then.
+// reserve takes a slot. It reads what only the disk knows without the lock, and reads it again if it is outdated by
+// then.
 func (s *Server) reserve(ctx context.Context, f *api.Future) (*ledger.Arrival, error) {
 	var look ledger.Look
 	for {
@@ -116,7 +117,7 @@ func (s *Server) reserveAfter(f *api.Future, look *ledger.Look) (*ledger.Arrival
 	return s.ledger.Reserve(f, look, s.clock.time())
 }
 
-// insert starts the future's clock and hands it to the next transaction.
+// insert starts the future's timer and adds the future to the next transaction.
 func (s *Server) insert(a *ledger.Arrival) (*batch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,7 +130,7 @@ func (s *Server) insert(a *ledger.Arrival) (*batch, error) {
 	return b, s.ledger.Insert(a, &b.Changes, s.clock.time())
 }
 
-// abandon takes a future back that is not stored yet, and returns why it is not there; nil if it is.
+// abandon takes back a future that is not stored yet and returns err. It returns nil if the future is stored.
 func (s *Server) abandon(a *ledger.Arrival, err error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -137,8 +138,8 @@ func (s *Server) abandon(a *ledger.Arrival, err error) error {
 	return a.Err
 }
 
-// first returns the future that has that secret, live or finished, nil if there is none. If it is just being stored,
-// the answer waits for that.
+// first returns the future with that secret, live or finished, or nil if there is none. If the future is being stored,
+// it waits for that.
 func (s *Server) first(ctx context.Context, secret api.Secret) (*api.Future, error) {
 	for {
 		nid, b := s.bySecret(secret)
@@ -154,7 +155,7 @@ func (s *Server) first(ctx context.Context, secret api.Secret) (*api.Future, err
 	}
 }
 
-// bySecret finds the future with that secret, and the batch that is to store it if it is not on disk yet.
+// bySecret finds the future with that secret and, if it is not on disk yet, the batch that stores it.
 func (s *Server) bySecret(secret api.Secret) (api.NID, *batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,7 +176,7 @@ func (s *Server) QueryFutureByTransaction(ctx context.Context, userID string, tx
 	return s.first(ctx, api.TransactionSecret(s.db.Key(), userID, txnKey))
 }
 
-// limits returns those that apply to a future.
+// limits returns the limits for a kind of futures.
 func (s *Server) limits(isManaged bool) Limits {
 	if isManaged {
 		return s.cfg.Delayed

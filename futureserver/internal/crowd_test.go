@@ -18,9 +18,9 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// The simulation with a crowd: many callers who do not wait for each other, a database that takes its time and stalls
-// for minutes, joins of named groups at the moment at which they end, accounts and rooms that go while futures are made
-// in them, and crashes anywhere. Each history follows from its number.
+// The simulation with a crowd: many concurrent callers, a slow database that stalls for minutes, creations in named
+// groups at the moment at which the groups end, accounts and rooms that are removed while futures are created in them,
+// and crashes anywhere. Each history follows from its number.
 
 var (
 	histories    = flag.Int("crowd.histories", 150, "histories of the simulation with a crowd")
@@ -60,11 +60,11 @@ func cut(fault string) (kind, rest string, ok bool) {
 	return fault, "", false
 }
 
-// crowd is one history under way.
+// crowd is one running history.
 type crowd struct {
 	t      *testing.T
 	path   string
-	random *rand.Rand // of the program; the database and the rooms have their own
+	random *rand.Rand // of the program; the database and the rooms have generators of their own
 	rooms  *crowdRooms
 	server *Server
 	freeze *freezer
@@ -74,22 +74,22 @@ type crowd struct {
 	stall  time.Duration // of the next transaction
 	delays *rand.Rand
 	made   []*crowdFuture
-	gone   map[string]time.Time // users and rooms: when their end was answered
-	going  map[string]bool      // users and rooms whose end has begun: nothing new is begun there
-	crash  int                  // how many there were
-	stops  bool                 // the server is going down
+	gone   map[string]time.Time // users and rooms: when their removal was answered
+	going  map[string]bool      // users and rooms whose removal has begun: nothing new is begun there
+	crash  int                  // number of crashes so far
+	stops  bool                 // the server is stopping
 	stalls bool                 // a transaction took longer than a request waits
 	faults []string
 }
 
 type crowdFuture struct {
-	asked     api.Future // as it was asked for
+	asked     api.Future // the request
 	nid       api.NID
 	secret    api.Secret
 	group     string
-	answered  bool // 200
+	answered  bool // with 200
 	lower     time.Time
-	mayEnd    bool // somebody used a token that ends it, or ended its room or account
+	mayEnd    bool // a token that ends it was used, or its room or account was removed
 	sendAsked bool
 }
 
@@ -102,14 +102,14 @@ func newCrowd(t *testing.T, path string, seed uint64) *crowd {
 	return c
 }
 
-// delay is a short while, often none.
+// delay is a short pause, often 0.
 func (c *crowd) delay() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return []time.Duration{0, 0, time.Millisecond, 3 * time.Millisecond, 20 * time.Millisecond}[c.delays.IntN(5)]
 }
 
-// crowdRooms take their time to admit, and refuse at times.
+// crowdRooms are slow to admit, and sometimes refuse.
 type crowdRooms struct {
 	*fakeRooms
 	crowd *crowd
@@ -128,7 +128,7 @@ func (r *crowdRooms) Build(ctx context.Context, fs []*api.Future) []api.Built {
 	return r.fakeRooms.Build(ctx, fs)
 }
 
-// crowdDatabase takes its time, and stalls.
+// crowdDatabase is slow and sometimes stalls.
 type crowdDatabase struct {
 	storage.Database
 	crowd *crowd
@@ -143,7 +143,7 @@ func (d *crowdDatabase) Commit(ctx context.Context, b *storage.Batch) (storage.R
 	time.Sleep(stall + c.delay())
 	result, err := d.Database.Commit(ctx, b)
 	if err == nil && c.delay() > 10*time.Millisecond {
-		time.Sleep(c.delay()) // written, and nobody knows yet
+		time.Sleep(c.delay()) // written, but nobody knows yet
 	}
 	return result, err
 }
@@ -271,7 +271,7 @@ func (c *crowd) later(call func(s *Server)) {
 	c.calls.Go(func() { call(s) })
 }
 
-// join gives a group that is about to end more members.
+// join adds members to a group that is about to end.
 func (c *crowd) join() {
 	f := c.future()
 	f.GroupID = fmt.Sprintf("g%d", len(c.made))
@@ -286,7 +286,7 @@ func (c *crowd) join() {
 	}
 }
 
-// replace ends the last timeout future of a group while another one is being made, which may be refused.
+// replace ends the last timeout future of a group while another one is being created, which may be refused.
 func (c *crowd) replace() {
 	f := c.future()
 	f.Type, f.TxnKey, f.GroupID, f.Timeout = "m.room.message", nil, fmt.Sprintf("g%d", len(c.made)), 5*time.Minute
@@ -303,7 +303,7 @@ func (c *crowd) replace() {
 	c.use(old, api.CancelToken)
 }
 
-// future is one like any other.
+// future returns a random future.
 func (c *crowd) future() api.Future {
 	f := api.Future{
 		UserID: userName(c.random.IntN(2)), RoomID: roomName(c.random.IntN(2)), Type: "m.room.message", Content: []byte(`{}`),
@@ -335,7 +335,7 @@ func (c *crowd) create(f api.Future) {
 	c.later(func(s *Server) { c.creating(s, freeze, made) })
 }
 
-// creating asks for a future, and once more if the answer is that the server is busy.
+// creating creates a future, and repeats the request once if the server is busy.
 func (c *crowd) creating(s *Server, freeze *freezer, made *crowdFuture) {
 	for range 2 {
 		f := made.asked
@@ -346,7 +346,7 @@ func (c *crowd) creating(s *Server, freeze *freezer, made *crowdFuture) {
 		if err == nil {
 			made.answered, made.nid, made.secret = true, answer.NID, answer.Secret
 			made.group = answer.UserID + " " + answer.GroupID
-			made.asked.Timeout, made.asked.RoomID = answer.Timeout, answer.RoomID // of a repeat: the first one's
+			made.asked.Timeout, made.asked.RoomID = answer.Timeout, answer.RoomID // a repeat has those of the first future
 			made.lower = time.UnixMilli(answer.Created).Add(answer.Timeout)
 		}
 		c.mu.Unlock()
@@ -411,7 +411,7 @@ func (c *crowd) use(made *crowdFuture, kind api.TokenKind) {
 		if kind == api.RefreshToken && err == nil {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			for _, f := range c.made { // several requests may have been answered with one future
+			for _, f := range c.made { // several requests may have got the same future
 				if f.answered && f.nid == made.nid {
 					if t := asked.Add(timeout); t.After(f.lower) {
 						f.lower = t
@@ -422,7 +422,7 @@ func (c *crowd) use(made *crowdFuture, kind api.TokenKind) {
 	})
 }
 
-// touch notes that the future may end without an event, or before its time.
+// touch records that the future may end without an event, or before its deadline.
 func (c *crowd) touch(made *crowdFuture) {
 	for _, f := range c.made {
 		if f.answered && f.nid == made.nid {
@@ -431,7 +431,7 @@ func (c *crowd) touch(made *crowdFuture) {
 	}
 }
 
-// end is the end of an account or of a room. Nothing is begun there afterwards.
+// end removes an account or a room. Nothing new is begun there afterwards.
 func (c *crowd) end(what string) {
 	name := userName(c.random.IntN(2))
 	if what == "room" {
@@ -503,7 +503,7 @@ func (c *crowd) judge() {
 	}
 }
 
-// judgeEnd: what is sent of an account or a room that has ended was claimed before that was answered.
+// judgeEnd: an event of a removed account or room must have been claimed before the removal was answered.
 func (c *crowd) judgeEnd(e fakeEvent) {
 	f, err := c.server.db.Load(context.Background(), e.nid)
 	if err != nil || f == nil {

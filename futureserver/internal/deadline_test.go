@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// When futures fire: exactly, refreshed, after a crash.
+// When futures fire: on time, refreshed, after a crash.
 
 func TestFiresExactlyAtItsDeadline(t *testing.T) {
 	inBubble(t, func(b *bench) {
@@ -21,11 +21,12 @@ func TestFiresExactlyAtItsDeadline(t *testing.T) {
 	})
 }
 
-// The server counts whole milliseconds, but does not wait for them: what is due at one is sent at its beginning.
+// The server counts whole milliseconds but does not wait for their end: a future is sent at the beginning of its
+// millisecond.
 func TestFiresAtTheBeginningOfItsMillisecond(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		time.Sleep(400 * time.Microsecond)
-		b.create(message(500 * time.Millisecond)) // for the first whole millisecond after that
+		b.create(message(500 * time.Millisecond)) // the next whole millisecond
 		b.after(500*time.Millisecond, 0)
 		b.after(600*time.Microsecond, 1)
 	})
@@ -48,7 +49,7 @@ func TestRefreshPushesTheDeadlineBack(t *testing.T) {
 func TestDeadlinesAfterACrash(t *testing.T) {
 	for name, c := range map[string]struct {
 		timeout, refreshAt, crashAt, downtime time.Duration
-		earliest, latest                      time.Duration // from the creation
+		earliest, latest                      time.Duration // since the creation
 	}{
 		"never refreshed: exact":               {10 * time.Second, 0, 4 * time.Second, 3 * time.Second, 10 * time.Second, 10 * time.Second},
 		"never refreshed, overdue: at once":    {10 * time.Second, 0, 4 * time.Second, time.Minute, 64 * time.Second, 64 * time.Second},
@@ -112,7 +113,7 @@ func TestCleanRestartIsExact(t *testing.T) {
 	})
 }
 
-// The price of a heartbeat: one row for several refreshes.
+// The cost of a heartbeat: one row for several refreshes.
 func TestHeartbeatsAreRarelyWritten(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		counted := &countingDatabase{Database: b.db}
@@ -164,7 +165,7 @@ func TestHeartbeatsDoNotWait(t *testing.T) {
 	}
 }
 
-// No heartbeat waits until a whole batch has been gathered: each time the lock is held, it is a bit of it.
+// No heartbeat waits until a whole batch has been collected: the lock is released again and again.
 func TestBatchesGatherBitByBit(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		if err := b.Stop(b.Context()); err != nil {
@@ -211,7 +212,7 @@ func (d *countingDatabase) Commit(ctx context.Context, b *storage.Batch) (storag
 	return d.Database.Commit(ctx, b)
 }
 
-// When the wall clock is set, what is on disk is counted anew, and no timer moves.
+// When the wall clock is set, stored deadlines are written again and no timer moves.
 func TestWallClockIsSet(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		if err := b.Stop(b.Context()); err != nil {

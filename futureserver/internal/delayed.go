@@ -8,9 +8,9 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/internal/ledger"
 )
 
-// What can be asked about delayed events, whose outcome can be looked up.
+// Queries about delayed events, including their outcomes.
 
-// finished says what has become of a managed future that is no longer scheduled.
+// finished returns the error for a managed future that is no longer scheduled.
 func (s *Server) finished(ctx context.Context, id, owner string) error {
 	f, err := s.QueryDelayedEvent(ctx, id, owner)
 	if err != nil {
@@ -31,7 +31,8 @@ func (s *Server) QueryDelayedEvent(ctx context.Context, id, owner string) (*api.
 	return f, nil
 }
 
-// loadDelayed reads a managed future, nil if nobody knows it. What has left memory may still be on its way to the disk.
+// loadDelayed reads a managed future; nil if it is unknown. A future that has left memory may not be on disk yet, so it
+// waits for that.
 func (s *Server) loadDelayed(ctx context.Context, id string) (*api.Future, error) {
 	if _, ok := api.ParseToken(id); !ok {
 		return nil, nil
@@ -76,14 +77,14 @@ func (s *Server) QueryDelayedEvents(ctx context.Context, filter api.DelayedFilte
 		if err != nil {
 			return nil, err
 		}
-		fs = append(over, fs...) // in this order, for one may have ended between the two looks
+		fs = append(over, fs...) // memory first, because a future may have ended between the two reads
 	}
 	slices.SortStableFunc(fs, func(a, b *api.Future) int { return filter.Compare(a.NID, b.NID) })
 	fs = slices.CompactFunc(fs, func(a, b *api.Future) bool { return a.NID == b.NID })
 	return atMost(filter.Limit, fs), nil
 }
 
-// delayedInMemory returns the live ones, and those that have ended and of which the disk does not know that yet.
+// delayedInMemory returns the live futures, and those that have ended but are not yet ended on disk.
 func (s *Server) delayedInMemory(ctx context.Context, filter api.DelayedFilter) ([]*api.Future, error) {
 	nids, ending := s.delayedOf(filter)
 	fs, err := s.db.LoadAll(ctx, nids)
@@ -101,7 +102,7 @@ func (s *Server) delayedInMemory(ctx context.Context, filter api.DelayedFilter) 
 	}), nil
 }
 
-// delayedOf returns the numbers of those futures: at most as many live ones as are wanted, and all that are ending.
+// delayedOf returns the numbers of those futures: live ones up to the limit, and all that are ending.
 func (s *Server) delayedOf(filter api.DelayedFilter) (nids []api.NID, ending map[api.NID]ledger.Ended) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

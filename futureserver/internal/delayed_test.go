@@ -18,7 +18,7 @@ func delayed(timeout time.Duration) *api.Future {
 	return f
 }
 
-// refusesStrangers: a delayed event's ID is neither a token nor a group, and nothing to anybody else.
+// refusesStrangers: the ID of a delayed event is neither a token nor a group, and unknown to other users.
 func (b *bench) refusesStrangers(f *api.Future) {
 	b.Helper()
 	for _, err := range []error{
@@ -35,7 +35,7 @@ func (b *bench) refusesStrangers(f *api.Future) {
 	}
 }
 
-// Generation 2, 5.2: what each action says at each point of a delayed event's life.
+// Generation 2, 5.2: the result of each action at each point of a delayed event's life.
 func TestDelayedEvents(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		act := func(f *api.Future, a api.Action) api.State {
@@ -100,7 +100,7 @@ func TestDelayedEvents(t *testing.T) {
 	})
 }
 
-// Who has too many delayed events reads that word.
+// The error for too many delayed events names delayed events.
 func TestTooManyDelayedEvents(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		for range testConfig().Delayed.MaxPerUser {
@@ -113,7 +113,7 @@ func TestTooManyDelayedEvents(t *testing.T) {
 	})
 }
 
-// What a client reads of a timer is the same after an orderly stop, at whatever fraction of a millisecond it began.
+// A client sees the same deadline before and after a clean stop, with any fraction of a millisecond.
 func TestAStopMovesNoDeadline(t *testing.T) {
 	for _, fraction := range []time.Duration{0, 1, 300 * time.Microsecond, 999 * time.Microsecond} {
 		inBubble(t, func(b *bench) {

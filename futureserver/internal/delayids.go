@@ -8,33 +8,32 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// A delayed event that has become an event in a room is to be recognised there by its sender. The disk knows
-// which they are. Memory knows for certain who has none, so that their requests cost nothing, and keeps what it
-// has read of the others.
+// The sender of a delayed event must recognise the event that was sent. The disk knows the IDs of all senders. Memory
+// knows for certain which users have none, so their requests cost no I/O, and caches the IDs of the others.
 
 const (
-	senderBits    = 1 << 20 // 128 KiB, enough to tell a hundred thousand senders from everybody else
+	senderBits    = 1 << 20 // 128 KiB, enough for a hundred thousand senders
 	mostPerSender = 10_000
 	mostDelayIDs  = 100_000 // of all senders, about 20 MB
 )
 
-// delayIDs finds the IDs of delayed events by their event. It is safe for concurrent use.
+// delayIDs maps sent events to the IDs of their delayed events. It is safe for concurrent use.
 type delayIDs struct {
-	senders [senderBits / 64]atomic.Uint64 // by hash: nobody is missing, and some may be in it by chance
+	senders [senderBits / 64]atomic.Uint64 // a Bloom filter by hash: no false negatives
 
 	mu    sync.Mutex
-	cache map[string]*senderIDs // by user ID; never behind the disk
-	held  int                   // the weight of what is in it
+	cache map[string]*senderIDs // by user ID; never older than the disk
+	held  int                   // weight of the cached entries
 }
 
-// senderIDs are one user's; nil while they are being read.
+// senderIDs are the IDs of one user; nil while they are being read.
 type senderIDs struct{ byEvent map[string]string }
 
 func (ids *senderIDs) weight() int { return 1 + len(ids.byEvent) }
 
 func newDelayIDs() *delayIDs { return &delayIDs{cache: make(map[string]*senderIDs)} }
 
-// addSender notes that the user has, or will soon have, a delayed event in a room.
+// addSender records that the user has, or will soon have, a sent delayed event.
 func (d *delayIDs) addSender(userID string) {
 	bit := fnv(userID) % senderBits
 	d.senders[bit/64].Or(1 << (bit % 64))
@@ -45,7 +44,7 @@ func (d *delayIDs) isSender(userID string) bool {
 	return d.senders[bit/64].Load()&(1<<(bit%64)) != 0
 }
 
-// submit is called before the claimed event can be seen by anybody, and after the claim is on disk.
+// submit is called after the claim is on disk and before anybody can see the event.
 func (d *delayIDs) submit(f *api.Future) {
 	if !f.Policy.Has(api.Managed) {
 		return
@@ -56,7 +55,8 @@ func (d *delayIDs) submit(f *api.Future) {
 	d.drop(f.UserID)
 }
 
-// drop has the user's IDs read anew; a reading that is under way is not kept. Under the lock.
+// drop removes the user's IDs from the cache. The result of a query in progress will not be kept. The caller must hold
+// the lock.
 func (d *delayIDs) drop(userID string) {
 	if ids := d.cache[userID]; ids != nil && ids.byEvent != nil {
 		d.held -= ids.weight()
@@ -64,7 +64,7 @@ func (d *delayIDs) drop(userID string) {
 	delete(d.cache, userID)
 }
 
-// begin returns the user's IDs, or, with nil in it, where keep is to put them.
+// begin returns the user's IDs. If they are not cached, ids is nil and place is to be passed to keep.
 func (d *delayIDs) begin(userID string) (place *senderIDs, ids map[string]string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -76,7 +76,7 @@ func (d *delayIDs) begin(userID string) (place *senderIDs, ids map[string]string
 	return place, place.byEvent
 }
 
-// keep remembers what was read, if it was not overtaken; nil after an error.
+// keep caches what was read unless the entry was dropped meanwhile. ids is nil after an error.
 func (d *delayIDs) keep(userID string, place *senderIDs, ids map[string]string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -108,7 +108,7 @@ func (s *Server) QueryDelayIDs(ctx context.Context, userID string) (map[string]s
 	return ids, err
 }
 
-// readDelayIDs asks the disk: first for what is on its way, then for what has arrived.
+// readDelayIDs reads the IDs from disk: first those of events that are being sent, then those of sent events.
 func (s *Server) readDelayIDs(ctx context.Context, userID string) (map[string]string, error) {
 	underWay, err := s.db.LoadAll(ctx, s.underWay(userID))
 	if err != nil {
@@ -127,7 +127,7 @@ func (s *Server) readDelayIDs(ctx context.Context, userID string) (map[string]st
 	return ids, nil
 }
 
-// underWay lists those of a user's futures that are claimed, or were until a moment ago.
+// underWay lists the user's futures that are claimed, or were until a moment ago.
 func (s *Server) underWay(userID string) []api.NID {
 	s.mu.Lock()
 	defer s.mu.Unlock()

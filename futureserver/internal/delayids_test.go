@@ -14,7 +14,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// watchedRooms calls submitting just before an event could be seen by anybody.
+// watchedRooms calls submitting just before an event becomes visible.
 type watchedRooms struct {
 	*fakeRooms
 	submitting func(*api.Future)
@@ -42,7 +42,7 @@ func (b *bench) delayIDsOf(userID string) map[string]string {
 	return ids
 }
 
-// sent makes a delayed event, waits until it is in its room and returns what is to be known of it.
+// sent creates a delayed event, waits until it is sent, and returns the IDs that must be known then.
 func (b *bench) sent() map[string]string {
 	b.Helper()
 	f := b.create(managedFuture(time.Second))
@@ -69,7 +69,7 @@ func TestDelayIDsOfWhatWasSent(t *testing.T) {
 		check() // from memory
 		maps.Copy(want, b.sent())
 		check()
-		b.create(message(time.Second)) // generation 0 has no such ID
+		b.create(message(time.Second)) // futures of generation 0 have no such ID
 		cancelled := b.create(managedFuture(time.Second))
 		if err := b.PerformDelayedEventAction(b.Context(), cancelled.GroupID, "", api.Cancel); err != nil {
 			b.Fatal(err)
@@ -85,7 +85,7 @@ func TestDelayIDsOfWhatWasSent(t *testing.T) {
 	})
 }
 
-// A client that waits for new events must find the ID on the event at the first sight of it.
+// A client that waits for new events must find the ID the first time it sees the event.
 func TestDelayIDIsKnownBeforeTheEventIs(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		known := 0
@@ -96,14 +96,14 @@ func TestDelayIDIsKnownBeforeTheEventIs(t *testing.T) {
 			known++
 		}}
 		b.sent()
-		b.sent() // now there is something in memory that could be outdated
+		b.sent() // now the cache has an entry that could be outdated
 		if known != 2 {
 			b.Errorf("%d events were submitted", known)
 		}
 	})
 }
 
-// After a crash the event may be in the room although the server does not know it yet.
+// After a crash the event may be in the room although the server does not know that yet.
 func TestDelayIDAfterACrash(t *testing.T) {
 	for _, step := range []string{"claimed", "submitted", "proved"} {
 		inBubble(t, func(b *bench) {
@@ -112,7 +112,7 @@ func TestDelayIDAfterACrash(t *testing.T) {
 			freezer.arm(step)
 			f := b.create(managedFuture(time.Second))
 			<-freezer.frozen
-			b.rooms.setMode(down) // so that the new server does not get on with it
+			b.rooms.setMode(down) // so that the new server cannot go on
 			b.crash(freezer)
 			b.start(testConfig())
 			ids := b.delayIDsOf("@alice:test")
@@ -130,7 +130,7 @@ func TestDelayIDAfterACrash(t *testing.T) {
 	}
 }
 
-// brokenReads is a database that lets a reading be overtaken, or fail.
+// brokenReads is a database whose reads can be overtaken or fail.
 type brokenReads struct {
 	storage.Database
 	reads  int
@@ -170,7 +170,7 @@ func TestDelayIDsAreReadOnce(t *testing.T) {
 			b.Error(err)
 		}
 		db.before = nil
-		// An event is sent between the reading and its end: what was read is the truth of a moment ago.
+		// An event is sent while the read is in progress, so the result is outdated.
 		var second map[string]string
 		db.after = func() { db.after = nil; second = b.sent() }
 		if got := b.delayIDsOf("@alice:test"); !maps.Equal(got, first) {
@@ -192,7 +192,7 @@ func TestDelayIDsAreReadOnce(t *testing.T) {
 	})
 }
 
-// Invariant 8: what is kept in memory has a bound, and so has what one user makes of it.
+// Invariant 8: the cache is bounded, in all and for one user.
 func TestDelayIDsAreBounded(t *testing.T) {
 	d := newDelayIDs()
 	ids := make(map[string]string, mostPerSender)

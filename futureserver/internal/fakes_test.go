@@ -24,12 +24,12 @@ type roomMode int
 
 const (
 	working     roomMode = iota
-	down                 // nothing can be asked or done
+	down                 // every call fails
 	refusing             // the auth rules forbid every event
-	softFailing          // events are taken in and kept out of the timeline
+	softFailing          // events are accepted and kept out of the timeline
 	deaf                 // events arrive, but the answer is lost
 	stranding            // an event appears only when it is submitted a second time
-	slow                 // everything takes its time
+	slow                 // every call is slow
 	modes
 )
 
@@ -37,22 +37,22 @@ const (
 type fakeRooms struct {
 	mu        sync.Mutex
 	mode      roomMode
-	sick      bool // has ever been anything but working
+	sick      bool // has ever had another mode
 	state     map[[2]string]api.StateEvent
 	submitted map[string]int
 	arrived   map[string]bool
-	refused   map[string]bool // taken in, and kept out of the timeline
+	refused   map[string]bool // accepted, but kept out of the timeline
 	events    []fakeEvent
 	shown     int
 	builds    int
-	asked     int // to build
+	asked     int // how often to build
 
 	submissions int
 
-	inside           atomic.Int64   // turns, of all rooms
-	submittedInside  atomic.Int64   // while a turn was inside
-	unclear          api.NID        // its events vanish without a trace
-	inFlight         map[string]int // submissions by room
+	inside           atomic.Int64   // turns of all rooms that are inside the gate
+	submittedInside  atomic.Int64   // while a turn was inside the gate
+	unclear          api.NID        // its events vanish
+	inFlight         map[string]int // current submissions by room
 	most, mostInRoom int
 }
 
@@ -60,7 +60,7 @@ type fakeEvent struct {
 	nid   api.NID
 	id    string
 	room  string
-	built time.Time // what it says of its time
+	built time.Time // its origin_server_ts
 	at    time.Time
 }
 
@@ -82,7 +82,7 @@ func (r *fakeRooms) setMode(m roomMode) {
 	r.sick = r.sick || m != working
 }
 
-// ill reports whether an error may come from the rooms.
+// ill reports whether the rooms may return an error.
 func (r *fakeRooms) ill() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -95,14 +95,14 @@ func (r *fakeRooms) setUnclear(nid api.NID) {
 	r.unclear = nid
 }
 
-// refuses reports whether events come to nothing.
+// refuses reports whether events are refused.
 func (r *fakeRooms) refuses() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.mode == refusing || r.mode == softFailing
 }
 
-// setState is somebody's ordinary state event.
+// setState sends an ordinary state event of another user.
 func (r *fakeRooms) setState(room, key string) { r.setStateAs("@somebody:test", room, key) }
 
 func (r *fakeRooms) setStateAs(sender, room, key string) {
@@ -120,7 +120,7 @@ func (r *fakeRooms) fresh() []fakeEvent {
 	return r.events[r.shown:]
 }
 
-// enter is the beginning of every call.
+// enter begins every call.
 func (r *fakeRooms) enter(ctx context.Context) error {
 	r.mu.Lock()
 	mode := r.mode
@@ -169,14 +169,14 @@ func (r *fakeRooms) Current(ctx context.Context, room string, keys []api.StateKe
 	return now, nil
 }
 
-// fakePDU is what the fake rooms keep of how events were built.
+// fakePDU records how an event was built.
 type fakePDU struct {
-	Prev  string // "": it does not depend on any
+	Prev  string // "": it has no predecessor
 	Depth int
 	Built time.Time
 }
 
-// Build builds each event on the one before. A chain ends where the same state is set again, and at times anywhere.
+// Build builds each event on the one before. A chain ends if the same state is set again, and sometimes at random.
 func (r *fakeRooms) Build(ctx context.Context, fs []*api.Future) []api.Built {
 	built := make([]api.Built, len(fs))
 	r.mu.Lock()
@@ -263,7 +263,7 @@ func (r *fakeRooms) Submit(ctx context.Context, fs []*api.Future) error {
 	return nil
 }
 
-// take is what the room does with one event. One that was built on an event that is not there comes to nothing.
+// take handles one submitted event. If its predecessor is missing, nothing happens.
 func (r *fakeRooms) take(f *api.Future, pdu fakePDU) {
 	id, prev := f.Event.ID, pdu.Prev
 	r.submitted[id]++
@@ -294,7 +294,7 @@ func (r *fakeRooms) Verdict(ctx context.Context, fs []*api.Future) ([]api.Verdic
 		switch {
 		case r.unclear == f.NID:
 		case r.arrived[f.Event.ID] && r.mode != deaf:
-			verdicts[i] = api.Proved
+			verdicts[i] = api.Confirmed
 		case r.refused[f.Event.ID] && r.mode == softFailing:
 			verdicts[i] = api.Refused
 		}
@@ -302,8 +302,8 @@ func (r *fakeRooms) Verdict(ctx context.Context, fs []*api.Future) ([]api.Verdic
 	return verdicts, nil
 }
 
-// freezer stops the server at a named step, as if the process had died there: what comes after the step finds
-// its contexts cancelled and its database closed.
+// freezer stops the server at a named step, as if the process had died there: after the step its contexts are cancelled
+// and its database is closed.
 type freezer struct {
 	frozen chan struct{} // closed when the step is reached
 
@@ -325,7 +325,7 @@ func (f *freezer) arm(step string) {
 
 func (f *freezer) disarm() { f.arm("") }
 
-// freeze dies here and now.
+// freeze stops the server here.
 func (f *freezer) freeze() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -355,7 +355,7 @@ func (f *freezer) step(name string) {
 	}
 }
 
-// crash is the end of a process as the disk sees it: nothing is written any more.
+// crash ends a process as the disk sees it: nothing more is written.
 func (s *Server) crash(f *freezer) {
 	s.mu.Lock()
 	stopping := s.stopCalled
@@ -363,7 +363,7 @@ func (s *Server) crash(f *freezer) {
 	s.mu.Unlock()
 	s.cancel()
 	f.thaw()
-	if stopping { // it was about to stop anyhow
+	if stopping { // it was about to stop in any case
 		<-s.stopped
 		return
 	}
@@ -374,7 +374,7 @@ func (s *Server) crash(f *freezer) {
 	s.db.Close()
 }
 
-// moveDeadlines changes all deadlines in a database that nobody uses.
+// moveDeadlines changes all deadlines in a database that is not in use.
 func moveDeadlines(path string, by time.Duration) error {
 	db, err := sql.Open("sqlite3", path)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// The faults of a review, each as the test that found it. All failed before the ledger.
+// Tests for the faults that a review found. All of them failed before the ledger existed.
 
 var joins = flag.Duration("joins", 3*time.Second, "how long TestNoGroupTakesAMemberWhenItEnds tries")
 
@@ -27,7 +27,7 @@ func (b *bench) setRooms(r api.Room) {
 	b.Server.room = r
 }
 
-// a database that stalls for longer than `patience`: the request is answered 200 although its future was withdrawn.
+// The database stalls for longer than `patience`: the request was answered 200 although its future had been withdrawn.
 func TestAWithdrawnFutureIsNotAnswered(t *testing.T) {
 	for _, stall := range []time.Duration{40 * time.Second, 70 * time.Second} {
 		t.Run(stall.String(), func(t *testing.T) {
@@ -36,7 +36,7 @@ func TestAWithdrawnFutureIsNotAnswered(t *testing.T) {
 				time.AfterFunc(stall, release)
 				made, err := b.PerformFutureCreation(b.Context(), transaction("txn", message(time.Hour)))
 				t.Logf("first request: made=%v err=%v", made != nil, err)
-				if err != nil { // the client comes again, as the 503 tells it
+				if err != nil { // the client retries, as the 503 tells it
 					time.Sleep(time.Minute)
 					made, err = b.PerformFutureCreation(b.Context(), transaction("txn", message(time.Hour)))
 					t.Logf("repeat: made=%v err=%v", made != nil, err)
@@ -57,7 +57,7 @@ func TestAWithdrawnFutureIsNotAnswered(t *testing.T) {
 	}
 }
 
-// the group of a future that was withdrawn is taken for one that is over.
+// The group of a withdrawn future was taken for an ended group.
 func TestAWithdrawnFutureClosesNoName(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		release := b.holdCommits()
@@ -72,7 +72,7 @@ func TestAWithdrawnFutureClosesNoName(t *testing.T) {
 	})
 }
 
-// the process dies right after a withdrawn future's row is gone: nothing is left of it, and the retry is new.
+// The process dies right after the row of a withdrawn future is deleted: nothing is left of it, and the retry is new.
 func TestAWithdrawnFutureAfterACrash(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		if err := b.Stop(b.Context()); err != nil {
@@ -99,7 +99,7 @@ func TestAWithdrawnFutureAfterACrash(t *testing.T) {
 	})
 }
 
-// the insert of a sibling and the claim of the group are in one transaction; the process dies right after it.
+// The insert of a sibling and the claim of the group are in one transaction, and the process dies right after it.
 func TestOneEventOfAGroupAfterACrash(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		if err := b.Stop(b.Context()); err != nil {
@@ -109,7 +109,7 @@ func TestOneEventOfAGroupAfterACrash(t *testing.T) {
 		b.startStepping(testConfig(), freezer.step)
 		first := b.create(inGroup(message(10*time.Second), "g"))
 		_ = first
-		// Hold the writer in some other transaction.
+		// Hold the writer in another transaction.
 		gate := make(chan struct{})
 		held := make(chan struct{}, 1)
 		whole := b.db
@@ -129,10 +129,10 @@ func TestOneEventOfAGroupAfterACrash(t *testing.T) {
 		b.Server.mu.Unlock()
 		go b.PerformFutureCreation(b.Context(), state(time.Hour, "other")) //nolint
 		synctest.Wait()
-		// Its sibling is on its way to the disk ...
+		// The sibling is being stored ...
 		go b.PerformFutureCreation(b.Context(), inGroup(message(60*time.Second), "g")) //nolint
 		synctest.Wait()
-		// ... when the first one is due: its claim joins the same batch.
+		// ... when the first future is due: its claim joins the same batch.
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
 		close(gate)
@@ -147,8 +147,8 @@ func TestOneEventOfAGroupAfterACrash(t *testing.T) {
 	})
 }
 
-// the last timeout future of a group is cancelled while another is being admitted, which is refused: the action
-// future lives for ever.
+// The last timeout future of a group is cancelled while another one is being admitted, which is then refused: the
+// action future lived for ever.
 type refusingRooms struct {
 	*fakeRooms
 	gate chan struct{}
@@ -186,7 +186,7 @@ func TestNoOrphanedActionFuture(t *testing.T) {
 	})
 }
 
-// the same by a crash.
+// The same with a crash.
 func TestNoOrphanedActionFutureAfterACrash(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		gate := make(chan struct{})
@@ -209,14 +209,14 @@ func TestNoOrphanedActionFutureAfterACrash(t *testing.T) {
 	})
 }
 
-// a refresh that waits for its commit while the server stops.
+// A refresh waits for its commit while the server stops.
 func TestARefreshSurvivesAStopBesideIt(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		f := b.create(message(10 * time.Minute))
 		b.use(f, api.RefreshToken, nil)
-		time.Sleep(2 * time.Minute) // longer than the slack: the next one has to wait for its commit
+		time.Sleep(2 * time.Minute) // longer than the slack, so the next refresh must wait for its commit
 		release := b.holdCommits()
-		// Something keeps the writer busy.
+		// Something else keeps the writer busy.
 		go b.PerformFutureCreation(b.Context(), state(time.Hour, "other")) //nolint
 		synctest.Wait()
 		refreshed := make(chan error, 1)
@@ -239,7 +239,7 @@ func TestARefreshSurvivesAStopBesideIt(t *testing.T) {
 	})
 }
 
-// panic after Stop.
+// A panic after Stop.
 func TestNothingIsBegunAfterAStop(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		cfg := testConfig()
@@ -263,7 +263,7 @@ func TestNothingIsBegunAfterAStop(t *testing.T) {
 				break
 			}
 		}
-		// Two more rooms have something to do: one is in flight, the other waits.
+		// Two more rooms have work: one is in flight, the other waits.
 		gate := make(chan struct{})
 		b.setRooms(&hangingRooms{b.rooms, gate})
 		for _, room := range []string{"!b:test", "!c:test"} {
@@ -277,7 +277,7 @@ func TestNothingIsBegunAfterAStop(t *testing.T) {
 		defer cancel()
 		go func() { time.Sleep(200 * time.Millisecond); close(gate) }()
 		t.Log("stop:", b.Stop(ctx))
-		time.Sleep(time.Minute) // as other parts of the process take their time to stop
+		time.Sleep(time.Minute) // other parts of the process take long to stop
 	})
 }
 
@@ -291,7 +291,7 @@ func (r *hangingRooms) Build(ctx context.Context, fs []*api.Future) []api.Built 
 	return r.fakeRooms.Build(ctx, fs)
 }
 
-// a delayed event that has just been sent is in no list.
+// A delayed event that had just been sent was in no list.
 func TestASentEventIsInTheListAtOnce(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		f := message(time.Hour)
@@ -322,7 +322,7 @@ func TestASentEventIsInTheListAtOnce(t *testing.T) {
 	})
 }
 
-// a group takes a member just when it ends.
+// A group got a member at the moment at which it ended.
 func TestNoGroupTakesAMemberWhenItEnds(t *testing.T) {
 	b := &bench{T: t, rooms: newFakeRooms(), path: filepath.Join(t.TempDir(), "futures.db")}
 	b.start(testConfig())
@@ -375,7 +375,7 @@ func TestNoGroupTakesAMemberWhenItEnds(t *testing.T) {
 	t.Logf("%d groups, %d calls", tries, calls.Load())
 }
 
-// keep_per_user stands under delayed_events; it also forgets generation 0's transactions and closed groups.
+// keep_per_user belongs to delayed_events, but it also made generation 0 forget transactions and closed groups.
 func TestKeepPerUserLeavesGroupsAlone(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		if err := b.Stop(b.Context()); err != nil {
@@ -401,8 +401,8 @@ func TestKeepPerUserLeavesGroupsAlone(t *testing.T) {
 	})
 }
 
-// requests that name a group wait one after the other, each with the patience of a whole request, and are deaf to
-// their clients hanging up.
+// Requests that named the same group waited one after the other, each with the time limit of a whole request, and did
+// not notice that their clients had hung up.
 func TestNamedGroupsDoNotQueueUp(t *testing.T) {
 	b := &bench{T: t, rooms: newFakeRooms(), path: t.TempDir() + "/f.db"}
 	b.start(testConfig())
@@ -435,7 +435,7 @@ func TestNamedGroupsDoNotQueueUp(t *testing.T) {
 	}()
 }
 
-// the removal of an account is answered before what was being created is ended on disk.
+// The removal of an account was answered before the end of a future that was being created was on disk.
 func TestARemovalIsDurableForWhatIsBeingCreated(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		if err := b.Stop(b.Context()); err != nil {
@@ -445,7 +445,7 @@ func TestARemovalIsDurableForWhatIsBeingCreated(t *testing.T) {
 		commits := 0
 		b.startStepping(testConfig(), func(step string) {
 			if step == "commit" {
-				if commits++; commits == 3 { // the one that would end it
+				if commits++; commits == 3 { // the one that ends it
 					freezer.arm("commit")
 				}
 			}
@@ -471,7 +471,7 @@ func TestARemovalIsDurableForWhatIsBeingCreated(t *testing.T) {
 	})
 }
 
-// closingDatabase takes its time to close.
+// closingDatabase is slow to close.
 type closingDatabase struct {
 	storage.Database
 	closed atomic.Bool
@@ -483,7 +483,7 @@ func (d *closingDatabase) Close() error {
 	return d.Database.Close()
 }
 
-// whoever has called Stop may open the database afterwards, also if somebody else had called it before.
+// A caller of Stop may open the database afterwards, even if somebody else called Stop before.
 func TestTheSecondStopWaits(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		db := &closingDatabase{Database: b.db}

@@ -12,23 +12,23 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/internal/ledger"
 )
 
-// A future's way into its room. The claim is the write-ahead log: first the event is built, which fixes its
-// ID, then one transaction closes the group and stores the PDU, and only then is it submitted. Whatever goes
-// wrong afterwards, the answer is to submit the same PDU again until the room proves that it has it.
+// How a future is sent. The claim is a write-ahead log. First the event is built, which fixes its ID. Then one
+// transaction closes the group and stores the PDU. Only then is the PDU submitted. After any failure the same PDU is
+// submitted again, until the room confirms that it has it.
 //
-// What is due in a room at the same time goes this way together: built on one look at the room, each event on the
-// one before it, claimed in one transaction, submitted at once, and proved one by one.
+// Futures of one room that are due at the same time are sent together: built from one look at the room, each event on
+// the one before it, claimed in one transaction, submitted at once, and confirmed one by one.
 
 const (
-	submitTimeout = 1500 * time.Millisecond // for the first try with one event; doubled for each further one
-	submitEach    = 250 * time.Millisecond  // more for each further event
+	submitTimeout = 1500 * time.Millisecond // for the first attempt with one event; doubles with each attempt
+	submitEach    = 250 * time.Millisecond  // added for each further event
 	submitMost    = 10 * time.Second
-	giveUpAfter   = 24 * time.Hour // of trying without an answer from the room
+	giveUpAfter   = 24 * time.Hour // after so long without an answer from the room
 )
 
-// fire takes the jobs of one room as far as they go now, and returns those that have to go on later. From its look at the
-// room until its events are proved it is inside the room's gate, if need be over several attempts: whoever built
-// meanwhile would build beside them.
+// fire takes the jobs of one room as far as possible and returns those that must be retried later. It holds the room's
+// gate from its look at the room until its events are confirmed, if necessary over several attempts. Otherwise others
+// would build events beside its own.
 func (s *Server) fire(jobs []job) (later []job) {
 	leave := s.beginAttempt(jobs)
 	ctx, cancel := context.WithTimeout(s.ctx, submitMost)
@@ -50,7 +50,7 @@ func (s *Server) fire(jobs []job) (later []job) {
 	return append(later, unclear...)
 }
 
-// beginAttempt begins an attempt, and returns how to leave the gate in which the last one has stayed.
+// beginAttempt begins an attempt. It returns how to leave the gate, which an earlier attempt may have kept.
 func (s *Server) beginAttempt(jobs []job) (leave func()) {
 	leave = func() {}
 	for i := range jobs {
@@ -66,7 +66,7 @@ func (s *Server) beginAttempt(jobs []job) (leave func()) {
 	return leave
 }
 
-// load returns those jobs that may go on, with their futures, which it reads from disk unless they have them.
+// load returns the jobs that may go on, with their futures. It reads the futures that are not loaded yet from disk.
 func (s *Server) load(ctx context.Context, jobs []job) (loaded, later []job) {
 	jobs, later = s.stillWanted(jobs)
 	var nids []api.NID
@@ -90,8 +90,8 @@ func (s *Server) load(ctx context.Context, jobs []job) (loaded, later []job) {
 	return loaded, later
 }
 
-// stillWanted returns those jobs that may still fire, or are claimed. What several want at once is fired by the first; the
-// others see later what became of it.
+// stillWanted returns the jobs that may still fire or are claimed. If several jobs are for the same future, the first
+// fires it; the others find out later what became of it.
 func (s *Server) stillWanted(jobs []job) (wanted, later []job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -100,7 +100,7 @@ func (s *Server) stillWanted(jobs []job) (wanted, later []job) {
 		switch {
 		case j.claimed:
 			wanted = append(wanted, *j)
-		case j.send != nil && j.send.ctx.Err() != nil: // nobody waits for it any more, and nothing has happened
+		case j.send != nil && j.send.ctx.Err() != nil: // the requester has given up, and nothing has happened yet
 		case slices.ContainsFunc(wanted, func(first job) bool { return first.NID == j.NID }):
 			later = append(later, *j)
 		case s.wanted(j):
@@ -110,7 +110,7 @@ func (s *Server) stillWanted(jobs []job) (wanted, later []job) {
 	return wanted, later
 }
 
-// wanted reports whether the job may still fire its future. Under the lock.
+// wanted reports whether the job may still fire its future. The caller must hold the lock.
 func (s *Server) wanted(j *job) bool {
 	switch s.ledger.Ready(j.Ref, j.at, j.send != nil) {
 	case ledger.Ready:
@@ -141,8 +141,8 @@ func futures(jobs []job) []*api.Future {
 	return fs
 }
 
-// build makes the events, without deciding anything. Those that could be made are ready, in the order in which
-// they build on each other.
+// build builds the events and decides nothing. ready has the jobs with an event, in the order in which the events build
+// on each other.
 func (s *Server) build(ctx context.Context, jobs []job) (ready, later []job) {
 	for i, built := range s.room.Build(ctx, futures(jobs)) {
 		j := &jobs[i]
@@ -151,7 +151,7 @@ func (s *Server) build(ctx context.Context, jobs []job) (ready, later []job) {
 			if !s.refused(j, built.Err) {
 				later = append(later, *j)
 			}
-		case built.Event == nil: // it comes when those before it are in the room
+		case built.Event == nil: // retried once its predecessors are in the room
 			later = append(later, *j)
 		default:
 			j.future.Event = built.Event
@@ -164,14 +164,14 @@ func (s *Server) build(ctx context.Context, jobs []job) (ready, later []job) {
 	return ready, later
 }
 
-// claim decides: it claims the longest prefix that may still be sent, for each event builds on its predecessor. It
-// returns those whose claim is durable, and those that have to be built anew.
+// claim claims the longest prefix of jobs that may still be sent, because each event builds on its predecessor. It
+// returns those whose claim is durable, and those that must be built again.
 func (s *Server) claim(jobs []job) (claimed, later []job) {
 	if len(jobs) == 0 {
 		return nil, nil
 	}
 	b, first, n := s.decideClaims(jobs)
-	jobs, later = jobs[:n], jobs[min(n+1, len(jobs)):] // the one in between is not wanted any more
+	jobs, later = jobs[:n], jobs[min(n+1, len(jobs)):] // the job after the prefix is no longer wanted
 	if n == 0 {
 		return nil, later
 	}
@@ -180,7 +180,7 @@ func (s *Server) claim(jobs []job) (claimed, later []job) {
 	for i := range jobs {
 		j := &jobs[i]
 		switch {
-		case b.err != nil: // the server stops, and the next one will find it scheduled
+		case b.err != nil: // the server is stopping; the next one will find the future scheduled
 			j.answer(b.err)
 		case b.result.Lost[first+i]:
 			logrus.WithField("future", int64(j.NID)).Error("futureserver: another process has taken a future")
@@ -198,7 +198,7 @@ func (s *Server) claim(jobs []job) (claimed, later []job) {
 	return claimed, later
 }
 
-// decideClaims claims the first n futures in memory; their claims begin at first in the batch.
+// decideClaims claims the first n futures in memory. Their claims start at index first of the batch.
 func (s *Server) decideClaims(jobs []job) (b *batch, first, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -207,7 +207,7 @@ func (s *Server) decideClaims(jobs []job) (b *batch, first, n int) {
 	for first = len(b.Claims); n < len(jobs) && s.wanted(&jobs[n]); n++ {
 		late := s.ledger.Claim(jobs[n].Ref, jobs[n].future.Event, now, &b.Changes)
 		if jobs[n].send == nil {
-			s.metrics.late(min(late, now.Now-s.clock.start.UnixMilli())) // downtime is not lateness
+			s.metrics.late(min(late, now.Now-s.clock.start.UnixMilli())) // downtime does not count as lateness
 		}
 	}
 	return b, first, n
@@ -232,12 +232,12 @@ func (s *Server) deliver(jobs []job) (later []job) {
 	defer cancel()
 	verdicts, verdictErr := s.room.Verdict(ctx, fs)
 	if verdictErr != nil {
-		verdicts = make([]api.Verdict, len(jobs)) // Unknown
+		verdicts = make([]api.Verdict, len(jobs)) // all Unknown
 	}
 	for i, verdict := range verdicts {
 		j := &jobs[i]
 		switch verdict {
-		case api.Proved:
+		case api.Confirmed:
 			s.hooks.Step("proved")
 			s.conclude(j, api.Sent, nil)
 			if j.send == nil {
@@ -258,22 +258,22 @@ func (s *Server) deliver(jobs []job) (later []job) {
 	return later
 }
 
-// conclude gives the future its final state. Its durability is not waited for: if it is lost, the same PDU
-// is submitted again after the restart, and the room knows it.
+// conclude gives the future its final state. It does not wait for durability: if the state is lost, the same PDU is
+// submitted again after the restart, and the room already knows it.
 func (s *Server) conclude(j *job, state api.State, refusal *api.Refusal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ledger.Conclude(j.Ref, state, refusal, s.clock.time(), &s.batch().Changes)
 }
 
-// forgetClaim drops a future from memory alone.
+// forgetClaim removes a future from memory only.
 func (s *Server) forgetClaim(j *job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ledger.Forget(j.Ref)
 }
 
-// refused deals with an event that could not be built, and reports whether the job is over.
+// refused handles an event that could not be built, and reports whether the job is over.
 func (s *Server) refused(j *job, err error) (over bool) {
 	refusal, final := errors.AsType[*api.Refusal](err)
 	switch {
@@ -282,7 +282,7 @@ func (s *Server) refused(j *job, err error) (over bool) {
 		j.answer(api.ErrGone)
 		return true
 	case j.send != nil:
-		j.answer(err) // the future and its group stay as they were
+		j.answer(err) // the future and its group stay unchanged
 		return true
 	case final:
 		s.logFailure(j, refusal)
@@ -292,8 +292,7 @@ func (s *Server) refused(j *job, err error) (over bool) {
 	return s.tryAgain(j, err)
 }
 
-// tryAgain says when, and gives up on a future that has had no answer from its room for a day: then the job is
-// over.
+// tryAgain sets the time of the next attempt. If the room has not answered for a day it gives up, and the job is over.
 func (s *Server) tryAgain(j *job, err error) (over bool) {
 	tried := s.clock.now() - j.since
 	if tried > giveUpAfter.Milliseconds() {
@@ -303,17 +302,18 @@ func (s *Server) tryAgain(j *job, err error) (over bool) {
 		j.answer(refusal)
 		return true
 	}
-	// Not much longer than it has been tried, so that after an outage all goes on soon.
+	// The pause is at most a second and an eighth of the time since the first attempt, so that all goes on soon after
+	// an outage.
 	j.pause = min(backoff(j.attempt), time.Second+time.Duration(tried/8)*time.Millisecond)
 	j.attempt++
 	if j.attempt == 3 && s.ctx.Err() == nil {
-		logrus.WithError(err).WithField("future", int64(j.NID)).Warn("futureserver: a due event is stuck; it will be tried on")
+		logrus.WithError(err).WithField("future", int64(j.NID)).Warn("futureserver: a due event is stuck; the server keeps trying")
 	}
 	s.metrics.retried.Inc()
 	return false
 }
 
-// logFailure is the operator's line for each future that fails.
+// logFailure writes the operator's log line for a failed future.
 func (s *Server) logFailure(j *job, refusal *api.Refusal) {
 	fields := logrus.Fields{"future": int64(j.NID), "reason": refusal.Kind.String(), "deadline": api.Spell(s.deadlineOf(j))}
 	if f := j.future; f != nil {

@@ -15,9 +15,9 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// From the deadline, or a send token, into the room; and what goes wrong on the way.
+// From the deadline, or a send token, into the room, and what can go wrong on the way.
 
-// Invariant 1, and 5.4: two send tokens at once are one 200 and one 410.
+// Invariant 1, and 5.4: two send tokens at the same time get one 200 and one 410.
 func TestTwoSendTokensAtOnce(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		for round := range 50 {
@@ -47,10 +47,10 @@ func TestTwoSendTokensAtOnce(t *testing.T) {
 	})
 }
 
-// What became due while the server was down goes out at once, in order (generation 0, 5.11).
+// Futures that became due while the server was down are sent at once, in order (generation 0, 5.11).
 func TestOverdueInOrder(t *testing.T) {
 	inBubble(t, func(b *bench) {
-		const n = 300 // more than the wheel hands out at once
+		const n = 300 // more than the wheel returns at a time
 		cfg := testConfig()
 		cfg.Futures.MaxPerUser, cfg.RoomsInFlight = n, 1
 		if err := b.Stop(b.Context()); err != nil {
@@ -74,13 +74,13 @@ func TestOverdueInOrder(t *testing.T) {
 	})
 }
 
-// A storm begins when a room has to wait for others, and is over when none waits any more.
+// A storm begins when a room must wait for other rooms, and ends when no room waits.
 func TestStormsAreTold(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		var told []bool
 		b.locked(func() {
 			b.hooks.Storm = func(begins bool) {
-				b.isStorm() // the lock is free: stopping the world under it would stop every heartbeat
+				b.isStorm() // the lock is free: otherwise a slow hook would stop every heartbeat
 				told = append(told, begins)
 			}
 		})()
@@ -118,7 +118,7 @@ func TestRefreshBeforeTheClaimWins(t *testing.T) {
 }
 
 // An event's origin_server_ts is not before its deadline, even if the future was refreshed while the event was being
-// built, and had become due again when it was claimed.
+// built and is due again when it is claimed.
 func TestRefreshWhileItIsBuilt(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		due := make(chan *api.Future, 1)
@@ -143,14 +143,14 @@ func TestRefusals(t *testing.T) {
 		f := b.create(message(time.Minute))
 		action := b.create(inGroup(message(0), f.GroupID))
 		b.rooms.setMode(refusing)
-		for _, x := range []*api.Future{f, action} { // 4.11: the future and its group stay as they were
+		for _, x := range []*api.Future{f, action} { // 4.11: the future and its group stay unchanged
 			err := b.PerformTokenAction(b.Context(), x.Token(api.SendToken))
 			if r, ok := errors.AsType[*api.Refusal](err); !ok || r.Kind != api.Forbidden {
 				b.Fatal(err)
 			}
 		}
 		b.use(f, api.RefreshToken, nil)
-		b.after(time.Minute, 0) // 5.2: the timer consumes the group
+		b.after(time.Minute, 0) // 5.2: the timer ends the group
 		b.use(action, api.SendToken, api.ErrGone)
 		b.rooms.setMode(working)
 		b.after(time.Hour, 0)
@@ -161,7 +161,7 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// One in flight in a room, a few rooms at a time, in order of the deadlines.
+// One event in flight in a room, a few rooms at a time, in order of the deadlines.
 func TestStorm(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		for i := range 20 {
@@ -188,7 +188,7 @@ func TestStorm(t *testing.T) {
 	})
 }
 
-// Invariant 7: from the claim on every token is spent, long before the room has proved the event.
+// Invariant 7: every token is spent with the claim, long before the room has confirmed the event.
 func TestTokensAreSpentByTheClaim(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		f := b.create(message(time.Second))
@@ -207,7 +207,7 @@ func TestTokensAreSpentByTheClaim(t *testing.T) {
 	})
 }
 
-// A row that the database refuses takes nobody with it, and what has been decided is written in the end.
+// A row that the database refuses affects no other row, and every decision is written in the end.
 func TestDatabaseTrouble(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		var broken atomic.Bool
@@ -258,7 +258,7 @@ func TestDatabaseTrouble(t *testing.T) {
 	})
 }
 
-// A server that loses its database to another must not touch it again.
+// A server that loses its database to another server must not touch it again.
 func TestLosesItsDatabase(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		var lost atomic.Bool
@@ -304,7 +304,7 @@ func TestStop(t *testing.T) {
 	})
 }
 
-// An event that nobody can make sense of does not hold up its room for ever.
+// An event that fails again and again does not block its room for ever.
 func TestStuckEventStepsAside(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.create(message(time.Second))
@@ -319,7 +319,7 @@ func TestStuckEventStepsAside(t *testing.T) {
 	})
 }
 
-// A room that strands an event or loses the answer has it once in the end, and nobody else waits for it.
+// A room that strands an event or loses the answer has the event once in the end, and no other room waits.
 func TestStrandedEvent(t *testing.T) {
 	for _, mode := range []roomMode{stranding, deaf, down} {
 		t.Run(fmt.Sprint(mode), func(t *testing.T) {
@@ -337,7 +337,7 @@ func TestStrandedEvent(t *testing.T) {
 	}
 }
 
-// stuckRooms never answer about one of them.
+// stuckRooms never answer about one of the futures.
 type stuckRooms struct {
 	*fakeRooms
 	stuck string
@@ -359,7 +359,7 @@ func (r *stuckRooms) Verdict(ctx context.Context, fs []*api.Future) ([]api.Verdi
 	return r.fakeRooms.Verdict(ctx, fs)
 }
 
-// A room that does not answer holds up the others for a moment only, even where one is sent to at a time.
+// A room that does not answer delays the others for a moment only, even if one room at a time is in flight.
 func TestOneRoomIsStuck(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		if err := b.Stop(b.Context()); err != nil {

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// TestTurnStaysInside: a turn is in its room's gate until the room is known to have its event, over all attempts.
+// TestTurnStaysInside: a turn holds its room's gate until the room has confirmed the event, over all attempts.
 func TestTurnStaysInside(t *testing.T) {
 	for mode, attempts := range map[roomMode]int64{working: 1, stranding: 2} {
 		inBubble(t, func(b *bench) {

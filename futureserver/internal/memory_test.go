@@ -13,7 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// BenchmarkMemory reports the live heap of a pending timeout future, all its tokens working.
+// BenchmarkMemory reports the live heap of a pending timeout future with all its tokens.
 func BenchmarkMemory(b *testing.B) {
 	const n = 1_000_000
 	for b.Loop() {
@@ -32,8 +32,8 @@ func liveHeap() uint64 {
 	return m.HeapAlloc
 }
 
-// pendingServer is a core with n futures of a call each: a hundred to a user, twenty to a room. Their stored deadlines are
-// far away.
+// pendingServer is a core with n futures: a hundred for each user, twenty for each room. Their stored deadlines are far
+// away.
 func pendingServer(n int) *Server {
 	c := clock{start: time.Now()}
 	s := &Server{clock: c, ledger: ledger.New(ledgerConfig(), c.time()), cfg: testConfig(), metrics: NewMetrics(nil), next: newBatch(1)}
@@ -60,7 +60,7 @@ func pendingSecret(i int) (secret api.Secret) {
 	return api.Secret(sum[:len(secret)])
 }
 
-// pendingTokens are those of some of n futures.
+// pendingTokens returns the tokens of some of n futures.
 func pendingTokens(n int, kind api.TokenKind) []api.Token {
 	tokens := make([]api.Token, 1<<16)
 	for i := range tokens {
@@ -69,7 +69,7 @@ func pendingTokens(n int, kind api.TokenKind) []api.Token {
 	return tokens
 }
 
-// BenchmarkRefresh is a heartbeat in the core, below its stored bound: no I/O, no allocation.
+// BenchmarkRefresh is a heartbeat in the core below its stored bound: no I/O, no allocation.
 func BenchmarkRefresh(b *testing.B) {
 	const n = 1_000_000
 	s := pendingServer(n)
@@ -100,7 +100,7 @@ func TestRefreshDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// BenchmarkFind looks for tokens that are there, and for others.
+// BenchmarkFind looks up tokens that exist, and tokens that do not.
 func BenchmarkFind(b *testing.B) {
 	const n = 1_000_000
 	s := pendingServer(n)

@@ -17,12 +17,12 @@ type Metrics struct {
 	registry                                                               prometheus.Registerer
 }
 
-// NewMetrics makes the metrics and registers them with r, or nowhere if r is nil.
+// NewMetrics creates the metrics and registers them with r, unless r is nil.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		scheduled:   counter("scheduled_total", "Futures that were accepted."),
 		refreshed:   counter("refreshed_total", "Calls with a valid refresh token."),
-		sent:        counter("sent_total", "Futures whose event is proved to be in its room."),
+		sent:        counter("sent_total", "Futures whose event is confirmed to be in its room."),
 		cancelled:   counter("cancelled_total", "Futures ended by a cancel token, an administrator, or the end of their account or room."),
 		invalidated: counter("invalidated_total", "Futures ended by newer state."),
 		discarded:   counter("discarded_total", "Futures ended because another of their group won or their group died."),
@@ -33,7 +33,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}, []string{"reason"}),
 		lateness: histogram("lateness_seconds", "From a future's deadline, or the server's start if that was later, to its claim.",
 			prometheus.ExponentialBuckets(0.001, 2, 18)),
-		delivery: histogram("delivery_seconds", "From a future's deadline, or the server's start if that was later, to the proof that its event is in its room.",
+		delivery: histogram("delivery_seconds", "From a future's deadline, or the server's start if that was later, to the confirmation that its event is in its room.",
 			prometheus.ExponentialBuckets(0.001, 2, 18)),
 		batchRows:    histogram("commit_rows", "Rows written by one transaction.", prometheus.ExponentialBuckets(1, 4, 8)),
 		batchSeconds: histogram("commit_seconds", "Duration of one transaction.", prometheus.ExponentialBuckets(0.0005, 2, 14)),
@@ -44,7 +44,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		registry: r,
 	}
 	for kind := api.Forbidden; kind <= api.Internal; kind++ {
-		m.failed.WithLabelValues(kind.String()) // a series that is born with the first failure hides it from increase()
+		m.failed.WithLabelValues(kind.String()) // a series that starts with the first failure would hide it from increase()
 	}
 	if r != nil {
 		r.MustRegister(m.scheduled, m.refreshed, m.retried, m.sent, m.cancelled, m.invalidated, m.discarded,
@@ -65,7 +65,7 @@ func histogram(name, help string, buckets []float64) prometheus.Histogram {
 	})
 }
 
-// observe adds the gauges that are read from the server when somebody looks.
+// observe adds the gauges that are computed when the metrics are read.
 func (m *Metrics) observe(s *Server) {
 	if m.registry == nil {
 		return
@@ -84,7 +84,7 @@ func (m *Metrics) observe(s *Server) {
 	gauge("sending", func(c api.Counts) int { return c.Sending })
 }
 
-// ended counts one final state.
+// ended counts a final state.
 func (m *Metrics) ended(state api.State, refusal *api.Refusal) {
 	switch state {
 	case api.Sent:

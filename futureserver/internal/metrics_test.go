@@ -8,7 +8,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// restartCounting starts the server again, after a time for which it is down, with metrics of its own.
+// restartCounting starts the server again, after some downtime, with metrics of its own.
 func (b *bench) restartCounting(down time.Duration) prometheus.Gatherer {
 	b.Helper()
 	if err := b.Stop(b.Context()); err != nil {
@@ -42,7 +42,7 @@ func (b *bench) metric(g prometheus.Gatherer, name string) []*dto.Metric {
 	return nil
 }
 
-// A rate over a series that is born with the first failure does not see that failure.
+// A rate over a series that starts with the first failure does not see that failure.
 func TestFailuresAreCountedFromZero(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		g := b.restartCounting(0)
@@ -58,7 +58,7 @@ func TestFailuresAreCountedFromZero(t *testing.T) {
 	})
 }
 
-// Who restarts a server on purpose wakes nobody: events that became due meanwhile are not late.
+// A planned restart triggers no alert: events that became due meanwhile are not late.
 func TestDowntimeIsNotLateness(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.create(message(time.Second))

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// After an outage of any length all goes on soon: what was tried in vain is not put off for long.
+// After an outage of any length everything goes on soon.
 func TestSoonAfterAnOutage(t *testing.T) {
 	for _, outage := range []time.Duration{time.Second, 10 * time.Second, time.Minute} {
 		soon := 3*time.Second + outage/5
@@ -42,7 +42,7 @@ func TestSoonAfterAnOutage(t *testing.T) {
 	}
 }
 
-// Whoever uses a send token gets an answer, even if the room gives none.
+// A request with a send token is answered even if the room does not answer.
 func TestSendTokenIsAnsweredDuringAnOutage(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		f := b.create(message(time.Hour))

@@ -11,16 +11,16 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// The operator's line for each future that has ended. What it was about is on disk, so a goroutine of its own reads it
-// there, behind everybody's back.
+// The operator's log line for each ended future. The details are on disk, so a separate goroutine reads them there, and
+// nobody waits for it.
 
 const (
-	mostOutcomes  = 16_384 // that wait for their line; more are counted
+	mostOutcomes  = 16_384 // waiting for their log line; beyond that they are only counted
 	outcomesOnce  = 64
 	lastLinesTime = time.Second // at a stop
 )
 
-// outcomes are the ends whose lines have not been written yet.
+// outcomes are the ended futures whose log lines have not been written yet.
 type outcomes struct {
 	ends chan storage.End
 	left chan int // how many more there were
@@ -31,8 +31,8 @@ func newOutcomes() *outcomes {
 	return &outcomes{make(chan storage.End, mostOutcomes), make(chan int, 1), make(chan struct{})}
 }
 
-// note takes ends that have become durable, if somebody reads lines of that level. Nobody waits for it. A failure has its
-// line already, with the room's words.
+// note queues ends that have become durable, if that log level is enabled. It does not block. Failed futures have a log
+// line already, with the room's message.
 func (o *outcomes) note(ends []storage.End) {
 	if o == nil || !logrus.IsLevelEnabled(logrus.InfoLevel) {
 		return
@@ -58,11 +58,11 @@ func (o *outcomes) note(ends []storage.End) {
 	}
 }
 
-// tellOutcomes writes the lines until the channel is closed, and then those that are left, for a moment.
+// tellOutcomes writes the log lines until the channel is closed. Then it writes the rest, for at most lastLinesTime.
 func (s *Server) tellOutcomes(tell func(*api.Future)) {
 	o := s.outcomes
 	defer close(o.idle)
-	ctx, cancel := context.WithCancel(context.WithoutCancel(s.ctx)) // ends a moment after the server's
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.ctx)) // ends a moment after the server's context
 	defer cancel()
 	stop := context.AfterFunc(s.ctx, func() { time.AfterFunc(lastLinesTime, cancel) })
 	defer stop()
@@ -80,7 +80,7 @@ func (s *Server) tellOutcomes(tell func(*api.Future)) {
 	}
 }
 
-// tellSome reads what they were about. Of one that cannot be read, or was forgotten already, it tells what it knows.
+// tellSome reads the futures and logs them. If one cannot be read, or is already forgotten, it logs what it knows.
 func (s *Server) tellSome(ctx context.Context, ends []storage.End, tell func(*api.Future)) {
 	nids := make([]api.NID, len(ends))
 	for i := range ends {
@@ -97,7 +97,7 @@ func (s *Server) tellSome(ctx context.Context, ends []storage.End, tell func(*ap
 	}
 }
 
-// close has the last lines written.
+// close has the last log lines written.
 func (o *outcomes) close() {
 	if o != nil {
 		close(o.ends)

@@ -14,7 +14,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// listener notes what it is told of futures that have ended.
+// listener records the ended futures that it is told of.
 type listener struct {
 	mu    sync.Mutex
 	heard []*api.Future
@@ -36,7 +36,7 @@ func (l *listener) outcome(nid api.NID) *api.Future {
 	return l.heard[i]
 }
 
-// restartListening starts the server again, with somebody who wants to hear of outcomes.
+// restartListening starts the server again with a listener.
 func (b *bench) restartListening(l *listener) {
 	b.Helper()
 	if err := b.Stop(b.Context()); err != nil {
@@ -51,7 +51,7 @@ func (b *bench) restartListening(l *listener) {
 	}
 }
 
-// Each outcome is told once, with what the future was about and its deadline; also those of the last moment.
+// Each outcome is reported once, with the details of the future and its deadline, even shortly before a stop.
 func TestOutcomesAreTold(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		l := new(listener)
@@ -78,7 +78,7 @@ func TestOutcomesAreTold(t *testing.T) {
 	})
 }
 
-// A failure's line says which future it was, of what kind, and when it was due.
+// The log line of a failure names the future, its kind and its deadline.
 func TestFailureIsLogged(t *testing.T) {
 	var log bytes.Buffer
 	logger := logrus.StandardLogger()

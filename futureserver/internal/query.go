@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/internal/ledger"
 )
 
-// What can be asked about futures.
+// Queries about futures.
 
 // QueryFuturesByUser implements api.FutureInternalAPI.
 func (s *Server) QueryFuturesByUser(ctx context.Context, userID string) ([]*api.Future, error) {
@@ -18,7 +18,7 @@ func (s *Server) QueryFuturesByUser(ctx context.Context, userID string) ([]*api.
 	fs = slices.DeleteFunc(fs, func(f *api.Future) bool { return f.State != api.Scheduled || f.Policy.Has(api.Managed) })
 	slices.SortFunc(fs, func(a, b *api.Future) int {
 		return cmp.Or(
-			cmp.Compare(isZero(a.Timeout), isZero(b.Timeout)), // action futures last
+			cmp.Compare(isZero(a.Timeout), isZero(b.Timeout)), // action futures come last
 			cmp.Compare(a.Deadline, b.Deadline), cmp.Compare(a.NID, b.NID))
 	})
 	return fs, err
@@ -31,11 +31,11 @@ func isZero(d time.Duration) byte {
 	return 0
 }
 
-// pageSize is how many futures are read from disk at a time where only some of them may be wanted.
+// pageSize is how many futures are read from disk at a time if only some of them may match.
 const pageSize = 1000
 
-// QueryFutures implements api.FutureInternalAPI. The disk says what the futures are about; memory, which is
-// ahead of it, whether they are still live and until when.
+// QueryFutures implements api.FutureInternalAPI. The disk has the contents of the futures. Memory is newer: it knows
+// whether they are live, and their deadlines.
 func (s *Server) QueryFutures(ctx context.Context, filter api.Filter) (found []*api.Future, err error) {
 	if filter.UserID != "" && filter.Wanted()&api.Finished == 0 {
 		return s.liveOf(ctx, filter)
@@ -73,7 +73,7 @@ func (s *Server) QueryFutures(ctx context.Context, filter api.Filter) (found []*
 	}
 }
 
-// renew reads those again that have ended since they were read.
+// renew reads those futures again that have ended since they were read.
 func (s *Server) renew(ctx context.Context, rows []*api.Future) error {
 	var nids []api.NID
 	for some := range slices.Chunk(rows, atOnce) {
@@ -101,7 +101,7 @@ func (s *Server) renew(ctx context.Context, rows []*api.Future) error {
 	return err
 }
 
-// liveOf returns live futures of one user, whom memory finds without reading all that are on disk.
+// liveOf returns live futures of one user. Memory finds them, so not all rows are read.
 func (s *Server) liveOf(ctx context.Context, filter api.Filter) ([]*api.Future, error) {
 	compare := api.DelayedFilter{Backwards: filter.Backwards}.Compare
 	nids := s.nidsOf(filter.UserID, func(v ledger.View) bool { return filter.After == 0 || compare(v.NID, filter.After) > 0 })
@@ -114,7 +114,7 @@ func (s *Server) liveOf(ctx context.Context, filter api.Filter) ([]*api.Future, 
 	return atMost(filter.Limit, fs), nil
 }
 
-// matching returns those that match by what memory knows of them. It keeps the lock for a few at a time.
+// matching returns the futures that match according to memory. It holds the lock for a few futures at a time.
 func (s *Server) matching(fs []*api.Future, filter *api.Filter) (found []*api.Future) {
 	for some := range slices.Chunk(fs, atOnce) {
 		s.mu.Lock()
@@ -129,7 +129,7 @@ func (s *Server) matching(fs []*api.Future, filter *api.Filter) (found []*api.Fu
 	return found
 }
 
-// nidsOf lists those of a user's futures that are wanted, in order.
+// nidsOf lists the user's futures that wanted accepts, in order.
 func (s *Server) nidsOf(userID string, wanted func(ledger.View) bool) (nids []api.NID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,7 +142,7 @@ func (s *Server) nidsOf(userID string, wanted func(ledger.View) bool) (nids []ap
 	return nids
 }
 
-// atMost cuts off what is beyond a limit; 0 stands for none.
+// atMost cuts off what exceeds the limit; 0 means no limit.
 func atMost[T any](limit int, list []T) []T {
 	if limit == 0 {
 		return list
@@ -150,7 +150,8 @@ func atMost[T any](limit int, list []T) []T {
 	return list[:min(limit, len(list))]
 }
 
-// refine tells a future read from disk what memory knows better, and reports whether it is live. Under the lock.
+// refine updates a future read from disk with what memory knows, and reports whether it is live. The caller must hold
+// the lock.
 func (s *Server) refine(f *api.Future) bool {
 	v, ok := s.ledger.Lookup(f.UserID, f.NID)
 	if !ok {
@@ -170,14 +171,14 @@ func (s *Server) QueryFutureCounts(context.Context) api.Counts {
 	return s.ledger.Counts()
 }
 
-// HasStateFutures reports whether newer state in that room could concern any future, cheaply.
+// HasStateFutures implements api.FutureInternalAPI.
 func (s *Server) HasStateFutures(roomID string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ledger.IsWatched(roomID)
 }
 
-// QueryStateRooms returns the rooms with futures that newer state could end.
+// QueryStateRooms implements api.FutureInternalAPI.
 func (s *Server) QueryStateRooms(ctx context.Context) ([]string, error) {
 	return s.db.SelectWatchedRooms(ctx)
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// lateDatabase lets something happen after it has read futures, and before the reader has them.
+// lateDatabase runs a function after it has read futures and before the caller gets them.
 type lateDatabase struct {
 	storage.Database
 	meanwhile func()
@@ -21,7 +21,7 @@ func (d *lateDatabase) Select(ctx context.Context, f api.Filter) ([]*api.Future,
 	return rows, err
 }
 
-// An administrator who looks at a future while it ends sees it, as it is then.
+// An administrator who lists a future while it ends sees its final state.
 func TestListedWhileItEnds(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		f := b.create(message(time.Hour))
@@ -33,7 +33,7 @@ func TestListedWhileItEnds(t *testing.T) {
 	})
 }
 
-// Pages of a list have each future once, whichever way they are turned.
+// The pages of a list have each future once, in both directions.
 func TestPages(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		for i := range 9 {

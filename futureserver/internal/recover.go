@@ -15,7 +15,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// New recovers the futures in db and starts. The server owns db from now on, also if New fails.
+// New recovers the futures in db and starts the server. The server owns db from now on, even if New fails.
 func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m *Metrics, hooks Hooks) (*Server, error) {
 	if most := max(cfg.Futures.MaxTimeout, cfg.Delayed.MaxTimeout); most.Milliseconds() > math.MaxUint32 {
 		return nil, fmt.Errorf("the maximum timeout is %v; the futureserver counts up to 49 days", most)
@@ -35,14 +35,14 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 		cfg: cfg, db: db, room: rooms, metrics: m, hooks: hooks,
 		clock:    clock{start: time.Now(), age: db.Age(), skew: hooks.Skew},
 		working:  make(map[uint64]*room),
-		delayIDs: newDelayIDs(),
-		wake:     make(chan struct{}, 1),
-		stormed:  make(chan struct{}, 1),
-		next:     newBatch(1),
-		kick:     make(chan struct{}, 1),
-		stopRun:  make(chan struct{}),
-		stopped:  make(chan struct{}),
-		closed:   make(chan struct{}),
+		delayIDs: newDelayIDs(), delegations: newDelegations(),
+		wake:    make(chan struct{}, 1),
+		stormed: make(chan struct{}, 1),
+		next:    newBatch(1),
+		kick:    make(chan struct{}, 1),
+		stopRun: make(chan struct{}),
+		stopped: make(chan struct{}),
+		closed:  make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	now := s.clock.time()
@@ -72,12 +72,12 @@ func New(ctx context.Context, cfg Config, db storage.Database, rooms api.Room, m
 }
 
 const (
-	foundAtOnce  = 512 // futures that are handed over together
-	foundBatches = 4   // how far reading may be ahead
+	foundAtOnce  = 512 // futures that are passed on together
+	foundBatches = 4   // how many batches the reader may be ahead
 )
 
-// recover rebuilds memory from disk and returns the rooms with futures that newer state can end. One goroutine
-// reads, which takes longest, while this one derives tokens and fills the ledger.
+// recover rebuilds memory from disk and returns the rooms with futures that newer state can end. One goroutine reads,
+// which takes longest; meanwhile this one derives tokens and fills the ledger.
 func (s *Server) recover(ctx context.Context) (watchedRooms []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,6 +99,9 @@ func (s *Server) recover(ctx context.Context) (watchedRooms []string, err error)
 		return nil, reader.err
 	}
 	s.ledger.Restored(reader.last, s.clock.time(), &s.batch().Changes)
+	if err := s.recoverDelegations(ctx); err != nil {
+		return nil, err
+	}
 	s.wakeAt = s.ledger.Next()
 	counts := s.ledger.Counts()
 	logrus.WithFields(logrus.Fields{
@@ -115,7 +118,7 @@ type reader struct {
 	batch       []ledger.Found
 	watched     map[string]bool // rooms with futures that newer state can end
 	last        api.NID
-	err         error // when full is closed
+	err         error // valid once full is closed
 }
 
 func newReader(s *Server) *reader {
@@ -152,7 +155,7 @@ func (r *reader) each(t *storage.Timer) error {
 	return nil
 }
 
-// reconcile looks once at every room with pending state futures: state may have changed while nobody looked.
+// reconcile compares every room that has pending state futures once: its state may have changed while no server ran.
 func (s *Server) reconcile(rooms []string) {
 	for _, id := range rooms {
 		for attempt := 0; !s.isStopping(); attempt++ {
@@ -170,8 +173,8 @@ func (s *Server) reconcile(rooms []string) {
 	}
 }
 
-// Stop drains: it accepts nothing more, lets what is in flight finish, writes the true deadlines, and closes
-// the database. After ctx it does not wait any longer for the rooms; nothing is lost by that.
+// Stop accepts nothing more, lets what is in flight finish, writes the exact deadlines, and closes the database. Once
+// ctx is done it no longer waits for the rooms; nothing is lost by that.
 func (s *Server) Stop(ctx context.Context) error {
 	if !s.beginStop() {
 		<-s.closed
@@ -191,7 +194,7 @@ func (s *Server) Stop(ctx context.Context) error {
 	}
 	err := s.storeDeadlines(ctx)
 	if s.Err() != nil {
-		err = nil // the database is not ours any more
+		err = nil // the database belongs to another server now
 	}
 	s.cancel()
 	s.work.Wait()

@@ -14,8 +14,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// A restart that is longer than the heartbeat is forgiven once: a future with a heartbeat that became due meanwhile waits for
-// one more. Messages that were only scheduled are sent at once.
+// A restart that takes longer than a heartbeat is forgiven once: a future with heartbeats that became due meanwhile
+// waits for one more heartbeat. Messages that were only scheduled are sent at once.
 func TestRestartGrace(t *testing.T) {
 	for name, saved := range map[string]bool{"a heartbeat comes": true, "none comes": false} {
 		t.Run(name, func(t *testing.T) {
@@ -42,7 +42,7 @@ func TestRestartGrace(t *testing.T) {
 	}
 }
 
-// Neither crash loops nor clean restarts extend it: the row remembers that it was given.
+// Neither a crash loop nor clean restarts extend the grace: the row records that it was given.
 func TestRestartGraceIsGivenOnce(t *testing.T) {
 	for name, end := range map[string]func(b *bench){
 		"crash": func(b *bench) { b.die() },
@@ -58,7 +58,7 @@ func TestRestartGraceIsGivenOnce(t *testing.T) {
 				end(b)
 				time.Sleep(2 * time.Minute)
 				started := time.Now()
-				for range 5 { // it never runs for as long as the grace, and is down for longer
+				for range 5 { // each run is shorter than the grace, each downtime longer
 					b.start(cfg)
 					time.Sleep(4 * time.Second)
 					synctest.Wait()
@@ -81,8 +81,8 @@ func (b *bench) startSkewed(cfg Config, skew *atomic.Int64) {
 	b.startWith(cfg, Hooks{Skew: func() time.Duration { return time.Duration(skew.Load()) }})
 }
 
-// Until the rooms are ready nothing is sent to them: neither what is overdue, nor what was claimed before, nor what somebody
-// asks to be sent. Then all of it is.
+// Nothing is sent to rooms before they are ready: neither overdue futures, nor claimed ones, nor requests with a send
+// token. Then all of them are sent.
 func TestNothingIsSentBeforeReady(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.create(message(time.Second))
@@ -107,7 +107,7 @@ func TestNothingIsSentBeforeReady(t *testing.T) {
 	})
 }
 
-// A server that was never told to begin stops like any other.
+// A server that was never ready stops like any other.
 func TestStopBeforeReady(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		if err := b.Stop(b.Context()); err != nil {
@@ -120,7 +120,7 @@ func TestStopBeforeReady(t *testing.T) {
 	})
 }
 
-// A clock that is fast for a minute makes nothing older: what has ended is remembered.
+// A clock that is fast for a minute ages nothing: ended futures are still remembered.
 func TestAFastClockErasesNothing(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		if err := b.Stop(b.Context()); err != nil {
@@ -144,8 +144,8 @@ func TestAFastClockErasesNothing(t *testing.T) {
 	})
 }
 
-// After a step of the wall clock in either direction stored bounds are right within a minute: a future that was never
-// refreshed is exact, also after a crash.
+// After a step of the wall clock in either direction the stored bounds are right within a minute. A future that was
+// never refreshed is exact, even after a crash.
 func TestDeadlinesAfterAStepOfTheClock(t *testing.T) {
 	for _, step := range []time.Duration{time.Hour, -time.Hour} {
 		t.Run(fmt.Sprint(step), func(t *testing.T) {
@@ -163,7 +163,7 @@ func TestDeadlinesAfterAStepOfTheClock(t *testing.T) {
 				time.Sleep(time.Minute)
 				synctest.Wait()
 				b.die()
-				// To the next server the wall clock of the bubble is the right one.
+				// The next server takes the wall clock of the bubble for the right one.
 				if err := moveDeadlines(b.path, -step); err != nil {
 					t.Fatal(err)
 				}
@@ -179,7 +179,7 @@ func TestDeadlinesAfterAStepOfTheClock(t *testing.T) {
 	}
 }
 
-// unsureDatabase answers Confirm as it is told.
+// unsureDatabase returns the error that the test sets from Confirm.
 type unsureDatabase struct {
 	storage.Database
 	err     atomic.Pointer[error]
@@ -193,8 +193,8 @@ func (d *unsureDatabase) Commit(ctx context.Context, b *storage.Batch) (storage.
 	return d.Database.Commit(ctx, b)
 }
 
-// A server that cannot confirm its lock answers no heartbeat from memory: each waits for a commit, from two seconds on. If
-// the lock is another's, it ends.
+// A server that cannot confirm its lock answers no heartbeat from memory: after two seconds each waits for a commit. If
+// another server has the lock, it stops.
 func TestHeartbeatsWithoutTheLock(t *testing.T) {
 	path := t.TempDir() + "/futures.db"
 	synctest.Test(t, func(t *testing.T) {
@@ -252,7 +252,7 @@ func TestHeartbeatsWithoutTheLock(t *testing.T) {
 	})
 }
 
-// A request has one patience for all it does: 30 s, whatever is slow.
+// A request has one time limit for everything: 30 s, whatever is slow.
 func TestOnePatience(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		release := b.holdCommits()
@@ -273,7 +273,7 @@ func (r *slowRooms) Admit(ctx context.Context, f *api.Future) (string, error) {
 	return r.fakeRooms.Admit(ctx, f)
 }
 
-// A batch is bounded in bytes.
+// The size of a batch in bytes is bounded.
 func TestABatchIsBoundedInBytes(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		var most atomic.Int64

@@ -25,14 +25,14 @@ const (
 	heartbeat   = 5 * time.Second // matrix-js-sdk's defaults
 	leaveDelay  = 8 * time.Second
 	roomSize    = 20
-	eventTime   = 12 * time.Millisecond // that Dendrite needs for one on a small machine, in one room
-	hangUps     = 60                    // one of so many participants hangs up without a word in each minute
-	serverEvent = 10                    // ms for one event in the whole server: a hundred in a second
+	eventTime   = 12 * time.Millisecond // time of Dendrite for one event in one room, on a small machine
+	hangUps     = 60                    // in each minute one of so many participants hangs up without a word
+	serverEvent = 10                    // ms for one event in the whole server: a hundred a second
 )
 
 // TestScale is the arithmetic of docs/performance.md as a simulation: the real core on a real database, in virtual
-// time, with participants who refresh every five seconds and now and then vanish. It counts what reaches the
-// database and how late leaves are, and at the end lets a media server crash, which takes a tenth of all with it.
+// time, with participants that refresh every five seconds and sometimes vanish. It counts what reaches the database and
+// how late leaves are. At the end a media server crashes, and a tenth of the participants vanish at once.
 //
 //	go test ./futureserver/internal -run TestScale -v -timeout 0 -participants 100000 -minutes 10
 func TestScale(t *testing.T) {
@@ -83,7 +83,7 @@ func TestScale(t *testing.T) {
 		if len(ordinary) == 0 || len(storm) < missed {
 			t.Errorf("%d and %d leaves; %d participants vanished at once", len(ordinary), len(storm), missed)
 		}
-		// At most six rooms at a time, and a hundred events a second: no machine could be quicker.
+		// With six rooms at a time and a hundred events a second no machine could be faster.
 		if most := time.Duration(len(storm)) * serverEvent * time.Millisecond; r.last.Sub(crashed) > leaveDelay+heartbeat+most+time.Minute {
 			t.Errorf("the last leave came after %v", r.last.Sub(crashed))
 		}
@@ -124,10 +124,10 @@ func newCallers(t *testing.T, s *Server, r *busyRooms, n int) *callers {
 	return c
 }
 
-// live lets time pass; each participant's heartbeat has a moment of its own. Those who are gone say nothing more,
-// and, if nobody is said to be, so does one of hangUps each minute, whose place another takes.
+// live lets time pass. Each participant has its own moment for its heartbeat. Participants that are gone are silent. If
+// gone is nil, one of hangUps falls silent each minute and is replaced by another.
 func (c *callers) live(d time.Duration, gone func(i int) bool) {
-	const steps = 50 // moments within a heartbeat
+	const steps = 50 // heartbeat moments within an interval
 	for range int(d / heartbeat) {
 		for step := range steps {
 			time.Sleep(heartbeat / steps)
@@ -151,7 +151,7 @@ func (c *callers) live(d time.Duration, gone func(i int) bool) {
 	synctest.Wait()
 }
 
-// busyRooms need as long for an event as Dendrite does.
+// busyRooms take as long for an event as Dendrite does.
 type busyRooms struct {
 	*fakeRooms
 	free chan struct{} // as many as the core may have in flight
@@ -168,7 +168,7 @@ func (r *busyRooms) expect(nid api.NID, due time.Time) {
 	r.due[nid] = due
 }
 
-// Submit takes a room's time, and the whole server's: six rooms at a time finish one event each in six times
+// Submit takes the time of one room and of the whole server: six rooms at a time finish one event each in six times
 // serverEvent.
 func (r *busyRooms) Submit(ctx context.Context, fs []*api.Future) error {
 	r.free <- struct{}{}
@@ -184,7 +184,7 @@ func (r *busyRooms) Submit(ctx context.Context, fs []*api.Future) error {
 	return r.fakeRooms.Submit(ctx, fs)
 }
 
-// lateness returns how late events have been since the last call, in order.
+// lateness returns how late events were since the last call, sorted.
 func (r *busyRooms) lateness() []time.Duration {
 	r.times.Lock()
 	defer r.times.Unlock()

@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// bench is a running server with rooms that work, in virtual time.
+// bench is a running server with working rooms, in virtual time.
 type bench struct {
 	*testing.T
 	*Server
@@ -27,7 +27,7 @@ func testConfig() Config {
 	}
 }
 
-// inBubble runs f against a server on a fresh database; time passes only when everybody waits for it.
+// inBubble runs f against a server with a new database. Time passes only when everybody waits for it.
 func inBubble(t *testing.T, f func(b *bench)) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "futures.db")
@@ -48,7 +48,7 @@ func (b *bench) start(cfg Config) {
 	b.startStepping(cfg, nil)
 }
 
-// startStepping starts a server that tells of its steps.
+// startStepping starts a server that reports its steps.
 func (b *bench) startStepping(cfg Config, step func(string)) {
 	b.Helper()
 	b.startWith(cfg, Hooks{Step: step})
@@ -100,7 +100,7 @@ func (b *bench) use(f *api.Future, k api.TokenKind, want error) {
 	}
 }
 
-// after lets time pass and says how many events the rooms have.
+// after lets time pass and checks how many events the rooms have.
 func (b *bench) after(d time.Duration, want int) {
 	b.Helper()
 	time.Sleep(d)
@@ -121,10 +121,10 @@ func TestGroups(t *testing.T) {
 		first := b.create(message(time.Minute))
 		second := b.create(inGroup(message(2*time.Minute), first.GroupID))
 		action := b.create(inGroup(message(0), first.GroupID))
-		b.use(first, api.CancelToken, nil) // 4.5: one future, not the group
+		b.use(first, api.CancelToken, nil) // 4.5: ends one future, not the group
 		b.after(time.Minute, 0)
 		b.use(second, api.RefreshToken, nil)
-		b.use(second, api.CancelToken, nil) // the last timeout future takes the group with it
+		b.use(second, api.CancelToken, nil) // the last timeout future ends the group
 		b.use(action, api.SendToken, api.ErrGone)
 		b.after(time.Hour, 0)
 
@@ -142,7 +142,7 @@ func TestGroups(t *testing.T) {
 	})
 }
 
-// A group remembers that it is over as long as its futures are remembered, over restarts too.
+// A group remembers that it has ended for as long as its futures are remembered, also over restarts.
 func TestLimit(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		for i := range testConfig().Futures.MaxPerUser {

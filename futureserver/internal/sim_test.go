@@ -19,15 +19,15 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/model"
 )
 
-// The simulation: random histories against the whole core on a real SQLite file, in virtual time, judged by
-// the model. The program is drawn first and run in a bubble afterwards, so that rapid can shrink it.
+// The simulation: random histories against the whole core on a real SQLite file, in virtual time, judged by the model.
+// The program is drawn first and run in a bubble afterwards, so that rapid can shrink it.
 
 const (
 	slack = 30 * time.Second
-	grace = 15 * time.Second // a room that was down is tried again within its back-off
+	grace = 15 * time.Second // a room that was down is retried within its back-off
 )
 
-// op is one step of a history. Which numbers mean something depends on the verb.
+// op is one step of a history. The verb decides which fields have a meaning.
 type op struct {
 	verb          string
 	user, room    int
@@ -89,7 +89,7 @@ func TestSimulation(t *testing.T) {
 	})
 }
 
-// simulation is one history under way.
+// simulation is one running history.
 type simulation struct {
 	t       *testing.T
 	path    string
@@ -101,7 +101,7 @@ type simulation struct {
 	freezer *freezer
 }
 
-// simFuture is what both sides know of one future.
+// simFuture is what the server and the model know of one future.
 type simFuture struct {
 	*api.Future
 	seen *model.Future
@@ -138,7 +138,7 @@ func (s *simulation) run(program []op) (err error) {
 	return s.finish()
 }
 
-// step does one thing; if that runs into the step at which the process is to die, it dies there.
+// step does one step. If the process is to die during it, it dies there.
 func (s *simulation) step(o op) error {
 	done, freezer := make(chan error, 1), s.freezer
 	go func() { done <- s.do(o) }()
@@ -159,7 +159,7 @@ func (s *simulation) step(o op) error {
 	return s.start()
 }
 
-// start starts the server on the disk as it is.
+// start starts the server on the current disk.
 func (s *simulation) start() error {
 	s.freezer = newFreezer()
 	db, err := openTestDatabase(s.path)
@@ -171,7 +171,7 @@ func (s *simulation) start() error {
 	return err
 }
 
-// finish lets every room work again and waits until all timers have run out.
+// finish makes every room work again and waits until all timers have run out.
 func (s *simulation) finish() error {
 	s.rooms.setMode(working)
 	s.freezer.disarm()
@@ -196,7 +196,7 @@ func (s *simulation) finish() error {
 	return nil
 }
 
-// judgeOutcome: what can be looked up of a delayed event agrees with the room.
+// judgeOutcome checks that the outcome of a delayed event agrees with the room.
 func (s *simulation) judgeOutcome(f *simFuture) error {
 	if !f.Policy.Has(api.Managed) {
 		return nil
@@ -266,7 +266,7 @@ func (s *simulation) create(o op, timeout time.Duration) error {
 	} else if o.group != 0 {
 		f.GroupID = fmt.Sprintf("group%d", o.group)
 		group = f.UserID + " " + f.GroupID
-		if last := len(s.futures) - 1; o.group == 4 && last >= 0 && !s.futures[last].Policy.Has(api.Managed) { // a group the server has named
+		if last := len(s.futures) - 1; o.group == 4 && last >= 0 && !s.futures[last].Policy.Has(api.Managed) { // a group that the server has named
 			f.UserID, f.GroupID, group = s.futures[last].UserID, s.futures[last].GroupID, s.futures[last].seen.Group.Name
 		}
 	}
@@ -335,7 +335,7 @@ func (s *simulation) useToken(o op, f *simFuture) error {
 	return s.world.Refreshed(f.seen, !gone, asked, answered)
 }
 
-// act uses a token, or does the same to a delayed event.
+// act uses a token, or does the same action to a delayed event.
 func (s *simulation) act(ctx context.Context, f *simFuture, kind api.TokenKind) error {
 	if !f.Policy.Has(api.Managed) {
 		return s.server.PerformTokenAction(ctx, f.Token(kind))
@@ -348,7 +348,7 @@ func (s *simulation) act(ctx context.Context, f *simFuture, kind api.TokenKind) 
 	return err
 }
 
-// newerState sets a piece of state; the consumer of the room's output may hear of it late.
+// newerState sets a piece of state. The consumer of the room's output may learn of it late.
 func (s *simulation) newerState(o op) error {
 	room, key := roomName(o.room), fmt.Sprintf("key%d", o.key)
 	s.rooms.setState(room, key)
@@ -370,7 +370,7 @@ func (s *simulation) newerState(o op) error {
 func (s *simulation) stop(downtime time.Duration) error {
 	err := s.server.Stop(s.t.Context())
 	if s.freezer.isFrozen() {
-		return nil // it died on its way; whoever has frozen it starts it again
+		return nil // it died during the stop; the code that froze it starts it again
 	}
 	if err != nil {
 		return err
@@ -379,8 +379,8 @@ func (s *simulation) stop(downtime time.Duration) error {
 	return s.start()
 }
 
-// setClock sets the wall clock while the server is down. What is on disk was counted by the old one, so to the
-// server it is as if all stored deadlines had moved the other way.
+// setClock sets the wall clock while the server is down. The deadlines on disk are in the old clock's time, so for the
+// server it is as if all of them had moved the other way.
 func (s *simulation) setClock(by time.Duration, back bool) error {
 	err := s.server.Stop(s.t.Context())
 	if s.freezer.isFrozen() {
@@ -395,19 +395,19 @@ func (s *simulation) setClock(by time.Duration, back bool) error {
 	if err := moveDeadlines(s.path, by); err != nil {
 		return err
 	}
-	if err := s.judge(); err != nil { // what was sent while it stopped was sent by the old clock
+	if err := s.judge(); err != nil { // events sent during the stop were timed by the old clock
 		return err
 	}
 	s.world.ClockSet(by, time.Now())
 	return s.start()
 }
 
-// judge shows the model what has appeared in the rooms since.
+// judge shows the model the new events of the rooms.
 func (s *simulation) judge() error {
 	for _, e := range s.rooms.fresh() {
 		f, ok := s.byNID[e.nid]
 		if !ok {
-			continue // its creation had no answer
+			continue // its creation was not answered
 		}
 		if err := s.world.Happened(f.seen, e.built, e.at); err != nil {
 			return err

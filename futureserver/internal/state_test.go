@@ -12,8 +12,8 @@ import (
 
 // Newer state.
 
-// Invariant 6: the user's own earlier state does not kill the future, however late the consumer hears of it.
-// Invariant 5: newer state does, at once or, if nobody tells us, when the future is due.
+// Invariant 6: the user's own earlier state does not end the future, however late the consumer learns of it. Invariant
+// 5: newer state does, at once or, if the server is not told, when the future is due.
 func TestNewerState(t *testing.T) {
 	tuple := []api.StateKeyTuple{{Type: "m.test", StateKey: "k"}}
 	inBubble(t, func(b *bench) {
@@ -43,14 +43,14 @@ func TestNewerState(t *testing.T) {
 
 		pending := b.create(state(time.Hour, "k"))
 		b.die()
-		b.rooms.setState("!a:test", "k") // while nobody listens
+		b.rooms.setState("!a:test", "k") // the server is not told
 		b.start(testConfig())
 		synctest.Wait()
 		b.use(pending, api.RefreshToken, api.ErrGone)
 	})
 }
 
-// A piece of state that a future is by chance told from only on disk is no reason to ask the room.
+// If a piece of state collides with a future's 8-bit filter, the room is not asked.
 func TestStateWithTheSameFilter(t *testing.T) {
 	filter := func(key string) uint8 { return uint8(storage.KeyHash("m.test", key) >> 24) }
 	n := 0

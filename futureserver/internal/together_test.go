@@ -10,9 +10,9 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// What is due in one room at the same time goes there together.
+// Futures of one room that are due at the same time are sent together.
 
-// due makes n futures of one room, each due a millisecond after the one before it.
+// due creates n futures of one room, each due a millisecond after the one before.
 func (b *bench) due(n int) (fs []*api.Future) {
 	b.Helper()
 	start := time.Now()
@@ -39,23 +39,23 @@ func (b *bench) inOrder(fs []*api.Future) {
 func TestTogether(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		fs := b.due(60)
-		b.rooms.setMode(slow) // so that the rest gathers while the first are on their way
+		b.rooms.setMode(slow) // so that the others collect while the first are in flight
 		b.after(time.Minute, len(fs))
 		b.inOrder(fs)
-		// They are cut now and then; one by one it would be 60.
+		// The chains are cut now and then; without chains there would be 60 submissions.
 		if b.rooms.submissions > 16 {
 			b.Errorf("%d submissions of %d events", b.rooms.submissions, len(fs))
 		}
 	})
 }
 
-// Until the claim a future is alive. If it gets away, those that were built on its event are built anew.
+// Until the claim a future is alive. If it ends, the events that were built on its event are built again.
 func TestOneOfManyGetsAway(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		fs := b.due(8)
 		cancelled := fs[5]
 		b.rooms.setMode(slow)
-		for b.rooms.timesAsked() < 2 { // the first goes alone; then the rest have gathered
+		for b.rooms.timesAsked() < 2 { // the first goes alone; then the others have collected
 			time.Sleep(time.Millisecond)
 		}
 		b.use(cancelled, api.CancelToken, nil)
@@ -99,7 +99,7 @@ func TestManyAreSentAfterACrash(t *testing.T) {
 	}
 }
 
-// Those that were built on an event that nobody can make sense of wait for it; what is due later does not.
+// Events that were built on an event that fails again and again wait for it; later ones do not.
 func TestManyWaitForAStuckEvent(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		fs := b.due(3)
@@ -115,8 +115,8 @@ func TestManyWaitForAStuckEvent(t *testing.T) {
 	})
 }
 
-// Several may ask for the same future while its room is busy: it is sent once, and what comes after it does not depend
-// on an event that never was.
+// Several requests may send the same future while its room is busy. It is sent once, and later events do not depend on
+// an event that does not exist.
 func TestOneFutureTwiceInATurn(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.rooms.setMode(slow)

@@ -17,9 +17,9 @@ func transaction(key string, f *api.Future) *api.Future {
 	return f
 }
 
-// holdCommits keeps the database from finishing what it is given from now on, until release.
+// holdCommits blocks the database's commits until release is called.
 func (b *bench) holdCommits() (release func()) {
-	synctest.Wait() // the writer may be at work, as it is once a minute
+	synctest.Wait() // the writer may be at work, as once a minute
 	gate := make(chan struct{})
 	whole := b.db
 	b.mu.Lock() // the writer takes its batch under the lock
@@ -28,7 +28,7 @@ func (b *bench) holdCommits() (release func()) {
 	return func() { close(gate) }
 }
 
-// later creates a future in the background; the answer comes when it can be had.
+// later creates a future in the background; answer waits for the result.
 func (b *bench) later(f *api.Future) (answer func() (*api.Future, error)) {
 	var made *api.Future
 	var err error
@@ -38,7 +38,7 @@ func (b *bench) later(f *api.Future) (answer func() (*api.Future, error)) {
 	return func() (*api.Future, error) { wg.Wait(); return made, err }
 }
 
-// A repeated transaction has its first answer: at once, later, at the limit, and after the end.
+// A repeated transaction gets its first answer: at once, later, at the limit, and after the end.
 func TestTransactions(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		request := func() *api.Future { return transaction("transaction", message(time.Minute)) }
@@ -76,7 +76,7 @@ func TestTransactions(t *testing.T) {
 	})
 }
 
-// So it is at every moment of a future's life, when neither its tokens nor the disk tell of it; for both dialects.
+// The same at every moment of a future's life at which neither its tokens nor the disk know it, in both dialects.
 func TestTransactionsAtEachMoment(t *testing.T) {
 	for name, policy := range map[string]api.Policy{"futures": 0, "delayed": api.Managed} {
 		request := func() *api.Future {
@@ -130,7 +130,7 @@ func TestTransactionsAtEachMoment(t *testing.T) {
 				synctest.Wait()
 				same(b, made, b.later(request()))
 				b.after(2*time.Minute, 0)
-				if n := b.ledger.Passing(); n != 0 {
+				if n := b.ledger.Unsettled(); n != 0 {
 					b.Errorf("%d secrets are kept for ever", n)
 				}
 			})
@@ -138,7 +138,7 @@ func TestTransactionsAtEachMoment(t *testing.T) {
 	}
 }
 
-// A repeat whose first future could not be stored fails with it, and the next one is a new beginning.
+// A repeat whose first future could not be stored fails with it. The next repeat creates a new future.
 func TestTransactionThatCouldNotBeStored(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		gate := make(chan struct{})
@@ -191,7 +191,7 @@ func TestAGroupThatHasFiredStaysClosed(t *testing.T) {
 	})
 }
 
-// Between its end in memory and the commit of it, a group is over too.
+// A group is closed as soon as it has ended in memory, before the commit.
 func TestAGroupThatIsJustEndingIsClosed(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.create(inGroup(message(time.Hour), "named"))

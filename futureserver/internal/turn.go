@@ -13,45 +13,45 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/internal/ledger"
 )
 
-// From the wheel to the rooms. What is due waits in its room's queue, ordered by deadline; rooms with work
-// wait in the ready heap, ordered by their first job. A room has one turn at a time, because more would
-// fork its history and make Dendrite slower, and at most Config.RoomsInFlight rooms have one. A turn takes
-// several jobs of the room together. What waits costs a few bytes and no goroutine.
+// How due futures reach their rooms. Due futures wait in their room's queue, ordered by deadline. Rooms with work wait
+// in the ready heap, ordered by their first job. A room has one turn at a time, because more would fork its history and
+// slow Dendrite down. At most Config.RoomsInFlight rooms have a turn. A turn takes several jobs of its room together. A
+// waiting job costs a few bytes and no goroutine.
 
-// room is a room where something is to be done.
+// room is a room with work.
 type room struct {
-	hash  uint64 // what the ledger calls it
+	hash  uint64 // the ledger's hash of the room
 	queue jobHeap
-	busy  bool // it has its turn, or is backing off after a failure
-	place int  // in the ready heap, from 1; 0 if it is not there
+	busy  bool // it has its turn, or waits after a failure
+	place int  // index in the ready heap plus 1; 0 if it is not there
 
-	// Since when the jobs wait that are not in the queue:
-	turning int64   // the oldest of those that have their turn; 0 if there is none
-	aside   []int64 // those that have failed for long and wait for another try
+	// Waiting times of jobs that are not in the queue:
+	turning int64   // of the oldest job that has its turn; 0 if there is none
+	aside   []int64 // of jobs that have failed for long and wait for another attempt
 }
 
-// job is a future on its way into the room.
+// job is a future that is to be sent.
 type job struct {
 	ledger.Ref
-	due     int64         // since when it waits, Unix ms; not the time before the server's start
-	at      int64         // what it is ordered by: the deadline, or the time a send token came; 0 if claimed already
+	due     int64         // since when it waits, Unix ms; the time before the server's start does not count
+	at      int64         // its place in the order: the deadline, or the time at which a send token was used; 0 if it is claimed already
 	send    *sendRequest  // nil if its timer ran out
 	claimed bool          // its claim is durable
-	leave   func()        // the room's gate, which this job keeps until its next attempt; nil if it does not
-	future  *api.Future   // whole; nil if it waits for its turn, or was claimed before a restart
+	leave   func()        // leaves the room's gate, which the job holds until its next attempt; nil if it does not
+	future  *api.Future   // complete; nil if the job waits for its turn or was claimed before a restart
 	attempt int           // failures in a row
-	since   int64         // when the first attempt began
-	pause   time.Duration // before it goes on
+	since   int64         // start of the first attempt
+	pause   time.Duration // before the next attempt
 }
 
-// sendRequest is somebody waiting for a send token to do its work.
+// sendRequest is a request that waits until its send token has done its work.
 type sendRequest struct {
 	ctx  context.Context
-	done chan error // buffered: the answer never waits for the asker
+	done chan error // buffered, so that the answer never blocks
 }
 
-// wait returns when the work is done, or when ctx is done, with its cause. A future that has been claimed by then is
-// sent all the same.
+// wait returns when the work is done, or when ctx is done, with its cause. A future that is already claimed is sent in
+// any case.
 func (r *sendRequest) wait(ctx context.Context) error {
 	select {
 	case err := <-r.done:
@@ -61,7 +61,7 @@ func (r *sendRequest) wait(ctx context.Context) error {
 	}
 }
 
-// answer tells the asker, if there is one.
+// answer passes the result to the request, if there is one.
 func (j *job) answer(err error) {
 	if j.send != nil {
 		j.send.done <- err
@@ -106,7 +106,7 @@ func (h *readyHeap) Pop() any {
 	return rm
 }
 
-// run turns the wheel: the only goroutine that does.
+// run turns the wheel. No other goroutine does.
 func (s *Server) run() {
 	defer s.loops.Done()
 	select {
@@ -135,14 +135,15 @@ func (s *Server) run() {
 	}
 }
 
-// begin lets the rooms have their turns.
+// begin allows the rooms to have their turns.
 func (s *Server) begin() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begun = true
 }
 
-// dispatchDue starts what is due, when all of it is in its queue: it goes out in order. It returns when to look again.
+// dispatchDue queues everything that is due and then starts the rooms, so that events are sent in order. It returns
+// when to look again.
 func (s *Server) dispatchDue() (pause time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,7 +151,7 @@ func (s *Server) dispatchDue() (pause time.Duration) {
 	return s.clock.until(s.wakeAt)
 }
 
-// rewind has the run loop look earlier if something is due before it would. Under the lock.
+// rewind makes the run loop look earlier if something is due before its next look. The caller must hold the lock.
 func (s *Server) rewind() {
 	if next := s.ledger.Next(); next < s.wakeAt && !s.stopping {
 		s.wakeAt = next
@@ -158,12 +159,11 @@ func (s *Server) rewind() {
 	}
 }
 
-// atOnce is how many entries of the wheel, or futures of a batch, are looked at while the lock is held: each heartbeat
-// needs it.
+// atOnce is how many entries of the wheel, or futures of a batch, are handled while the lock is held. Each heartbeat
+// needs the lock.
 const atOnce = 128
 
-// yield lets those who wait for the lock have it. Otherwise whoever releases it and goes on takes it again before they
-// are awake, which sync.Mutex allows for a millisecond.
+// yield lets waiters in: an immediate re-lock would barge past them for up to 1 ms.
 func yield() { runtime.Gosched() }
 
 // turn advances the wheel a little and reports whether it is up to date.
@@ -181,7 +181,7 @@ func (s *Server) turn() (done bool) {
 	return done
 }
 
-// enqueue gives a room one more job; dispatch starts it. Under the lock.
+// enqueue adds a job to a room; dispatch starts it. The caller must hold the lock.
 func (s *Server) enqueue(hash uint64, j job) {
 	if s.over {
 		j.answer(api.ErrStopping)
@@ -199,7 +199,7 @@ func (s *Server) enqueue(hash uint64, j job) {
 	s.offer(rm)
 }
 
-// offer puts a room where dispatch finds it, if it has work and is free. Under the lock.
+// offer puts a room into the ready heap if it has work and is free. The caller must hold the lock.
 func (s *Server) offer(rm *room) {
 	switch {
 	case rm.busy || len(rm.queue) == 0:
@@ -210,12 +210,12 @@ func (s *Server) offer(rm *room) {
 	}
 }
 
-// dispatch starts as many rooms as may be in flight. Under the lock.
+// dispatch starts rooms up to the maximum in flight. The caller must hold the lock.
 func (s *Server) dispatch() {
 	for s.begun && s.inFlight < s.cfg.RoomsInFlight && len(s.ready) > 0 && !s.stopping {
 		rm := heap.Pop(&s.ready).(*room)
 		rm.busy = true
-		jobs := rm.take(s.ready)
+		jobs := rm.nextJobs(s.ready)
 		rm.turning = oldest(jobs)
 		landed := s.takeOff()
 		s.work.Go(func() { s.advance(rm, jobs, landed) })
@@ -227,7 +227,7 @@ func (s *Server) dispatch() {
 	}
 }
 
-// tellStorms calls the hook, outside the lock, for it may take its time.
+// tellStorms calls the hook without the lock, because the hook may take long.
 func (s *Server) tellStorms() {
 	defer s.loops.Done()
 	told := false
@@ -255,13 +255,14 @@ func (s *Server) isStorm() bool {
 }
 
 const (
-	// longTurn is after how long a room no longer holds up others: another one takes its place in flight.
+	// longTurn is the time after which a turn no longer counts as in flight, so that another room can start.
 	longTurn = 2 * time.Second
-	// mostLongTurns is how many rooms may be in flight besides because of that.
+	// mostLongTurns is how many such turns there may be.
 	mostLongTurns = 16
 )
 
-// takeOff counts a turn as in flight until landed is called, or it has lasted long. Both under the lock.
+// takeOff counts a turn as in flight until landed is called or the turn has lasted long. The caller of either must hold
+// the lock.
 func (s *Server) takeOff() (landed func()) {
 	s.inFlight++
 	long, over := false, false
@@ -285,20 +286,20 @@ func (s *Server) takeOff() (landed func()) {
 }
 
 const (
-	// together is how many events go into a room at once, at the most. More is not cheaper, and would keep
-	// other events of the room waiting.
-	together = 16
-	// ahead is by how many ms of their deadlines they may overtake those of other rooms.
+	// maxPerTurn is how many events are sent to a room together. More is no cheaper, and would delay other events of
+	// the room.
+	maxPerTurn = 16
+	// ahead is by how many milliseconds of their deadlines they may overtake events of other rooms.
 	ahead = 1000
 )
 
-// take returns the jobs that are next, while those rooms wait. What was claimed before goes first, and by itself.
-func (rm *room) take(waiting readyHeap) (jobs []job) {
+// nextJobs returns the next jobs; waiting are the rooms that wait. A job that was claimed earlier goes first, alone.
+func (rm *room) nextJobs(waiting readyHeap) (jobs []job) {
 	until := int64(math.MaxInt64)
 	if len(waiting) > 0 {
 		until = waiting[0].queue[0].at + ahead
 	}
-	for len(rm.queue) > 0 && len(jobs) < together {
+	for len(rm.queue) > 0 && len(jobs) < maxPerTurn {
 		if next := &rm.queue[0]; len(jobs) > 0 && (next.claimed != jobs[0].claimed || next.at > until) {
 			break
 		}
@@ -307,11 +308,11 @@ func (rm *room) take(waiting readyHeap) (jobs []job) {
 	return jobs
 }
 
-// patient is after how many failures in a row a job no longer holds up the others of its room.
+// patient is the number of failures in a row after which a job no longer delays the others of its room.
 const patient = 8
 
-// advance takes some jobs as far as they go now. Those that have to wait stay first in their room, and the room
-// waits with them, but nobody else does. One that has failed for long waits alone.
+// advance takes some jobs as far as possible. Jobs that must be retried stay first in their room, and the room waits
+// with them; other rooms go on. A job that has failed for long waits alone.
 func (s *Server) advance(rm *room, jobs []job, landed func()) {
 	later := s.fire(jobs)
 	s.mu.Lock()
@@ -347,7 +348,7 @@ func (s *Server) advance(rm *room, jobs []job, landed func()) {
 	s.dispatch()
 }
 
-// locked returns f with the lock around it.
+// locked returns f wrapped in the lock.
 func (s *Server) locked(f func()) func() {
 	return func() {
 		s.mu.Lock()
@@ -356,7 +357,7 @@ func (s *Server) locked(f func()) func() {
 	}
 }
 
-// release makes a room free for its next job. Under the lock.
+// release frees a room for its next job. The caller must hold the lock.
 func (s *Server) release(rm *room) {
 	rm.busy = false
 	if s.over {
@@ -369,7 +370,7 @@ func (s *Server) release(rm *room) {
 	s.dispatch()
 }
 
-// dismiss answers everybody who still waits for a send token; nothing is begun any more.
+// dismiss answers all requests that still wait for a send token. Nothing new is begun.
 func (s *Server) dismiss() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

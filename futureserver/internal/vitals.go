@@ -9,7 +9,7 @@ import (
 // Vitals implements futureserver.Server.
 func (s *Server) Vitals() api.Vitals { return api.Vitals{Overdue: s.overdue(), Stalled: s.stalled()} }
 
-// stalled returns how long nothing has been heard of the database.
+// stalled returns for how long the database has not answered.
 func (s *Server) stalled() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -21,8 +21,8 @@ func (s *Server) stalled() time.Duration {
 	return time.Duration(now-since) * time.Millisecond
 }
 
-// overdue returns how long the oldest event has been due. In a storm there are many rooms, so it lets others have the
-// lock now and then; rooms that come and go meanwhile may be seen or not.
+// overdue returns how long the oldest event has been due. There may be many rooms, so it releases the lock now and
+// then. Rooms that come or go meanwhile may or may not be seen.
 func (s *Server) overdue() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -41,7 +41,7 @@ func (s *Server) overdue() time.Duration {
 	return time.Duration(now-first) * time.Millisecond
 }
 
-// since is how long the room's oldest job waits, Unix ms; 0 if there is none. Under the lock.
+// since returns since when the room's oldest job waits, Unix ms; 0 if there is none. The caller must hold the lock.
 func (rm *room) since() (since int64) {
 	earlier := func(at int64) {
 		if at != 0 && (since == 0 || at < since) {
@@ -58,7 +58,7 @@ func (rm *room) since() (since int64) {
 	return since
 }
 
-// oldest returns when the first of some jobs was due, 0 for none.
+// oldest returns when the first of some jobs was due, or 0.
 func oldest(jobs []job) (due int64) {
 	for i := range jobs {
 		if due == 0 || jobs[i].due < due {

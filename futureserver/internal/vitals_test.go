@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// An event that does not come into its room is overdue from its deadline on, wherever in its way it is: being built,
-// waiting for another try, behind another of its room, or set aside after many failures.
+// An event that is not in its room is overdue from its deadline on, wherever it is: being built, waiting for another
+// attempt, behind another event of its room, or set aside after many failures.
 func TestOverdue(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		overdue := func(least, most time.Duration) {
@@ -36,7 +36,7 @@ func TestOverdue(t *testing.T) {
 	})
 }
 
-// A restart is not the events' fault: they wait since the start.
+// After a restart events wait since the start: the downtime does not count.
 func TestOverdueAfterDowntime(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		b.create(message(time.Second))

@@ -12,24 +12,26 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// Group commit: while one transaction is being written, the next one gathers. A decision's changes join the batch under
-// the same lock that made it, so the disk sees decisions in their order; whoever needs durability waits for the batch.
+// Group commit: while one transaction is being written, the next one is collected. The changes of a decision join the
+// batch under the same lock that made the decision, so the disk sees all decisions in order. Callers that need
+// durability wait for the batch.
 
 const (
 	maxBatch   = 10_000                 // inserts and raised deadlines in one transaction
 	maxBytes   = 32 << 20               // of futures in one transaction
-	dirtyDelay = 500 * time.Millisecond // the longest for which raised deadlines gather before they are written
-	writePause = time.Second            // the longest between two tries to write what has been decided
+	dirtyDelay = 500 * time.Millisecond // how long raised deadlines are collected at most before they are written
+	writePause = time.Second            // longest pause between two attempts to write a batch
 	sweepEvery = time.Minute            // how often finished futures are forgotten
 	trimAtOnce = 100                    // users whose finished futures are counted in one sweep
 )
 
-// batch is one transaction and those who wait for it.
+// batch is one transaction and its waiters.
 type batch struct {
 	ledger.Changes
-	failed []error // of Inserts; nil if all went well
+	failed []error // of the inserts; nil if all succeeded
 	result storage.Result
-	err    error // of everything but the inserts
+	err    error         // of everything but the inserts
+	over   []*delegation // that it ends
 	done   chan struct{}
 }
 
@@ -37,14 +39,15 @@ func newBatch(number uint64) *batch {
 	return &batch{Changes: ledger.Changes{Number: number}, done: make(chan struct{})}
 }
 
-// batch returns the batch that is gathering and makes sure that it is written soon. Under the lock.
+// batch returns the batch that is being collected, and makes sure that it is written soon. The caller must hold the
+// lock.
 func (s *Server) batch() *batch {
 	notify(s.kick)
 	return s.next
 }
 
-// wait returns when the batch is durable, or when ctx is done, with its cause. What the batch holds has been decided and
-// will be written all the same.
+// wait returns when the batch is durable, or when ctx is done, with its cause. What the batch holds is decided and will
+// be written in any case.
 func (b *batch) wait(ctx context.Context) error {
 	select {
 	case <-b.done:
@@ -54,13 +57,13 @@ func (b *batch) wait(ctx context.Context) error {
 	}
 }
 
-// kickLater has the writer look at the dirty deadlines soon: well before the next heartbeat, which is likely to be a part
-// of the slack.
+// kickLater makes the writer look at the dirty deadlines soon: well before the next heartbeat, whose interval is
+// probably a fraction of the slack.
 func (s *Server) kickLater() {
 	time.AfterFunc(min(dirtyDelay, s.cfg.Slack/64), func() { notify(s.kick) })
 }
 
-// write is the writer: the only goroutine that changes the database.
+// write is the writer, the only goroutine that changes the database.
 func (s *Server) write() {
 	defer s.loops.Done()
 	defer close(s.stopped)
@@ -76,7 +79,7 @@ func (s *Server) write() {
 			s.abort()
 			return
 		}
-		b, look := s.take()
+		b, look := s.closeBatch()
 		if sweeping {
 			s.forget(b)
 		}
@@ -84,7 +87,7 @@ func (s *Server) write() {
 			s.commit(b)
 		}
 		s.settle(b)
-		if sweeping { // a batch forgets a bounded number; the rest follows soon
+		if sweeping { // a batch forgets a limited number; the rest follows soon
 			if b.result.Forgotten > 0 {
 				sweep.Reset(time.Second)
 			} else {
@@ -94,8 +97,8 @@ func (s *Server) write() {
 	}
 }
 
-// forget has the batch delete what has been finished for long, by how long servers have run: no step of the wall clock
-// makes anything older.
+// forget makes the batch delete futures that finished long ago. The age counts the time for which servers have run, so
+// that steps of the wall clock do not matter.
 func (s *Server) forget(b *batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,8 +109,8 @@ func (s *Server) forget(b *batch) {
 	}
 }
 
-// take closes the gathering batch and opens the next one. look: it is to be written even if it is empty.
-func (s *Server) take() (b *batch, look bool) {
+// closeBatch closes the collected batch and opens the next one. look means that it must be written even if it is empty.
+func (s *Server) closeBatch() (b *batch, look bool) {
 	for n := 0; n < maxBatch && s.gather(); n += atOnce {
 		yield()
 	}
@@ -116,21 +119,22 @@ func (s *Server) take() (b *batch, look bool) {
 	b = s.next
 	s.next, s.writing, s.writingAt = newBatch(b.Number+1), b, s.clock.now()
 	look, s.look = s.look, false
+	s.endDelegations(b)
 	if s.ledger.Ungathered() {
 		notify(s.kick)
 	}
 	return b, look
 }
 
-// gather has some raised deadlines join the gathering batch, and reports whether there are more.
+// gather adds raised deadlines to the batch, up to its limit, and reports whether there are more.
 func (s *Server) gather() (more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ledger.Gather(&s.next.Changes, atOnce, s.clock.time())
 }
 
-// commit writes the batch, until it is written or the server stops: what has been decided is never undone.
-// Only an insert may fail, for nobody has been told of it yet.
+// commit writes the batch. It retries until the batch is written or the server stops, because decisions are never
+// undone. Only an insert may fail, because nobody has been told of it yet.
 func (s *Server) commit(b *batch) {
 	s.hooks.Step("commit")
 	defer s.written(b)
@@ -153,7 +157,7 @@ func (s *Server) commit(b *batch) {
 	s.insertSingly(b, err)
 }
 
-// fail ends everything: the database is another server's now.
+// fail stops the server, because the database belongs to another server now.
 func (s *Server) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,8 +165,9 @@ func (s *Server) fail(err error) {
 	s.cancel()
 }
 
-// insertSingly writes a failed batch's inserts one by one, so that a bad one does not take others with it. Who was turned
-// away meanwhile is not written any more: what takes the row back is on disk already, or comes with the next batch.
+// insertSingly writes the inserts of a failed batch one by one, so that a bad insert does not affect the others. A
+// future that was turned away meanwhile is not written: the change that deletes its row is on disk already, or is in
+// the next batch.
 func (s *Server) insertSingly(b *batch, err error) {
 	b.failed = make([]error, len(b.Inserts))
 	b.result.Duplicate = make([]bool, len(b.Inserts))
@@ -186,7 +191,7 @@ func (s *Server) insertSingly(b *batch, err error) {
 	}
 }
 
-// written tells which steps the batch was.
+// written reports the batch's steps to the hook.
 func (s *Server) written(b *batch) {
 	if len(b.Ends) > 0 {
 		s.hooks.Step("finalised")
@@ -194,7 +199,7 @@ func (s *Server) written(b *batch) {
 	if len(b.Undos) > 0 {
 		s.hooks.Step("withdrawn")
 	}
-	if n := len(b.Extends); n > 0 { // a batch rarely has several kinds
+	if n := len(b.Extends); n > 0 { // a batch seldom has several kinds
 		switch last := b.Extends[n-1]; {
 		case last.Grace:
 			s.hooks.Step("graced")
@@ -229,7 +234,7 @@ func (s *Server) transact(b *batch, changes *storage.Batch) error {
 	return nil
 }
 
-// settle tells memory and those who wait what the database has said.
+// settle applies the result of the transaction to memory and wakes the waiters.
 func (s *Server) settle(b *batch) {
 	if b.err == nil {
 		s.confirmRaises(b)
@@ -246,10 +251,13 @@ func (s *Server) settle(b *batch) {
 	for i := range b.Ends {
 		s.metrics.ended(b.Ends[i].State, b.Ends[i].Failure)
 	}
+	for _, d := range b.over {
+		close(d.done)
+	}
 	close(b.done)
 }
 
-// confirmRaises tells memory which stored deadlines are higher now.
+// confirmRaises tells the ledger which stored deadlines have been raised.
 func (s *Server) confirmRaises(b *batch) {
 	for first := 0; first < len(b.Extends); first += atOnce {
 		s.mu.Lock()
@@ -259,9 +267,9 @@ func (s *Server) confirmRaises(b *batch) {
 	}
 }
 
-// abort tells those who wait, and whoever will, that the server has stopped without writing.
+// abort tells present and future waiters that the server has stopped without writing the batch.
 func (s *Server) abort() {
-	b, _ := s.take()
+	b, _ := s.closeBatch()
 	b.err = api.ErrStopping
 	b.failed = make([]error, len(b.Inserts))
 	b.result.Lost = make([]bool, len(b.Claims))
@@ -275,7 +283,7 @@ func (s *Server) abort() {
 	close(s.next.done)
 }
 
-// ended waits until whatever has left memory is on disk.
+// ended waits until everything that has left memory is on disk.
 func (s *Server) ended(ctx context.Context) error {
 	if b := s.unwritten(); b != nil {
 		return b.wait(ctx)

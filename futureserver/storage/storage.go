@@ -47,6 +47,9 @@ type Database interface {
 	// reads no events. The *Timer is reused between calls. An error of each ends the scan and is returned.
 	Scan(ctx context.Context, each func(*Timer) error) (api.NID, error)
 
+	// SelectDelegations calls each for every stored delegation, in order of NID. An error of each ends it and is returned.
+	SelectDelegations(ctx context.Context, each func(Delegation) error) error
+
 	// Key returns 32 random bytes that were created with the database. They never change.
 	Key() []byte
 
@@ -105,6 +108,8 @@ type Batch struct {
 	Claims  []Claim
 	Ends    []End
 	Undos   []api.NID // futures whose creation is undone: their rows are deleted
+	// Delegations are stored or deleted in their order, after everything else.
+	Delegations []Delegation
 	// Age, if not 0, is for how long servers have run on this database, in ms. It is stored.
 	Age int64
 	// ForgetBefore, if not 0, deletes up to 1,000 futures that finished before that age, in ms.
@@ -117,7 +122,7 @@ type Batch struct {
 
 // Rows returns how many changes of futures the batch holds.
 func (b *Batch) Rows() int {
-	n := len(b.Inserts) + len(b.Extends) + len(b.Claims) + len(b.Ends) + len(b.Undos)
+	n := len(b.Inserts) + len(b.Extends) + len(b.Claims) + len(b.Ends) + len(b.Undos) + len(b.Delegations)
 	for i := range b.Claims {
 		n += len(b.Claims[i].Discards)
 	}
@@ -159,6 +164,12 @@ type End struct {
 	Failure *api.Refusal
 	// Deadline is when its timer would have run out, Unix ms; 0 for an action future.
 	Deadline int64
+}
+
+// Delegation is the stored delegation of a delayed event (api.Delegation). In a batch, one without a body is deleted.
+type Delegation struct {
+	NID  api.NID
+	Body []byte
 }
 
 // Timer is the row of a live future, from which memory is rebuilt at a start.

@@ -10,7 +10,7 @@ import (
 
 const week = 7 * Day
 
-// parseDuration reads Go's notation, and before it whole weeks and days, which that lacks: 7d, 2w, 1d12h.
+// parseDuration parses Go's notation with two more units in front, weeks and days: 7d, 2w, 1d12h.
 func parseDuration(s string) (sum time.Duration, err error) {
 	rest := s
 	for _, unit := range []struct {
@@ -39,7 +39,7 @@ func parseDuration(s string) (sum time.Duration, err error) {
 	return sum + d, err
 }
 
-// Spell writes a duration as people do: 49d, 1d12h, 30s.
+// Spell formats a duration as people write it: 49d, 1d12h, 30s.
 func Spell(d time.Duration) string {
 	days := d / Day
 	text := ""

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// FuzzLoad reads whatever it likes as dendrite.yaml. What is accepted is within its bounds.
+// FuzzLoad loads arbitrary text as dendrite.yaml. Accepted values must be within their bounds.
 func FuzzLoad(f *testing.F) {
 	for _, text := range []string{
 		"future_server:\n  max_timeout: 49d\n  rate_limits:\n    token:\n      per_second: 1\n", "future_server: &a\n  enabled: *a\n",

@@ -9,12 +9,12 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// This file is about mistakes in the layout of dendrite.yaml, which Dendrite passes over in silence: a section that stands
-// there twice, of which one counts, and one whose name is misspelt, which nobody reads.
+// Mistakes in the layout of dendrite.yaml that Dendrite silently ignores: a section that occurs twice, of which only
+// one counts, and a section with a misspelt name, which is not read.
 
 const section = "future_server"
 
-// sections are the names of all sections: Dendrite's and ours.
+// sections returns the names of all sections, Dendrite's and ours.
 func sections() []string {
 	names := []string{section}
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[config.Dendrite]()) {
@@ -25,7 +25,7 @@ func sections() []string {
 	return names
 }
 
-// layout reports keys of a mapping that stand there twice, and those that are nearly one of these.
+// layout reports keys of a mapping that occur twice, and keys that nearly match one of names.
 func (r *reader) layout(prefix string, node *yaml.Node, names []string) {
 	if node = resolved(node); node == nil || node.Kind != yaml.MappingNode {
 		return
@@ -47,7 +47,7 @@ func (r *reader) layout(prefix string, node *yaml.Node, names []string) {
 	}
 }
 
-// isNearly reports whether somebody who wrote one may have meant the other: they differ in signs between words, or in two
+// isNearly reports whether written is probably a misspelling of meant: they differ only in separators, or in two
 // letters.
 func isNearly(written, meant string) bool {
 	bare := func(s string) string {
@@ -57,7 +57,7 @@ func isNearly(written, meant string) bool {
 	return distance(a, b) <= min(2, len(b)/4) || b == "futureserver" && strings.HasPrefix(a, "future")
 }
 
-// distance is how many letters have to be changed, added or left out to get from one word to the other.
+// distance is the number of letters to change, add or remove to turn one word into the other.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

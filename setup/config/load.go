@@ -10,9 +10,9 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// Load reads what is ours in the dendrite.yaml at path, over the defaults. The rest of the file is
-// Dendrite's to read. An unknown key or a bad value in the future_server section, or a bad network, is an
-// error that names the key and its line; all of them are reported at once.
+// Load reads our parts of the dendrite.yaml at path, over the defaults. Dendrite reads the rest. An unknown key or a
+// bad value in the future_server section, or a bad network, is an error that names the key and its line. All errors are
+// reported at once.
 func Load(path string) (*FutureServer, Networks, error) {
 	futures, networks := new(FutureServer), Networks{Deny: PrivateNetworks()}
 	futures.Defaults()
@@ -24,7 +24,7 @@ func Load(path string) (*FutureServer, Networks, error) {
 	if err := yaml.Unmarshal(data, &doc); err != nil {
 		return nil, Networks{}, fmt.Errorf("%s: %w", path, err)
 	}
-	if len(doc.Content) == 0 { // an empty file; Dendrite will say what it misses
+	if len(doc.Content) == 0 { // an empty file; Dendrite will say what is missing
 		return futures, networks, nil
 	}
 	r := reader{file: path}
@@ -44,7 +44,7 @@ func Load(path string) (*FutureServer, Networks, error) {
 	return futures, networks, nil
 }
 
-// clientURL is where clients reach this server, "" if the file does not say.
+// clientURL returns the URL under which clients reach this server, or "" if the file does not say.
 func clientURL(root *yaml.Node) string {
 	if name := member(member(root, "global"), "well_known_client_name"); name != nil {
 		return strings.TrimRight(name.Value, "/")
@@ -52,7 +52,7 @@ func clientURL(root *yaml.Node) string {
 	return ""
 }
 
-// fields names the keys of the section and says what each may be. clients is where clients reach this server.
+// fields lists the keys of the section with their parsers. clients is the URL under which clients reach this server.
 func (c *FutureServer) fields(r *reader, clients string) fields {
 	limits := &c.RateLimits
 	return fields{
@@ -87,6 +87,7 @@ func (c *FutureServer) fields(r *reader, clients string) fields {
 		"max_connections_per_address": r.integer(&c.MaxConnectionsPerAddress, 0, 1_000_000),
 		"sqlite_wal":                  r.boolean(&c.SQLiteWAL),
 		"ignore_unknown_rooms":        r.boolean(&c.IgnoreUnknownRooms),
+		"new_room_event_levels":       r.levels(&c.NewRoomEventLevels),
 		"matrix_rtc":                  r.nested(c.MatrixRTC.fields(r, clients)),
 	}
 }

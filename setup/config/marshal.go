@@ -8,8 +8,8 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// Marshal writes the whole of dendrite.yaml: Dendrite's configuration and ours. Load and Dendrite's own
-// loader read back the same. Of the networks it writes what differs from the default.
+// Marshal encodes the whole dendrite.yaml: Dendrite's configuration and ours. Load and Dendrite's own loader read the
+// same back. Networks that equal the default are left out.
 func Marshal(d *config.Dendrite, f *FutureServer, n Networks) ([]byte, error) {
 	theirs, err := yaml2.Marshal(d) // with the library whose tags Dendrite uses
 	if err != nil {

@@ -15,47 +15,50 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// LegacyPath is where this server answers the API of lk-jwt-service, the authorisation service of LiveKit that clients
-// of today know.
+// LegacyPath is where this server answers the API of lk-jwt-service, LiveKit's authorisation service, which today's
+// clients use.
 const LegacyPath = "/_matrix/livekit/jwt"
 
 const (
 	typeLiveKit       = "m.livekit" // MSC4195: url alone
-	typeLegacyLiveKit = "livekit"   // clients of today: livekit_service_url
+	typeLegacyLiveKit = "livekit"   // today's clients: livekit_service_url
 )
 
-// MatrixRTC is the matrix_rtc section: which SFUs carry the media of calls.
+// MatrixRTC is the matrix_rtc section. It names the SFUs that carry the media of calls.
 type MatrixRTC struct {
-	// Enabled announces what is configured. When off, nothing of this section is served.
+	// Enabled announces the transports. If it is off, nothing of this section is served.
 	Enabled bool `yaml:"enabled"`
 	// Public announces the transports to everybody, also without an access token.
 	Public bool `yaml:"public"`
-	// Transports are announced as they stand here (MSC4143).
+	// Transports are announced as they are here (MSC4143).
 	Transports []map[string]any `yaml:"transports,omitempty"`
-	// WellKnown announces the transports in /.well-known/matrix/client too, where older clients look.
+	// WellKnown also announces the transports in /.well-known/matrix/client, where older clients look.
 	WellKnown bool `yaml:"well_known"`
 	// WellKnownExtra are further members of /.well-known/matrix/client.
 	WellKnownExtra map[string]any `yaml:"well_known_extra,omitempty"`
+	// TrustedDelegation says that the other services among Transports send the delayed leaves of those who lose their
+	// connection, as this server does.
+	TrustedDelegation bool `yaml:"trusted_delegation"`
 	// LiveKit are the SFUs for which this server issues tokens (MSC4195).
 	LiveKit []LiveKit `yaml:"livekit,omitempty"`
 }
 
 // LiveKit is one SFU.
 type LiveKit struct {
-	// URL is the WebSocket address that clients get.
+	// URL is the WebSocket address for clients.
 	URL string `yaml:"url"`
-	// APIURL is where this server reaches the SFU; without it, the same as clients.
+	// APIURL is where this server reaches the SFU; the default is URL.
 	APIURL string `yaml:"api_url,omitempty"`
 	// APIKey and APISecret are a pair of the SFU's keys.
 	APIKey    string `yaml:"api_key"`
 	APISecret string `yaml:"api_secret"`
 	// ServiceURL is where clients reach LegacyPath of this server; "" switches that API off for this SFU.
 	ServiceURL string `yaml:"service_url"`
-	// RemotePublish says whose users may publish here although they have another homeserver.
+	// RemotePublish says which other homeservers' users may publish here.
 	RemotePublish RemotePublish `yaml:"remote_publish"`
 }
 
-// RemotePublish is all servers, none, or the ones listed.
+// RemotePublish stands for all servers, none, or the listed ones.
 type RemotePublish struct {
 	All     bool
 	Servers []string
@@ -74,16 +77,22 @@ func (p RemotePublish) Allows(server string) bool {
 	return p.All || slices.Contains(p.Servers, server)
 }
 
-// servesDelegation says whether this server ends the memberships of those who lose their connection to the SFU, when a
-// client asks for it (delegate_delayed_leave of MSC4195).
-const servesDelegation = false
+// Delegates reports whether clients may delegate their leaves to this server (delegate_delayed_leave of MSC4195). Clients
+// then trust that somebody watches the SFU, whichever service gave them their token. So it is false if the operator
+// announces another service, unless TrustedDelegation says that it watches, too.
+func (m *MatrixRTC) Delegates() bool {
+	return m.Issues() && (m.TrustedDelegation || !slices.ContainsFunc(m.Transports, func(t map[string]any) bool {
+		service, ok := t["livekit_service_url"].(string)
+		service = strings.TrimRight(service, "/")
+		return ok && !slices.ContainsFunc(m.LiveKit, func(sfu LiveKit) bool { return service == sfu.ServiceURL })
+	}))
+}
 
-// Announced returns the transports as clients get them: the operator's, then those of our own SFUs.
-func (m *MatrixRTC) Announced() []map[string]any { return m.announced(servesDelegation) }
-
-// announced names each SFU in up to two transports. They are kept apart because a client that finds both URLs in one
-// computes other names of participants. Clients take m.livekit for the promise that leaves can be delegated.
-func (m *MatrixRTC) announced(delegates bool) []map[string]any {
+// Announced returns the transports for clients: the operator's, then those of our own SFUs. Each SFU has up to two
+// transports. They are separate because a client that finds both URLs in one transport derives other participant names.
+// Clients take m.livekit as a promise that leaves can be delegated.
+func (m *MatrixRTC) Announced() []map[string]any {
+	delegates := m.Delegates()
 	if !m.Enabled {
 		return nil
 	}
@@ -102,7 +111,7 @@ func (m *MatrixRTC) announced(delegates bool) []map[string]any {
 	return all
 }
 
-// Foci returns the transports that /.well-known/matrix/client names: those that its readers understand.
+// Foci returns the transports for /.well-known/matrix/client: those that its readers understand.
 func (m *MatrixRTC) Foci() (foci []map[string]any) {
 	if !m.WellKnown {
 		return nil
@@ -118,15 +127,17 @@ func (m *MatrixRTC) Foci() (foci []map[string]any) {
 // Issues reports whether this server issues LiveKit tokens.
 func (m *MatrixRTC) Issues() bool { return m.Enabled && len(m.LiveKit) > 0 }
 
-// fields reads the section. base is where clients reach this server, "" if dendrite.yaml does not say.
+// fields lists the keys of the section with their parsers. base is the URL under which clients reach this server, or ""
+// if dendrite.yaml does not say.
 func (m *MatrixRTC) fields(r *reader, base string) fields {
 	return fields{
-		"enabled":          r.boolean(&m.Enabled),
-		"public":           r.boolean(&m.Public),
-		"transports":       r.list(func(key string, node *yaml.Node) { m.readTransport(r, key, node) }),
-		"well_known":       r.boolean(&m.WellKnown),
-		"well_known_extra": r.object(&m.WellKnownExtra),
-		"livekit":          r.list(func(key string, node *yaml.Node) { m.readLiveKit(r, key, node, base) }),
+		"enabled":            r.boolean(&m.Enabled),
+		"public":             r.boolean(&m.Public),
+		"transports":         r.list(func(key string, node *yaml.Node) { m.readTransport(r, key, node) }),
+		"well_known":         r.boolean(&m.WellKnown),
+		"well_known_extra":   r.object(&m.WellKnownExtra),
+		"trusted_delegation": r.boolean(&m.TrustedDelegation),
+		"livekit":            r.list(func(key string, node *yaml.Node) { m.readLiveKit(r, key, node, base) }),
 	}
 }
 
@@ -148,7 +159,7 @@ func (m *MatrixRTC) readTransport(r *reader, key string, node *yaml.Node) {
 	m.Transports = append(m.Transports, t)
 }
 
-// checkTransport refuses what clients of LiveKit could not use.
+// checkTransport refuses transports that clients of LiveKit could not use.
 func checkTransport(r *reader, key string, node *yaml.Node, t map[string]any) {
 	needed := []string{"url", "livekit_service_url"}
 	if t["type"] == typeLiveKit {
@@ -207,7 +218,7 @@ func (m *MatrixRTC) readLiveKit(r *reader, key string, node *yaml.Node, base str
 	m.LiveKit = append(m.LiveKit, sfu)
 }
 
-// list reads each element of a list; its key is that of the list and a number, as in livekit[0].
+// list parses each element of a list. The key of an element is that of the list with a number, as in livekit[0].
 func (r *reader) list(each field) field {
 	return func(key string, node *yaml.Node) {
 		if node == nil {
@@ -228,7 +239,7 @@ func (r *reader) list(each field) field {
 	}
 }
 
-// object reads a mapping that is passed on as JSON.
+// object parses a mapping that is passed on as JSON.
 func (r *reader) object(to *map[string]any) field {
 	return func(key string, node *yaml.Node) {
 		if node == nil {
@@ -269,7 +280,7 @@ func (r *reader) remotePublish(to *RemotePublish) field {
 	}
 }
 
-// secret reads a file that holds nothing but a secret.
+// secret reads a file that contains nothing but a secret.
 func (r *reader) secret(key string, node *yaml.Node) string {
 	data, err := os.ReadFile(node.Value)
 	if err == nil && strings.TrimSpace(string(data)) == "" {
@@ -281,8 +292,8 @@ func (r *reader) secret(key string, node *yaml.Node) string {
 	return strings.TrimSpace(string(data))
 }
 
-// urlParser reads an absolute URL of one of two schemes, the first of which is the encrypted one. A slash at the end
-// goes, because clients append paths.
+// urlParser parses an absolute URL with one of two schemes; the first is the encrypted one. It removes a trailing
+// slash, because clients append paths.
 func urlParser(key string, schemes []string) func(string) (string, error) {
 	return func(s string) (string, error) {
 		u, err := url.Parse(s)

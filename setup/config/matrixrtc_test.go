@@ -25,43 +25,50 @@ func announced(t *testing.T, list []map[string]any) string {
 	return string(text)
 }
 
-// TestAnnounced: what clients get for each configuration, with and without delegated leaves.
+// TestAnnounced: the transports for each configuration. A transport of type m.livekit promises delegated leaves.
 func TestAnnounced(t *testing.T) {
 	section := func(s string) string { return "future_server:\n  matrix_rtc:\n    " + s + "\n" }
-	for name, c := range map[string]struct{ yaml, without, with string }{
-		"nothing":           {"", `null`, `null`},
-		"3.5 an empty list": {section("transports: []"), `null`, `null`},
-		"switched off":      {section("enabled: false\n    transports: [{type: x}]"), `null`, `null`},
-		"2.7 our own": {oneSFU,
-			`[{"livekit_service_url":"https://example.com/_matrix/livekit/jwt","type":"livekit"}]`,
-			`[{"type":"m.livekit","url":"wss://rtc.example.com"},{"livekit_service_url":"https://example.com/_matrix/livekit/jwt","type":"livekit"}]`},
-		"no legacy API": {strings.Replace(oneSFU, "S}", `S, service_url: ""}`, 1), `null`, `[{"type":"m.livekit","url":"wss://rtc.example.com"}]`},
+	const (
+		elsewhere = `transports: [{type: livekit, livekit_service_url: "https://jwt.example.org"}]`
+		ours      = `{"type":"m.livekit","url":"wss://rtc.example.com"}`
+		legacy    = `{"livekit_service_url":"https://example.com/_matrix/livekit/jwt","type":"livekit"}`
+		theirs    = `{"livekit_service_url":"https://jwt.example.org","type":"livekit"}`
+	)
+	with := func(more string) string { return strings.Replace(oneSFU, "livekit:", more+"\n    livekit:", 1) }
+	for name, c := range map[string]struct {
+		yaml, want string
+		delegates  bool
+	}{
+		"nothing":           {"", `null`, false},
+		"3.5 an empty list": {section("transports: []"), `null`, false},
+		"switched off":      {section("enabled: false\n    transports: [{type: x}]"), `null`, false},
+		"2.7 our own":       {oneSFU, `[` + ours + `,` + legacy + `]`, true},
+		"no legacy API":     {strings.Replace(oneSFU, "S}", `S, service_url: ""}`, 1), `[` + ours + `]`, true},
 		"2.4 verbatim": {section(`transports: [{type: x, n: {a: [1]}}, {type: livekit, livekit_service_url: "https://h/", url: "wss://h"}]`),
-			`[{"n":{"a":[1]},"type":"x"},{"livekit_service_url":"https://h/","type":"livekit","url":"wss://h"}]`,
-			`[{"n":{"a":[1]},"type":"x"},{"livekit_service_url":"https://h/","type":"livekit","url":"wss://h"}]`},
-		"7.2 the operator's own element wins": {
-			strings.Replace(oneSFU, "livekit:", "transports: [{type: m.livekit, url: \"wss://rtc.example.com\", x: 1}]\n    livekit:", 1),
-			`[{"type":"m.livekit","url":"wss://rtc.example.com","x":1},{"livekit_service_url":"https://example.com/_matrix/livekit/jwt","type":"livekit"}]`,
-			`[{"type":"m.livekit","url":"wss://rtc.example.com","x":1},{"livekit_service_url":"https://example.com/_matrix/livekit/jwt","type":"livekit"}]`},
+			`[{"n":{"a":[1]},"type":"x"},{"livekit_service_url":"https://h/","type":"livekit","url":"wss://h"}]`, false},
+		"7.2 the operator's own element wins": {with(`transports: [{type: m.livekit, url: "wss://rtc.example.com", x: 1}]`),
+			`[{"type":"m.livekit","url":"wss://rtc.example.com","x":1},` + legacy + `]`, true},
 		"several": {oneSFU + `    - {url: "ws://127.0.0.1:1", api_key: K, api_secret: S}`,
-			`[{"livekit_service_url":"https://example.com/_matrix/livekit/jwt","type":"livekit"},{"livekit_service_url":"https://example.com/_matrix/livekit/jwt/2","type":"livekit"}]`,
-			`[{"type":"m.livekit","url":"wss://rtc.example.com"},{"livekit_service_url":"https://example.com/_matrix/livekit/jwt","type":"livekit"},` +
-				`{"type":"m.livekit","url":"ws://127.0.0.1:1"},{"livekit_service_url":"https://example.com/_matrix/livekit/jwt/2","type":"livekit"}]`},
+			`[` + ours + `,` + legacy + `,{"type":"m.livekit","url":"ws://127.0.0.1:1"},` +
+				`{"livekit_service_url":"https://example.com/_matrix/livekit/jwt/2","type":"livekit"}]`, true},
+		"8.1 a service of somebody else": {with(elsewhere), `[` + theirs + `,` + legacy + `]`, false},
+		"8.1 a service that is trusted":  {with("trusted_delegation: true\n    " + elsewhere), `[` + theirs + `,` + ours + `,` + legacy + `]`, true},
+		"8.1 our service, named by the operator": {
+			with(`transports: [{type: livekit, livekit_service_url: "https://example.com/_matrix/livekit/jwt/"}]`),
+			`[{"livekit_service_url":"https://example.com/_matrix/livekit/jwt/","type":"livekit"},` + ours + `,` + legacy + `]`, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, _, err := load(t, c.yaml)
 			if err != nil {
 				t.Fatal(err)
 			}
-			for delegates, want := range map[bool]string{false: c.without, true: c.with} {
-				list := f.MatrixRTC.announced(delegates)
-				if got := announced(t, list); got != want {
-					t.Errorf("delegates %v:\n got %s\nwant %s", delegates, got, want)
-				}
-				for _, transport := range list { // 2.6: a reader of today fails on the whole answer otherwise
-					if transport["type"] == "livekit" && transport["livekit_service_url"] == nil {
-						t.Errorf("%v has no livekit_service_url", transport)
-					}
+			list := f.MatrixRTC.Announced()
+			if got := announced(t, list); got != c.want || f.MatrixRTC.Delegates() != c.delegates {
+				t.Errorf("delegates %v:\n got %s\nwant %s", f.MatrixRTC.Delegates(), got, c.want)
+			}
+			for _, transport := range list { // 2.6: today's clients would reject the whole answer otherwise
+				if transport["type"] == "livekit" && transport["livekit_service_url"] == nil {
+					t.Errorf("%v has no livekit_service_url", transport)
 				}
 			}
 		})

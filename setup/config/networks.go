@@ -2,17 +2,17 @@ package config
 
 import "net/netip"
 
-// Networks are federation_api.allow_networks and deny_networks: where the federation client may connect.
-// Of all networks that hold an address the smallest decides; where one stands in both lists, Allow does.
-// So allow_networks can open a part of what is denied, and a list that allows everything, as newer
-// Dendrites have it, opens nothing. An address in no list may be connected to.
+// Networks are federation_api.allow_networks and deny_networks: where the federation client may connect. Of all
+// networks that contain an address, the smallest decides; if it is in both lists, Allow wins. So allow_networks can
+// open a part of a denied network. A list that allows everything, as in newer Dendrites, opens nothing. An address in
+// no list is allowed.
 type Networks struct {
 	Allow []netip.Prefix `yaml:"allow_networks"`
 	Deny  []netip.Prefix `yaml:"deny_networks"`
 }
 
-// Refuses reports whether the federation client must not connect to addr. An IPv4 address inside an IPv6
-// one, where a gateway would unpack it (NAT64, 6to4, Teredo), is judged as well.
+// Refuses reports whether the federation client must not connect to addr. If an IPv6 address contains an IPv4 address
+// that a gateway would unpack (NAT64, 6to4, Teredo), that address is checked as well.
 func (n Networks) Refuses(addr netip.Addr) bool {
 	addr = addr.Unmap().WithZone("")
 	if smallest(n.Deny, addr) > smallest(n.Allow, addr) {
@@ -22,7 +22,7 @@ func (n Networks) Refuses(addr netip.Addr) bool {
 	return ok && n.Refuses(inner)
 }
 
-// smallest returns the length of the longest prefix that holds addr, -1 if none does.
+// smallest returns the length of the longest prefix that contains addr, or -1.
 func smallest(list []netip.Prefix, addr netip.Addr) int {
 	bits := -1
 	for _, p := range list {
@@ -33,7 +33,7 @@ func smallest(list []netip.Prefix, addr netip.Addr) int {
 	return bits
 }
 
-// embedded returns the IPv4 address that packets to an IPv6 address end up at.
+// embedded returns the IPv4 address that packets to an IPv6 address are delivered to.
 func embedded(addr netip.Addr) (netip.Addr, bool) {
 	if addr.Is4() {
 		return addr, false
@@ -54,15 +54,15 @@ func embedded(addr netip.Addr) (netip.Addr, bool) {
 	return addr, false
 }
 
-// PrivateNetworks is the default of deny_networks: all that is not the public Internet (the registries of
-// RFC 6890), among it every network that newer Dendrites deny.
+// PrivateNetworks is the default of deny_networks: everything that is not the public Internet (the registries of RFC
+// 6890), including all networks that newer Dendrites deny.
 func PrivateNetworks() []netip.Prefix {
 	list := []string{
 		"0.0.0.0/8",       // this network, unspecified
 		"10.0.0.0/8",      // private
 		"100.64.0.0/10",   // carrier-grade NAT
 		"127.0.0.0/8",     // loopback
-		"169.254.0.0/16",  // link-local, among it the metadata services of clouds
+		"169.254.0.0/16",  // link-local, including the metadata services of clouds
 		"172.16.0.0/12",   // private
 		"192.0.0.0/24",    // protocol assignments
 		"192.0.2.0/24",    // documentation

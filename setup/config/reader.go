@@ -10,13 +10,13 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// A reader fills in values from YAML and remembers what is wrong with them.
+// A reader reads values from YAML and collects the errors.
 type reader struct {
 	file string
 	errs []error
 }
 
-// A field reads the value of the key with that full name. It leaves the default where node is nil.
+// A field parses the value of the key with that full name. If node is nil, the default stays.
 type field func(key string, node *yaml.Node)
 
 type fields map[string]field
@@ -25,7 +25,7 @@ func (r *reader) fail(key string, node *yaml.Node, format string, args ...any) {
 	r.errs = append(r.errs, fmt.Errorf("%s: line %d: %s: %s", r.file, node.Line, key, fmt.Sprintf(format, args...)))
 }
 
-// section reads a mapping. A section that is there but empty is all defaults.
+// section parses a mapping. An empty section has only defaults.
 func (r *reader) section(key string, node *yaml.Node, known fields) {
 	node = resolved(node)
 	if node == nil {
@@ -55,7 +55,7 @@ func (r *reader) nested(known fields) field {
 	return func(key string, node *yaml.Node) { r.section(key, node, known) }
 }
 
-// scalar reads one value with parse, whose error says what the value should be.
+// scalar parses one value. The error of parse says what the value should be.
 func scalar[T any](r *reader, to *T, parse func(string) (T, error)) field {
 	return func(key string, node *yaml.Node) {
 		if node == nil {
@@ -134,7 +134,30 @@ func spelt(v any) string {
 	return fmt.Sprint(v)
 }
 
-// prefixes reads a list of networks; an address alone is a network of one.
+// levels reads power levels by the types of events. They replace the default; {} is none.
+func (r *reader) levels(to *map[string]int64) field {
+	return func(key string, node *yaml.Node) {
+		if node == nil {
+			return
+		}
+		if node.Kind != yaml.MappingNode {
+			r.fail(key, node, "should hold types of events and their levels, as in m.rtc.member: 0")
+			return
+		}
+		levels := make(map[string]int64)
+		for i := 0; i < len(node.Content); i += 2 {
+			name, level := node.Content[i], 0
+			if _, twice := levels[name.Value]; twice {
+				r.fail(key+"."+name.Value, name, "stands here twice")
+			}
+			r.integer(&level, 0, 100)(key+"."+name.Value, resolved(node.Content[i+1]))
+			levels[name.Value] = int64(level)
+		}
+		*to = levels
+	}
+}
+
+// prefixes parses a list of networks. A single address is a network of one.
 func (r *reader) prefixes(to *[]netip.Prefix) field {
 	return func(key string, node *yaml.Node) {
 		node = resolved(node)
@@ -170,7 +193,7 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-// member returns the value of a key, nil if it is not there or has no value.
+// member returns the value of a key, or nil if it is absent or null.
 func member(node *yaml.Node, key string) *yaml.Node {
 	if node = resolved(node); node == nil || node.Kind != yaml.MappingNode {
 		return nil
@@ -183,7 +206,7 @@ func member(node *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-// resolved follows an alias to its anchor, and returns nil for a null.
+// resolved follows an alias to its anchor. It returns nil for null.
 func resolved(node *yaml.Node) *yaml.Node {
 	for node != nil && node.Kind == yaml.AliasNode {
 		node = node.Alias

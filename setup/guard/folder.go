@@ -15,17 +15,17 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// The fault: a file of JetStream's folder that a crash or a full disk has cut off. A torn o.dat, a consumer's position,
-// ends nats-server 2.11 at each start with a nil pointer. With a torn meta file JetStream leaves out the consumer, and
-// drops at once what only that one had not read. How it was reproduced: TestTornFolder. It can go when nats-server
-// starts whatever its files are, and drops nothing.
+// The fault: a crash or a full disk truncates a file of JetStream's folder. A truncated o.dat, a consumer's position,
+// crashes nats-server 2.11 at each start with a nil pointer. If a meta file is truncated, JetStream ignores the
+// consumer, and at once drops the messages that only this consumer had not read. Reproduced by: TestTornFolder. Can go
+// when nats-server starts with any files and drops nothing.
 
-// MendFolder repairs JetStream's folder below dir, before JetStream is started. What cannot be read is removed:
+// MendFolder repairs JetStream's folder below dir. Call it before JetStream is started. It removes what cannot be read:
 //
 //   - o.dat: the consumer reads all messages again that JetStream still has.
-//   - a stream's meta files: Dendrite creates the stream again, from the messages that are there.
-//   - a consumer with its position, and its stream's meta files, so that JetStream drops nothing of that stream before
-//     all of its consumers are there again. Dendrite creates them; the others find their positions.
+//   - a stream's meta files: Dendrite creates the stream again, with the existing messages.
+//   - a consumer with its position, and its stream's meta files, so that JetStream drops no message of that stream
+//     before all of its consumers exist again. Dendrite creates the consumer again; the others keep their positions.
 func MendFolder(dir string) error {
 	streams, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*"))
 	if err != nil {
@@ -73,7 +73,7 @@ func mendStream(stream string) error {
 
 const metaFile, sumFile = "meta.inf", "meta.sum"
 
-// hasMeta reports whether JetStream can read what it knows of a stream or a consumer.
+// hasMeta reports whether JetStream can read the meta files of a stream or a consumer.
 func hasMeta(dir string) (bool, error) {
 	meta, err := readIfThere(filepath.Join(dir, metaFile))
 	if err != nil {
@@ -84,7 +84,7 @@ func hasMeta(dir string) (bool, error) {
 		return false, err
 	}
 	if _, err := os.Stat(filepath.Join(dir, "meta.key")); err == nil {
-		return true, nil // encrypted; Dendrite never asks for that
+		return true, nil // encrypted; Dendrite never configures that
 	}
 	name := filepath.Base(dir)
 	if parent := filepath.Dir(dir); filepath.Base(parent) == "obs" {
@@ -108,7 +108,7 @@ func removeMeta(dir string) error {
 	return nil
 }
 
-// readIfThere returns nothing if the file is not there.
+// readIfThere returns nil if the file does not exist.
 func readIfThere(path string) ([]byte, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -130,9 +130,9 @@ func mendPosition(path string) error {
 	return os.Remove(path)
 }
 
-// isPosition reports whether data is a whole o.dat: two bytes that say so, then numbers of variable length: four of the
-// position; how many messages are in hand, the time, and three of each; how many were delivered more than once, and two of
-// each.
+// isPosition reports whether data is a complete o.dat: two bytes of header, then numbers of variable length. First come
+// four numbers for the position; then the number of unacknowledged messages, a time, and three numbers for each of
+// them; then the number of redelivered messages, and two numbers for each of them.
 func isPosition(data []byte) bool {
 	const mark = 22
 	if len(data) < 2 || data[0] != mark {
@@ -153,7 +153,7 @@ func isPosition(data []byte) bool {
 	return perMessage > 0 && rest != nil
 }
 
-// numbers are what is left of a file; nil if it was too short. The last number may end the file.
+// numbers is the rest of a file; nil if it was too short. The last number may end the file.
 type numbers []byte
 
 func (n *numbers) next() uint64 {

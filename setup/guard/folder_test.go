@@ -8,12 +8,12 @@ import (
 	"github.com/matrix-org/dendrite/futures/setup/guard"
 )
 
-// streamFolder is where JetStream keeps a stream.
+// streamFolder returns the folder of the stream.
 func (b *bench) streamFolder() string {
 	return filepath.Join(b.dir, "jetstream", "$G", "streams", stream)
 }
 
-// loseMessages has the stream forget how far it was.
+// loseMessages makes the stream forget its position.
 func (b *bench) loseMessages() {
 	if err := os.RemoveAll(filepath.Join(b.streamFolder(), "msgs")); err != nil {
 		b.Fatal(err)
@@ -55,7 +55,7 @@ func same(a, b string) bool {
 	return err1 == nil && err2 == nil && string(x) == string(y)
 }
 
-// A consumer whose files are torn gets what only it has not read, although others have.
+// A consumer with truncated files gets the messages that only it has not read.
 func TestTornConsumer(t *testing.T) {
 	for _, file := range []string{"meta.inf", "meta.sum", "o.dat"} {
 		t.Run(file, func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestTornConsumer(t *testing.T) {
 	}
 }
 
-// What has been repaired stays so: the next start finds nothing to do.
+// After a repair the next start finds nothing to repair.
 func TestMendingTwice(t *testing.T) {
 	b := newBench(t)
 	b.consumer("C")
@@ -100,7 +100,7 @@ func TestMendingTwice(t *testing.T) {
 	}
 	b.mend()
 	b.start()
-	b.stop() // nobody has made the consumer again
+	b.stop() // nobody has created the consumer again
 	streamMeta := filepath.Join(b.streamFolder(), "meta.inf")
 	before, err := os.Stat(streamMeta)
 	if err != nil {

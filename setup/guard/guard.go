@@ -1,4 +1,4 @@
-// Package guard protects Dendrite, from outside, against weaknesses of what it stands on. It deals only with what is
-// handed to Dendrite anyway: streams, consumers, caches. One file a weakness; each says which fault it closes, how it
-// was reproduced, and when it can go. What stands in Dendrite's own code is patched there (setup/base).
+// Package guard protects Dendrite, from outside, against faults of its own and of its services. It uses only what is
+// passed to Dendrite anyway: streams, consumers, caches. Each file closes one fault; it says what the fault is, which
+// test reproduces it, and when the file can go. Faults inside Dendrite's code are patched there (setup/base).
 package guard

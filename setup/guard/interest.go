@@ -11,17 +11,17 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// The fault: Dendrite's streams have interest policy, so JetStream drops a message when all consumers that exist have
-// acknowledged it. A consumer that is missing at start, because JetStream works in memory, or its directory or a file in
-// it is lost, is created only after others have begun to read, and never sees what they read until then: an event in the
-// room and not in /sync. How it was reproduced: TestNothingFiresBeforeTheReaders, and TestTornFolder with a removed
-// consumer, while the roomserver had messages to finish. It can go when Dendrite creates all consumers before it starts
-// any component.
+// The fault: Dendrite's streams have interest retention, so JetStream drops a message when all existing consumers have
+// acknowledged it. A consumer may be missing at start, because JetStream is in memory, or because its directory or a
+// file in it is lost. Dendrite creates it only after other consumers have begun to read, and it never sees what they
+// read before: an event in the room is missing in /sync. Reproduced by: TestNothingFiresBeforeTheReaders, and
+// TestTornFolder with a removed consumer, while the roomserver had messages to finish. Can go when Dendrite creates all
+// consumers before it starts any component.
 
 const (
-	// keeperName is the consumer that keeps messages during the start, before Dendrite's prefix.
+	// keeperName is the consumer that keeps messages during the start, without Dendrite's prefix.
 	keeperName = "FutureServerStart"
-	// keeperPatience is after how long JetStream removes it by itself, if the start was cut short.
+	// keeperPatience is the time after which JetStream removes that consumer by itself, if the start was cut short.
 	keeperPatience = 10 * time.Minute
 )
 
@@ -35,8 +35,8 @@ func streamNames() []string {
 	}
 }
 
-// KeepMessages has JetStream drop nothing until release is called: when all of Dendrite's consumers exist. Call it before
-// any of Dendrite's components starts.
+// KeepMessages makes JetStream drop no message until release is called, when all of Dendrite's consumers exist. Call it
+// before any of Dendrite's components starts.
 func KeepMessages(js nats.JetStreamContext, cfg *config.JetStream) (release func(), err error) {
 	keeper := cfg.Durable(keeperName)
 	var kept []string

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// No part of a position passes for all of it.
+// No proper prefix of a position passes as complete.
 func TestIsPosition(t *testing.T) {
 	for name, numbers := range map[string][]uint64{
 		"nothing in hand":   {300, 4000, 301, 4001, 0, 0},

@@ -18,10 +18,10 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// This file finds the transactions of the time before the start. An event carries its transaction on all its way: in
-// the roomserver's input stream, in its output stream, in the sync API's table. Each stage is written before the event
-// leaves the one before it. So who reads them in this order, even while events go from one to the next, misses none,
-// after a crash at any moment.
+// Finds the transactions from before the start. An event carries its transaction through all stages: the roomserver's
+// input stream, its output stream, and the sync API's table. Each stage is written before the event leaves the one
+// before it. So reading the stages in this order misses no transaction, even while events move on, and after a crash at
+// any moment.
 
 // Store is where Transactions finds what it does not have in memory.
 type Store struct {
@@ -30,23 +30,23 @@ type Store struct {
 	JS     nats.JetStreamContext
 	Config *config.JetStream
 	SyncDB *sql.DB
-	// Scheduled reports whether an event of such a transaction was a future: then /send_future has its transaction ID,
-	// and not /send.
+	// Scheduled reports whether the event of such a transaction was a future. Then the transaction ID belongs to
+	// /send_future and not to /send.
 	Scheduled func(ctx context.Context, device *userapi.Device, room, eventType, txnID, eventID string) bool
 }
 
 const (
-	recordStream = "FutureServerTransactions" // before Dendrite's prefix
+	recordStream = "FutureServerTransactions" // without Dendrite's prefix
 	recordLife   = 2 * remembered
 	mostRecords  = 500_000
 
-	tablePage      = 5000 // rows
-	mostPages      = 100
-	askStream      = 10 * time.Second
-	lookAgainPages = 10 // what comes in while a request is answered
+	tablePage    = 5000 // rows
+	mostPages    = 100
+	askStream    = 10 * time.Second
+	recheckPages = 10 // enough for what arrives while a request is answered
 )
 
-// recall remembers what it finds. Whoever has been remembered stays so.
+// recall remembers the transactions that it finds. It does not replace those already remembered.
 func (t *Transactions) recall(ctx context.Context, pages int) error {
 	return errors.Join(
 		t.store.messages(ctx, jetstream.InputRoomEvent, func(data []byte) {
@@ -84,7 +84,7 @@ func (t *Transactions) found(event *types.HeaderedEvent, id *rsapi.TransactionID
 	t.rememberAll(tx.keys(event.Type(), event.JSON()), event.EventID())
 }
 
-// keys are those that an event's transaction may have. A redaction may have come by either endpoint.
+// keys returns the keys that an event's transaction may have. A redaction may have been sent by either endpoint.
 func (t transaction) keys(eventType string, event []byte) []key {
 	t.endpoint, t.what = Send, eventType
 	keys := []key{t.key()}
@@ -110,8 +110,8 @@ func (t *Transactions) rememberAll(keys []key, eventID string) {
 	}
 }
 
-// readTable reads backwards until it is half an hour before the last transaction there: that may be long ago, if the
-// server was down. An event's own time decides; of a whole page one will be right.
+// readTable reads backwards until half an hour before the last transaction in the table. That may be long ago, if the
+// server was down. It uses the events' own times; in a whole page at least one is right.
 func (t *Transactions) readTable(ctx context.Context, pages int) error {
 	var last, newest int64
 	err := t.store.SyncDB.QueryRowContext(ctx, "SELECT COALESCE(MAX(id), 0) FROM syncapi_output_room_events").Scan(&last)
@@ -131,7 +131,7 @@ func (t *Transactions) readTable(ctx context.Context, pages int) error {
 	return nil
 }
 
-// readPage returns the time of the newest event in the page that has a transaction, 0 if none has.
+// readPage returns the time of the newest event in the page that has a transaction, or 0.
 func (t *Transactions) readPage(ctx context.Context, after, last int64) (newest int64, err error) {
 	rows, err := t.store.SyncDB.QueryContext(ctx, "SELECT event_id, room_id, type, sender, session_id, transaction_id, headered_event_json"+
 		" FROM syncapi_output_room_events WHERE id > $1 AND id <= $2 AND transaction_id IS NOT NULL AND session_id IS NOT NULL", after, last)
@@ -153,8 +153,8 @@ func (t *Transactions) readPage(ctx context.Context, after, last int64) (newest 
 	return newest, rows.Err()
 }
 
-// messages calls each for the messages that a stream holds at the moment. It needs no consumer, which would be one more
-// that the messages wait for.
+// messages calls each for the messages that a stream holds now. It uses no consumer, because the stream would keep
+// messages for it.
 func (s *Store) messages(ctx context.Context, name string, each func(data []byte)) error {
 	stream := s.Config.Prefixed(name)
 	info, err := s.JS.StreamInfo(stream, nats.Context(ctx))
@@ -180,7 +180,7 @@ type message struct {
 	Data []byte `json:"data"`
 }
 
-// message returns the first message from a number on, nil if there is none.
+// message returns the first message from a number on, or nil.
 func (s *Store) message(ctx context.Context, stream string, from uint64) (*message, error) {
 	ctx, cancel := context.WithTimeout(ctx, askStream)
 	defer cancel()
@@ -208,7 +208,7 @@ func (s *Store) message(ctx context.Context, stream string, from uint64) (*messa
 	return res.Message, nil
 }
 
-// openRecords makes the stream for the transactions that leave no other trace.
+// openRecords creates the stream for transactions that leave no other trace.
 func (s *Store) openRecords() error {
 	name := s.Config.Prefixed(recordStream)
 	storage := nats.FileStorage
@@ -221,7 +221,7 @@ func (s *Store) openRecords() error {
 	return err
 }
 
-// record returns when a transaction will be known after a crash.
+// record writes a transaction so that it is known after a crash.
 func (s *Store) record(ctx context.Context, k key) error {
 	_, err := s.JS.Publish(s.Config.Prefixed(recordStream), k[:], nats.Context(ctx))
 	return err

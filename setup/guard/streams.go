@@ -10,22 +10,22 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// The faults: (1) After a full disk and a crash nats-server 2.11 may start a stream again at 0, while its consumers keep
-// their position: they swallow as many messages as they had ever processed. A client's sends got no answer until the 47th,
-// after 40 earlier ones. (2) What a consumer had in hand when the server was killed JetStream delivers again only after
-// the consumer's AckWait: clients saw an event up to 30 s late, and a room's own input could wait for 5 min 10 s.
-// How they were reproduced: TestFullDisk and TestInHand. They can go when nats-server checks consumers against their
-// stream at start, and when Dendrite releases at start what its consumers had in hand.
+// The faults: (1) After a full disk and a crash nats-server 2.11 may start a stream again at 0, while its consumers
+// keep their positions. They then skip as many messages as they had ever processed. A client's sends got no answer
+// until the 47th, after 40 earlier ones. (2) JetStream redelivers the messages that a consumer had not acknowledged
+// when the server was killed only after the consumer's AckWait. Clients saw an event up to 30 s late, and a room's
+// input could wait for 5 min 10 s. Reproduced by: TestFullDisk and TestInHand. Can go when nats-server checks consumers
+// against their stream at start, and Dendrite releases unacknowledged messages at start.
 
 const releaseWait = 2 * time.Second // for JetStream to confirm
 
-// AlignConsumers compares all durable consumers with their streams: one that is ahead of its stream is created anew, and
-// what one had in hand is to be delivered again at once. Call it while KeepMessages keeps the messages, and before any
-// of Dendrite's components starts.
+// AlignConsumers compares all durable consumers with their streams. It recreates a consumer that is ahead of its
+// stream, and makes JetStream redeliver unacknowledged messages at once. Call it while KeepMessages keeps the messages,
+// and before any of Dendrite's components starts.
 func AlignConsumers(conn *nats.Conn, js nats.JetStreamContext, cfg *config.JetStream) error {
 	for _, name := range streamNames() {
 		name = cfg.Prefixed(name)
-		var consumers []*nats.ConsumerInfo // all of them first: JetStream lists page by page
+		var consumers []*nats.ConsumerInfo // collected first, because JetStream lists them page by page
 		for consumer := range js.Consumers(name) {
 			consumers = append(consumers, consumer)
 		}
@@ -50,7 +50,8 @@ func align(conn *nats.Conn, js nats.JetStreamContext, stream *nats.StreamInfo, c
 		if c.Config.DeliverSubject == "" || c.PushBound {
 			return nil
 		}
-		// Of a process that is gone. For some seconds JetStream would keep messages for it, and a stop would wait for them.
+		// A consumer of a process that is gone. For some seconds JetStream would keep messages for it, and a stop would
+		// wait for them.
 		if err := js.DeleteConsumer(c.Stream, c.Name); !errors.Is(err, nats.ErrConsumerNotFound) {
 			return err
 		}
@@ -68,8 +69,8 @@ func align(conn *nats.Conn, js nats.JetStreamContext, stream *nats.StreamInfo, c
 	return nil
 }
 
-// recreate makes the consumer anew at the beginning of its stream. The stream's messages are all younger than what the
-// consumer has seen.
+// recreate creates the consumer again at the beginning of its stream. All messages in the stream are newer than those
+// that the consumer has seen.
 func recreate(js nats.JetStreamContext, c *nats.ConsumerInfo) error {
 	if err := js.DeleteConsumer(c.Stream, c.Name); err != nil {
 		return err
@@ -78,12 +79,12 @@ func recreate(js nats.JetStreamContext, c *nats.ConsumerInfo) error {
 	return err
 }
 
-// redeliver refuses what the consumer had in hand, on behalf of the process that is gone. JetStream passes over those
-// numbers that are not in hand.
+// redeliver refuses the consumer's unacknowledged messages on behalf of the process that is gone. JetStream ignores
+// numbers that are not unacknowledged.
 func redeliver(conn *nats.Conn, c *nats.ConsumerInfo) error {
 	var last string
 	for seq := c.AckFloor.Stream + 1; seq <= c.Delivered.Stream; seq++ {
-		// The subject to which a message's receiver answers.
+		// The subject for the acknowledgement of a message.
 		last = fmt.Sprintf("$JS.ACK.%s.%s.1.%d.%d.0.0", c.Stream, c.Name, seq, c.Delivered.Consumer)
 		if err := conn.Publish(last, []byte("-NAK")); err != nil {
 			return err

@@ -57,7 +57,7 @@ func (b *bench) publish(bodies ...string) {
 	}
 }
 
-// consumer makes one as Dendrite does, or finds it.
+// consumer creates or finds a consumer as Dendrite does.
 func (b *bench) consumer(name string) *nats.Subscription {
 	b.Helper()
 	if _, err := b.js.ConsumerInfo(stream, name); err != nil {
@@ -73,7 +73,7 @@ func (b *bench) consumer(name string) *nats.Subscription {
 	return sub
 }
 
-// gets receives these messages, in this order, and acknowledges them unless they are to stay in hand.
+// gets receives these messages, in this order, and acknowledges them if acknowledge is set.
 func (b *bench) gets(sub *nats.Subscription, acknowledge bool, bodies ...string) {
 	b.Helper()
 	for _, want := range bodies {
@@ -124,7 +124,7 @@ func TestConsumerWithMessagesInHand(t *testing.T) {
 	b.has(0)
 }
 
-// Where a consumer has acknowledged what comes after a message in hand, only that one comes again.
+// If a consumer has acknowledged messages after an unacknowledged one, only the unacknowledged one is redelivered.
 func TestConsumerWithAGap(t *testing.T) {
 	b := newBench(t)
 	sub := b.consumer("C")
@@ -155,7 +155,7 @@ func TestConsumerAheadOfItsStream(t *testing.T) {
 	b.has(0)
 }
 
-// A consumer that comes late finds what others have read, and afterwards nothing is kept.
+// A consumer that is created late gets what others have already read. Afterwards nothing is kept.
 func TestKeepMessages(t *testing.T) {
 	b := newBench(t)
 	release, err := guard.KeepMessages(b.js, b.cfg)

@@ -18,54 +18,54 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// The fault: Dendrite remembers a transaction only when it has answered it, and only in memory. The same PUT twice at a
-// time sent two events (eight requests: eight events), and so did a repeat after a restart. How it was reproduced:
-// test/transactions. It can go when Dendrite keeps transactions as the specification wants them, restarts included.
+// The fault: Dendrite remembers a transaction only after it has answered it, and only in memory. Two simultaneous PUTs
+// sent two events (eight requests: eight events), and so did a repeat after a restart. Reproduced by:
+// test/transactions. Can go when Dendrite keeps transactions as the specification requires, also over restarts.
 
 const (
-	// remembered is how long a transaction is remembered at least, unless mostAnswers are given in that time.
+	// remembered is how long a transaction is remembered at least, unless there are more than mostAnswers in that time.
 	remembered  = 30 * time.Minute
 	mostAnswers = 250_000 // in each of two generations, about 30 MB
-	// longest is how long a request may take, whether or not its client waits. A client that has gone comes again.
+	// longest is the longest time for a request, even if its client has gone. The client will retry.
 	longest = 2 * time.Minute
 )
 
-// Transactions answers a request whose transaction ID was used before as the first one was answered. The scope of a
-// transaction ID is the session of an access token, and the endpoint with all that its path names.
+// Transactions answers a repeated transaction ID with the first answer. The scope of a transaction ID is the session of
+// an access token, and the endpoint with the variables of its path.
 //
-// What this process has answered is in memory. What the server answered before its start is read from where it lies
-// anyway, see recall.go; sending costs no write more. Only messages to devices leave no trace, so for these a record
-// is written.
+// Answers of this process are in memory. Answers from before the start are read from the streams and tables where they
+// are anyway (recall.go), so sending costs no additional write. Only messages to devices leave no trace; for them a
+// record is written.
 //
-// Transactions of scheduled events are not here: the futureserver keeps them itself.
+// Transactions of scheduled events are not here, because the futureserver keeps them.
 type Transactions struct {
 	store Store
 
-	recalled  chan struct{} // closed when what was before the start is known
-	recalling sync.Mutex    // one at a time is enough
+	recalled  chan struct{} // closed when the transactions from before the start are known
+	recalling sync.Mutex    // one recall at a time is enough
 
 	mu         sync.Mutex
 	young, old map[key]answer
-	since      time.Time // of young
+	since      time.Time // start of the generation young
 	running    map[key]chan struct{}
-	unsure     map[key]bool // failed, perhaps only after the event was on its way
+	unsure     map[key]bool // failed, but the event may have been sent
 }
 
 // key identifies a transaction.
 type key [16]byte
 
-// answer is what a transaction was answered with, if that was a success.
+// answer is the answer to a successful transaction.
 type answer struct {
-	eventID string // "" where there is none
-	before  bool   // the start of this process
+	eventID string // "" if there is none
+	before  bool   // it is from before the start of this process
 }
 
-// transaction is what a request says of itself.
+// transaction identifies a request.
 type transaction struct {
 	endpoint   Endpoint
 	user       string
 	session    int64
-	room, what string // what is an event type, or an event that is redacted
+	room, what string // what is an event type, or the ID of an event that is redacted
 	id         string
 }
 
@@ -80,7 +80,7 @@ func (t transaction) key() (k key) {
 	return k
 }
 
-// Endpoint is what a transaction ID belongs to.
+// Endpoint is the endpoint that a transaction ID belongs to.
 type Endpoint string
 
 // The endpoints that take transaction IDs.
@@ -91,7 +91,7 @@ const (
 	Notice   Endpoint = "send_server_notice"
 )
 
-// NewTransactions begins to read what was answered before the start; requests wait for it.
+// NewTransactions begins to read the answers from before the start. Requests wait for that.
 func NewTransactions(ctx context.Context, store Store) *Transactions {
 	t := &Transactions{
 		store: store, recalled: make(chan struct{}), since: time.Now(),
@@ -109,7 +109,7 @@ func NewTransactions(ctx context.Context, store Store) *Transactions {
 	return t
 }
 
-// Handler puts t before a route of Dendrite's.
+// Handler puts t before one of Dendrite's routes.
 func (t *Transactions) Handler(endpoint Endpoint, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodOptions {
@@ -118,7 +118,7 @@ func (t *Transactions) Handler(endpoint Endpoint, next http.Handler) http.Handle
 		}
 		device, refusal := auth.VerifyUserFromRequest(req, t.store.Users)
 		vars, err := httputil.URLDecodeMapValues(mux.Vars(req))
-		if refusal != nil || err != nil { // Dendrite says so
+		if refusal != nil || err != nil { // Dendrite will answer with the error
 			next.ServeHTTP(w, req)
 			return
 		}
@@ -149,7 +149,7 @@ func (t *Transactions) serve(w http.ResponseWriter, req *http.Request, device *u
 		}
 		t.forget(k)
 	}
-	// It goes on if the client does not wait: nobody else could tell whether the event has been sent.
+	// The request goes on without the client, because otherwise nobody could tell whether the event has been sent.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), longest)
 	defer cancel()
 	res := response{header: http.Header{}}
@@ -158,8 +158,8 @@ func (t *Transactions) serve(w http.ResponseWriter, req *http.Request, device *u
 	res.pass(w)
 }
 
-// begin returns the answer that the transaction has got. Otherwise the caller has to carry it out, and to call end.
-// While another request carries it out, begin waits.
+// begin returns the answer of a known transaction. Otherwise the caller must carry out the transaction and call end. If
+// another request carries it out, begin waits.
 func (t *Transactions) begin(ctx context.Context, k key) (a answer, known bool, err error) {
 	select {
 	case <-t.recalled:
@@ -189,15 +189,15 @@ func (t *Transactions) begin(ctx context.Context, k key) (a answer, known bool, 
 	delete(t.unsure, k)
 	t.mu.Unlock()
 	if unsure {
-		return t.lookAgain(ctx, k)
+		return t.recheck(ctx, k)
 	}
 	return a, false, nil
 }
 
-// lookAgain is begin for a transaction that has failed.
-func (t *Transactions) lookAgain(ctx context.Context, k key) (answer, bool, error) {
+// recheck is begin for a transaction that has failed.
+func (t *Transactions) recheck(ctx context.Context, k key) (answer, bool, error) {
 	t.recalling.Lock()
-	err := t.recall(ctx, lookAgainPages)
+	err := t.recall(ctx, recheckPages)
 	t.recalling.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -212,7 +212,7 @@ func (t *Transactions) lookAgain(ctx context.Context, k key) (answer, bool, erro
 	return a, known, nil
 }
 
-// lookUp is called under the lock.
+// lookUp finds a remembered answer. The caller must hold the lock.
 func (t *Transactions) lookUp(k key) (answer, bool) {
 	if a, ok := t.young[k]; ok {
 		return a, true
@@ -228,7 +228,7 @@ func (t *Transactions) forget(k key) {
 	delete(t.old, k)
 }
 
-// end notes what came of a transaction, and lets others go on that wait for it.
+// end records the result of a transaction and wakes the requests that wait for it.
 func (t *Transactions) end(ctx context.Context, tx transaction, k key, res *response) {
 	if res.status == http.StatusOK && tx.endpoint == ToDevice {
 		if err := t.store.record(ctx, k); err != nil {
@@ -247,7 +247,7 @@ func (t *Transactions) end(ctx context.Context, tx transaction, k key, res *resp
 	delete(t.running, k)
 }
 
-// remember is called under the lock.
+// remember stores an answer. The caller must hold the lock.
 func (t *Transactions) remember(k key, a answer) {
 	if now := time.Now(); now.Sub(t.since) > remembered || len(t.young) >= mostAnswers {
 		t.young, t.old, t.since = make(map[key]answer), t.young, now
@@ -260,7 +260,7 @@ func (t *Transactions) remember(k key, a answer) {
 func (a answer) write(w http.ResponseWriter) {
 	body := []byte("{}")
 	if a.eventID != "" {
-		body, _ = json.Marshal(map[string]string{"event_id": a.eventID}) // strings always can
+		body, _ = json.Marshal(map[string]string{"event_id": a.eventID}) // strings can always be encoded
 	}
 	util.SetCORSHeaders(w)
 	w.Header().Set("Content-Type", "application/json")
@@ -268,7 +268,7 @@ func (a answer) write(w http.ResponseWriter) {
 	w.Write(body) //nolint:errcheck // the client may have gone
 }
 
-// response keeps an answer, which is short, until it is known whether it is remembered.
+// response records an answer, which is short, until it is known whether it is remembered.
 type response struct {
 	header http.Header
 	status int // 0: none yet

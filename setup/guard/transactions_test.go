@@ -24,7 +24,8 @@ func (t *Transactions) answered(tx transaction, status int, body string) {
 	t.end(context.Background(), tx, tx.key(), &response{status: status, body: []byte(body)})
 }
 
-// TestRepeatsWait: a repeat waits for the first one and has its answer; if that was a refusal, it is carried out.
+// TestRepeatsWait: a repeat waits for the first request and gets its answer. If that was an error, the repeat is
+// carried out.
 func TestRepeatsWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, tx := newMemory(), transaction{endpoint: Send, user: "@a:b", id: "1"}
@@ -64,7 +65,7 @@ func TestRepeatsWait(t *testing.T) {
 	})
 }
 
-// TestRemembered: an answer is known for half an hour at least, and not for ever; the memory has a bound.
+// TestRemembered: an answer is remembered for at least half an hour, but not for ever, and memory is bounded.
 func TestRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
@@ -96,7 +97,7 @@ func TestRemembered(t *testing.T) {
 	})
 }
 
-// TestKeys: all that a transaction says of itself tells it from others.
+// TestKeys: transactions that differ in any part have different keys.
 func TestKeys(t *testing.T) {
 	seen := map[key]transaction{}
 	for _, tx := range []transaction{

@@ -12,14 +12,14 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// The fault: when the database has rooms of a version that this server does not know, as after another homeserver
-// program has used it, Dendrite starts, and whoever is in such a room gets an empty first sync, without an error. How it
-// was reproduced: test/unknownrooms. It can go when Dendrite says so itself.
+// The fault: the database has rooms of a version that this server does not know, for example because another homeserver
+// program has used it. Dendrite starts, and members of such a room get an empty first sync, without an error.
+// Reproduced by: test/unknownrooms. Can go when Dendrite reports such rooms itself.
 
-const mostNamed = 10 // rooms in the error
+const mostNamed = 10 // rooms named in the error
 
-// CheckRoomVersions returns an error that names the rooms of unknown versions, or only warns of them. The database is the
-// roomserver's, and may be empty.
+// CheckRoomVersions returns an error that names the rooms of unknown versions; with ignore it only logs a warning. The
+// database is the roomserver's, and may be empty.
 func CheckRoomVersions(ctx context.Context, db *sql.DB, isSQLite, ignore bool) error {
 	text, err := unknownRooms(ctx, db, isSQLite)
 	switch {
@@ -36,7 +36,7 @@ func CheckRoomVersions(ctx context.Context, db *sql.DB, isSQLite, ignore bool) e
 		" these rooms")
 }
 
-// unknownRooms is a sentence, "" if there are none.
+// unknownRooms returns a sentence, or "" if there are none.
 func unknownRooms(ctx context.Context, db *sql.DB, isSQLite bool) (string, error) {
 	look := "SELECT COUNT(*) FROM pg_catalog.pg_class WHERE oid = to_regclass('roomserver_rooms')"
 	if isSQLite {

@@ -130,7 +130,7 @@ func (easyRoom) Submit(context.Context, []*api.Future) error { return nil }
 func (easyRoom) Verdict(_ context.Context, fs []*api.Future) ([]api.Verdict, error) {
 	verdicts := make([]api.Verdict, len(fs))
 	for i := range verdicts {
-		verdicts[i] = api.Proved
+		verdicts[i] = api.Confirmed
 	}
 	return verdicts, nil
 }

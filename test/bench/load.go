@@ -167,7 +167,7 @@ func (s *server) sent(ctx context.Context, c *rig.Client) (int, error) {
 }
 
 // fire schedules n messages over all rooms for one moment, and returns what it takes from there until the last
-// is proved to be in its room and all is done that follows from them.
+// is confirmed to be in its room and all is done that follows from them.
 func (m *members) fire(ctx context.Context, s *server, n int, atDue func()) (t toll, err error) {
 	before, err := s.sent(ctx, &m.Client)
 	if err != nil {

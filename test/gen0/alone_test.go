@@ -34,11 +34,11 @@ func invalidTokenLimit(t *testing.T) {
 	f, other := s.message("x", later, ""), s.message("y", later, "")
 	s.works(f.Refresh)
 	for range 5 {
-		s.wants(s.use("made-up"), 410, "M_NOT_FOUND")
+		s.Wants(s.use("made-up"), 410, "M_NOT_FOUND")
 	}
 	limited := func(r rig.Response) {
 		s.Helper()
-		s.wants(r, 429, "M_LIMIT_EXCEEDED")
+		s.Wants(r, 429, "M_LIMIT_EXCEEDED")
 		if r.Header.Get("Retry-After") == "" || r.JSON.Get("retry_after_ms").Int() <= 0 || r.Header.Get("Access-Control-Allow-Origin") != "*" {
 			s.Errorf("got %s with %v", r.Body, r.Header)
 		}
@@ -49,7 +49,7 @@ func invalidTokenLimit(t *testing.T) {
 	s.works(f.Refresh, f.Refresh, other.Refresh)
 	limited(s.use(f.Refresh)) // its own limit
 	s.works(other.Refresh, f.Send)
-	s.sees("x")
+	s.Sees("x")
 }
 
 func userLimits(t *testing.T) {
@@ -57,24 +57,24 @@ func userLimits(t *testing.T) {
 		"future_server.max_futures_per_user": 3,
 		"future_server.rate_limits.create":   map[string]any{"per_second": 0.1, "burst": 6},
 	}})
-	path := s.at("v3", "state_future/test/?future_timeout=3600000")
+	path := s.At("v3", "state_future/test/?future_timeout=3600000")
 	var f rig.Future
 	limited := func(u *rig.User) {
 		s.Helper()
-		r := u.Do("PUT", path, nil, text("x"))
-		s.wants(r, 429, "M_LIMIT_EXCEEDED")
+		r := u.Do("PUT", path, nil, rig.Text("x"))
+		s.Wants(r, 429, "M_LIMIT_EXCEEDED")
 		if r.Header.Get("Retry-After") == "" || r.JSON.Get("retry_after_ms").Int() <= 0 {
 			s.Errorf("got %s with %v", r.Body, r.Header)
 		}
 	}
 	for range 3 {
-		f = s.put(path, text("x")).Future()
+		f = s.put(path, rig.Text("x")).Future()
 	}
-	limited(s.alice)
+	limited(s.Alice)
 	s.works(f.Cancel)
-	s.wants(s.put(path, text("x")), 200, "")
-	limited(s.alice)
-	s.wants(s.bob.Do("PUT", path, nil, text("x")), 200, "")
+	s.Wants(s.put(path, rig.Text("x")), 200, "")
+	limited(s.Alice)
+	s.Wants(s.Bob.Do("PUT", path, nil, rig.Text("x")), 200, "")
 }
 
 func restart(t *testing.T) {
@@ -86,26 +86,26 @@ func restart(t *testing.T) {
 	cancelled := s.message("cancelled", time.Second, "")
 	refreshed := s.message("refreshed", 2*time.Second, "")
 	s.works(cancelled.Cancel)
-	listed := s.futures(s.alice)
+	listed := s.futures(s.Alice)
 	s.message("second", 1300*time.Millisecond, "")
 	s.message("first", 1100*time.Millisecond, "")
 	s.message("third", 1500*time.Millisecond, "")
 	lastDue := time.Now().Add(1500 * time.Millisecond)
 	refreshedAt := time.Now()
 	s.works(refreshed.Refresh)
-	s.world.server.Kill()
+	s.Server.Kill()
 	<-time.After(time.Until(lastDue)) // the server sleeps through three deadlines
-	s.world.server.Start()
+	s.Server.Start()
 
 	notBefore := func(body string, deadline time.Time) {
 		s.Helper()
-		if early := deadline.UnixMilli() - s.sees(body).Get("origin_server_ts").Int(); early > 0 {
+		if early := deadline.UnixMilli() - s.Sees(body).Get("origin_server_ts").Int(); early > 0 {
 			s.Errorf("%s came %d ms early", body, early)
 		}
 	}
 	notBefore("refreshed", refreshedAt.Add(2*time.Second)) // an acknowledged refresh is not lost
 	var order []string
-	for _, event := range s.alice.Timeline(s.room) {
+	for _, event := range s.Alice.Timeline(s.Room) {
 		if body := event.Get("content.body").String(); slices.Contains([]string{"first", "second", "third"}, body) {
 			order = append(order, body)
 		}
@@ -113,36 +113,36 @@ func restart(t *testing.T) {
 	if !slices.Equal(order, []string{"first", "second", "third"}) {
 		s.Errorf("the overdue ones came as %v", order)
 	}
-	for i, element := range s.futures(s.alice) { // the first of the list was the one refreshed
+	for i, element := range s.futures(s.Alice) { // the first of the list was the one refreshed
 		if element.Raw != listed[i+1].Raw {
 			s.Errorf("element %d was %s and is %s", i, listed[i+1].Raw, element.Raw)
 		}
 	}
 	notBefore("pending", start.Add(10*time.Second))
-	s.world.server.Stop()
-	s.world.server.Start()
+	s.Server.Stop()
+	s.Server.Start()
 	s.works(state.Refresh, action.Send)
-	s.sees("action")
+	s.Sees("action")
 	s.gone(pending, state, action, cancelled, refreshed)
-	s.has(1, "action", "state")
-	s.has(5, "first", "second", "third", "pending", "refreshed", "cancelled")
+	s.Has(1, "action", "state")
+	s.Has(5, "first", "second", "third", "pending", "refreshed", "cancelled")
 }
 
 // crashWhileSending kills the server between expiry and send, at each step in turn.
 func crashWhileSending(t *testing.T) {
 	s := ownScene(t, rig.Config{})
 	for _, step := range []string{"built", "claimed", "submitted", "proved"} {
-		s.world.server.CrashAt(step, 1)
+		s.Server.CrashAt(step, 1)
 		f := s.message(step, soon, "")
 		spare := s.message("spare "+step, later, f.Group)
-		if !s.world.server.WaitExit(patience) {
+		if !s.Server.WaitExit(rig.Patience) {
 			s.Fatalf("the server did not pass %q", step)
 		}
-		s.world.server.Start()
-		s.sees(step)
+		s.Server.Start()
+		s.Sees(step)
 		s.getsGone(spare)
 		s.gone(f, spare)
-		s.has(1, step, "spare "+step)
+		s.Has(1, step, "spare "+step)
 	}
 }
 
@@ -150,28 +150,28 @@ func crashWhileSending(t *testing.T) {
 func pair(t *testing.T) (s *scene, carol *rig.User) {
 	s = ownScene(t, rig.Config{Federation: true})
 	carol = rig.New(t, rig.Config{Federation: true}).Register(t, "carol")
-	carol.Join(s.room, s.world.server.Name)
+	carol.Join(s.Room, s.Server.Name)
 	return s, carol
 }
 
 func remoteState(t *testing.T) {
 	s, carol := pair(t)
-	s.setPower("state_default", 0)
+	s.SetPower("state_default", 0)
 	const timeout = 5 * time.Second
 	f := s.state("test", "", "old", timeout, "")
 	other := s.state("test", "other", "other", timeout, "")
-	carol.WaitFor(s.room, rig.HasBody(s.mark("power has been given")), patience)
-	carol.SendState(s.room, "test", "", text("new"))
+	carol.WaitFor(s.Room, rig.HasBody(s.mark("power has been given")), rig.Patience)
+	carol.SendState(s.Room, "test", "", rig.Text("new"))
 	s.getsGone(f)
-	s.sees("new")
-	s.sees("other")
+	s.Sees("new")
+	s.Sees("other")
 	s.gone(f, other)
-	s.has(0, "old")
+	s.Has(0, "old")
 }
 
 // mark sends a message and returns its body.
 func (s *scene) mark(body string) string {
-	s.alice.Send(s.room, "m.room.message", text(body))
+	s.Alice.Send(s.Room, "m.room.message", rig.Text(body))
 	return body
 }
 
@@ -179,28 +179,28 @@ func nothingFederates(t *testing.T) {
 	s, carol := pair(t)
 	s.message("x", later, "g")
 	action := s.message("action", 0, "g")
-	carol.WaitFor(s.room, rig.HasBody(s.mark("after scheduling")), patience)
-	for _, event := range carol.Timeline(s.room) {
+	carol.WaitFor(s.Room, rig.HasBody(s.mark("after scheduling")), rig.Patience)
+	for _, event := range carol.Timeline(s.Room) {
 		if body := event.Get("content.body").String(); body == "x" || body == "action" {
 			s.Errorf("the other server has seen %s", event.Raw)
 		}
 	}
 	s.works(action.Send)
-	carol.WaitFor(s.room, rig.HasBody("action"), patience)
+	carol.WaitFor(s.Room, rig.HasBody("action"), rig.Patience)
 }
 
 func disabled(t *testing.T) {
 	s := ownScene(t, rig.Config{Set: map[string]any{"future_server.enabled": false}})
 	for i, path := range []string{"send_future/m.room.message/t", "state_future/test", "state_future/test/key"} {
-		s.wants(s.put(s.at("v3", path+"?future_timeout=10"), text(fmt.Sprint("early ", i))), 403, "M_FORBIDDEN")
+		s.Wants(s.put(s.At("v3", path+"?future_timeout=10"), rig.Text(fmt.Sprint("early ", i))), 403, "M_FORBIDDEN")
 	}
 	for _, path := range []string{"send/m.room.message/t", "state/test", "state/test/key"} {
-		s.wants(s.put(s.at("v3", path+"?future_timeout=10"), text("early 0")), 400, "M_INVALID_PARAM")
+		s.Wants(s.put(s.At("v3", path+"?future_timeout=10"), rig.Text("early 0")), 400, "M_INVALID_PARAM")
 	}
-	s.wants(s.use("AAAAAAAAAAAAAAAAAAAAAA"), 410, "M_NOT_FOUND")
-	if n := len(s.futures(s.alice)); n > 0 {
+	s.Wants(s.use("AAAAAAAAAAAAAAAAAAAAAA"), 410, "M_NOT_FOUND")
+	if n := len(s.futures(s.Alice)); n > 0 {
 		s.Errorf("%d futures", n)
 	}
-	s.sees(s.mark("stock"))
-	s.has(0, "early 0", "early 1", "early 2")
+	s.Sees(s.mark("stock"))
+	s.Has(0, "early 0", "early 1", "early 2")
 }

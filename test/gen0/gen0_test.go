@@ -5,9 +5,6 @@ package gen0
 
 import (
 	"fmt"
-	"net/url"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -24,27 +21,14 @@ func TestMain(m *testing.M) { rig.Main(m) }
 
 // TestGen0 runs all subtests side by side, each with users and rooms, or even a server, of its own.
 func TestGen0(t *testing.T) {
-	w := &world{server: rig.New(t, rig.Config{Set: map[string]any{
-		"app_service_api.config_files": []any{bridgeRegistration(t)},
-		// What it takes to let guests in.
-		"client_api.registration_disabled":       false,
-		"client_api.guests_disabled":             false,
-		"client_api.enable_registration_captcha": true,
-		"client_api.recaptcha_public_key":        "x",
-		"client_api.recaptcha_private_key":       "x",
-	}})}
+	w := &world{server: rig.New(t, rig.Config{Set: rig.Guests(t)})}
 	for _, r := range slices.Concat(requests(), refusals(), tokenCalls(), lifecycle(), invalidation(), listing(), secrecy()) {
 		t.Run(r.numbers, func(t *testing.T) {
 			t.Parallel()
-			r.prove(newScene(t, w))
+			r.check(newScene(t, w))
 		})
 	}
-	for numbers, prove := range alone() {
-		t.Run(numbers, func(t *testing.T) {
-			t.Parallel()
-			prove(t)
-		})
-	}
+	rig.CheckAlone(t, alone())
 	t.Cleanup(func() { // 7.3 once more, for all that has been done
 		log := w.server.Log()
 		w.tokens.Range(func(token, _ any) bool {
@@ -56,10 +40,10 @@ func TestGen0(t *testing.T) {
 	})
 }
 
-// A requirement is proved by a function that fails its scene's test otherwise.
+// A requirement is checked by a function that fails its scene's test if the server does not meet it.
 type requirement struct {
 	numbers string // of docs/gen0-requirements.md, separated by commas
-	prove   func(*scene)
+	check   func(*scene)
 }
 
 // world is the server that the scenes share.
@@ -69,48 +53,31 @@ type world struct {
 	tokens sync.Map // all tokens that the scenes have received
 }
 
-// scene is one test's part of the server: alice, who made the room and has all power in it, and bob, who is in it.
+// scene is one test's part of the server, with the requests of generation 0.
 type scene struct {
-	*testing.T
-	world      *world
-	alice, bob *rig.User
-	room       string
+	*rig.Scene
+	world *world
 }
 
 func newScene(t *testing.T, w *world) *scene {
-	s := &scene{T: t, world: w}
-	s.alice, s.bob = s.register("alice"), s.register("bob")
-	s.room = s.alice.CreateRoom(nil)
-	s.bob.Join(s.room)
-	return s
+	return &scene{rig.NewScene(t, w.server, &w.users), w}
 }
-
-func (s *scene) register(name string) *rig.User {
-	s.Helper()
-	return s.world.server.Register(s, fmt.Sprintf("%s%d", name, s.world.users.Add(1)))
-}
-
-// patience is how long a test waits for an event or a state. Only a failing test waits so long.
-const patience = time.Minute // after SIGKILL JetStream redelivers unacknowledged messages after 30 s
 
 const (
 	soon  = 800 * time.Millisecond // a timeout that runs out during the test
 	later = time.Hour              // a timeout that does not
 )
 
-// text is the content of a message or a piece of state that can be told apart.
-func text(body string) map[string]any { return map[string]any{"msgtype": "m.text", "body": body} }
-
 // message schedules alice's message.
 func (s *scene) message(body string, timeout time.Duration, group string) rig.Future {
 	s.Helper()
-	return s.note(s.alice.SendFuture(s.room, "m.room.message", text(body), rig.Params{Timeout: timeout, Group: group}))
+	return s.note(s.Alice.SendFuture(s.Room, "m.room.message", rig.Text(body), rig.Params{Timeout: timeout, Group: group}))
 }
 
 // state schedules alice's piece of state.
 func (s *scene) state(eventType, key, body string, timeout time.Duration, group string) rig.Future {
 	s.Helper()
-	return s.note(s.alice.StateFuture(s.room, eventType, key, text(body), rig.Params{Timeout: timeout, Group: group}))
+	return s.note(s.Alice.StateFuture(s.Room, eventType, key, rig.Text(body), rig.Params{Timeout: timeout, Group: group}))
 }
 
 func (s *scene) note(f rig.Future) rig.Future {
@@ -132,7 +99,7 @@ func tokensOf(f rig.Future) []string {
 // use uses the token.
 func (s *scene) use(token string) rig.Response {
 	s.Helper()
-	return s.world.server.UseToken(s, token)
+	return s.Server.UseToken(s, token)
 }
 
 // works uses the tokens and expects 200 for each.
@@ -160,86 +127,24 @@ func (s *scene) gone(futures ...rig.Future) {
 // getsGone waits until the future's refresh token gets 410.
 func (s *scene) getsGone(f rig.Future) {
 	s.Helper()
-	s.eventually("the future to go", func() bool { return s.use(f.Refresh).Status == 410 })
-}
-
-// eventually waits until the condition holds.
-func (s *scene) eventually(what string, condition func() bool) {
-	s.Helper()
-	tick := time.Tick(20 * time.Millisecond)
-	for end := time.Now().Add(patience); !condition(); <-tick {
-		if time.Now().After(end) {
-			s.Fatalf("waited %s for %s", patience, what)
-		}
-	}
-}
-
-// sees waits for alice to see the event with that body.
-func (s *scene) sees(body string) gjson.Result {
-	s.Helper()
-	return s.alice.WaitFor(s.room, rig.HasBody(body), patience)
+	s.Eventually("the future to go", func() bool { return s.use(f.Refresh).Status == 410 })
 }
 
 // passes lets the time pass: a message scheduled now to be sent then has come. What was due before it in the
 // same room has come too, or never will.
 func (s *scene) passes(d time.Duration) {
 	s.Helper()
-	marker := fmt.Sprint("marker ", s.alice.NextTxn())
+	marker := fmt.Sprint("marker ", s.Alice.NextTxn())
 	s.message(marker, d, "")
-	s.sees(marker)
-}
-
-// count returns how many events with one of the bodies are in the room.
-func (s *scene) count(bodies ...string) int {
-	s.Helper()
-	found := map[string]bool{} // by event ID: Dendrite shows the event at the edge of two pages twice
-	for _, event := range s.alice.Timeline(s.room) {
-		if slices.Contains(bodies, event.Get("content.body").String()) {
-			found[event.Get("event_id").String()] = true
-		}
-	}
-	return len(found)
-}
-
-// has checks that n events with one of the bodies are in the room.
-func (s *scene) has(n int, bodies ...string) {
-	s.Helper()
-	if got := s.count(bodies...); got != n {
-		s.Errorf("%d of %v are in the room, want %d", got, bodies, n)
-	}
-}
-
-// at returns the path of something in the scene's room.
-func (s *scene) at(version, rest string) string {
-	return "/_matrix/client/" + version + "/rooms/" + url.PathEscape(s.room) + "/" + rest
+	s.Sees(marker)
 }
 
 // put sends alice's request with that body.
 func (s *scene) put(path string, body any) rig.Response {
 	s.Helper()
-	r := s.alice.Do("PUT", path, nil, body)
+	r := s.Alice.Do("PUT", path, nil, body)
 	if f := r.Future(); f.Send != "" {
 		s.note(f)
-	}
-	return r
-}
-
-// wants checks the status and the errcode of a response.
-func (s *scene) wants(r rig.Response, status int, errcode string) {
-	s.Helper()
-	if r.Status != status || r.ErrCode() != errcode {
-		s.Errorf("got %d %s, want %d %s", r.Status, r.Body, status, errcode)
-	}
-}
-
-// as sends a request with somebody's access token, or none.
-func (s *scene) as(accessToken, method, path string, body any) rig.Response {
-	s.Helper()
-	c := s.world.server.Client()
-	c.Token = accessToken
-	r, err := c.Do(s.Context(), method, path, nil, body)
-	if err != nil {
-		s.Fatal(err)
 	}
 	return r
 }
@@ -252,16 +157,4 @@ func (s *scene) futures(u *rig.User) []gjson.Result {
 		s.Fatalf("the list is answered %d %s", r.Status, r.Body)
 	}
 	return r.JSON.Array()
-}
-
-const bridgeToken = "the token of the bridge"
-
-func bridgeRegistration(t *testing.T) string {
-	path := filepath.Join(t.TempDir(), "bridge.yaml")
-	registration := fmt.Sprintf(`{id: bridge, url: "", as_token: %q, hs_token: x, sender_localpart: bridge,
-		namespaces: {users: [{exclusive: false, regex: "@bridged_.*"}], rooms: [], aliases: []}}`, bridgeToken)
-	if err := os.WriteFile(path, []byte(strings.ReplaceAll(registration, "\t", " ")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }

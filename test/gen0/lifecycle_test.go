@@ -28,9 +28,9 @@ func lifecycle() []requirement {
 }
 
 func powerRaised(s *scene) {
-	f := s.note(s.bob.StateFuture(s.room, "test", "", text("x"), rig.Params{Timeout: 2 * soon}))
-	s.setPower("state_default", 0)
-	if event := s.sees("x"); event.Get("sender").String() != s.bob.ID {
+	f := s.note(s.Bob.StateFuture(s.Room, "test", "", rig.Text("x"), rig.Params{Timeout: 2 * soon}))
+	s.SetPower("state_default", 0)
+	if event := s.Sees("x"); event.Get("sender").String() != s.Bob.ID {
 		s.Errorf("got %s", event.Raw)
 	}
 	s.gone(f)
@@ -38,25 +38,25 @@ func powerRaised(s *scene) {
 
 func powerDropped(s *scene) {
 	const timeout = 2 * soon
-	f := s.note(s.bob.SendFuture(s.room, "m.room.message", text("x"), rig.Params{Timeout: timeout, Group: "g"}))
-	action := s.note(s.bob.SendFuture(s.room, "m.room.message", text("action"), rig.Params{Group: "g"}))
-	other := s.note(s.bob.SendFuture(s.room, "m.room.message", text("other"), rig.Params{Timeout: later, Group: "g"}))
-	s.setPower("events_default", 50)
+	f := s.note(s.Bob.SendFuture(s.Room, "m.room.message", rig.Text("x"), rig.Params{Timeout: timeout, Group: "g"}))
+	action := s.note(s.Bob.SendFuture(s.Room, "m.room.message", rig.Text("action"), rig.Params{Group: "g"}))
+	other := s.note(s.Bob.SendFuture(s.Room, "m.room.message", rig.Text("other"), rig.Params{Timeout: later, Group: "g"}))
+	s.SetPower("events_default", 50)
 	s.passes(timeout)
 	s.getsGone(f)
 	s.gone(f, action, other) // the whole group is consumed
-	s.has(0, "x", "action", "other")
-	if n := len(s.futures(s.bob)); n > 0 {
+	s.Has(0, "x", "action", "other")
+	if n := len(s.futures(s.Bob)); n > 0 {
 		s.Errorf("%d futures are left", n)
 	}
 }
 
 func leftRoom(s *scene) {
-	f := s.note(s.bob.SendFuture(s.room, "m.room.message", text("x"), rig.Params{Timeout: soon}))
-	s.bob.Leave(s.room)
+	f := s.note(s.Bob.SendFuture(s.Room, "m.room.message", rig.Text("x"), rig.Params{Timeout: soon}))
+	s.Bob.Leave(s.Room)
 	s.passes(soon)
 	s.getsGone(f)
-	s.has(0, "x")
+	s.Has(0, "x")
 }
 
 func firstTimerWins(s *scene) {
@@ -64,107 +64,107 @@ func firstTimerWins(s *scene) {
 	for i, timeout := range []time.Duration{3 * soon, 2 * soon, 4 * soon} {
 		all = append(all, s.message(fmt.Sprint("timeout ", i), timeout, "g"), s.message(fmt.Sprint("action ", i), 0, "g"))
 	}
-	s.sees("timeout 1")
+	s.Sees("timeout 1")
 	s.gone(all...)
 	s.passes(5 * soon)
-	s.has(1, "timeout 0", "timeout 1", "timeout 2", "action 0", "action 1", "action 2")
+	s.Has(1, "timeout 0", "timeout 1", "timeout 2", "action 0", "action 1", "action 2")
 }
 
 func spentIsGone(s *scene) {
 	fired, cancelled, sent := s.message("fired", 100*time.Millisecond, ""), s.message("cancelled", later, ""), s.message("sent", later, "")
 	s.works(cancelled.Cancel, sent.Send)
-	s.sees("fired")
+	s.Sees("fired")
 	s.gone(fired, cancelled, sent)
-	if n := len(s.futures(s.alice)); n > 0 {
+	if n := len(s.futures(s.Alice)); n > 0 {
 		s.Errorf("%d futures are listed", n)
 	}
 }
 
 func logout(s *scene) {
-	f := s.note(s.bob.SendFuture(s.room, "m.room.message", text("x"), rig.Params{Timeout: 2 * soon}))
-	s.wants(s.bob.Do("POST", rig.Path("logout", "all"), nil, "{}"), 200, "")
-	s.wants(s.bob.Do("GET", rig.Path("futures"), nil, nil), 401, "M_UNKNOWN_TOKEN")
+	f := s.note(s.Bob.SendFuture(s.Room, "m.room.message", rig.Text("x"), rig.Params{Timeout: 2 * soon}))
+	s.Wants(s.Bob.Do("POST", rig.Path("logout", "all"), nil, "{}"), 200, "")
+	s.Wants(s.Bob.Do("GET", rig.Path("futures"), nil, nil), 401, "M_UNKNOWN_TOKEN")
 	s.works(f.Refresh)
-	if event := s.sees("x"); event.Get("sender").String() != s.bob.ID {
+	if event := s.Sees("x"); event.Get("sender").String() != s.Bob.ID {
 		s.Errorf("got %s", event.Raw)
 	}
 }
 
 func deactivation(s *scene) {
-	f := s.note(s.bob.SendFuture(s.room, "m.room.message", text("x"), rig.Params{Timeout: later}))
+	f := s.note(s.Bob.SendFuture(s.Room, "m.room.message", rig.Text("x"), rig.Params{Timeout: later}))
 	auth := map[string]any{
-		"type": "m.login.password", "password": "a long password", "identifier": map[string]any{"type": "m.id.user", "user": s.bob.ID},
+		"type": "m.login.password", "password": "a long password", "identifier": map[string]any{"type": "m.id.user", "user": s.Bob.ID},
 	}
-	s.wants(s.bob.Do("POST", rig.Path("account", "deactivate"), nil, map[string]any{"auth": auth}), 200, "")
+	s.Wants(s.Bob.Do("POST", rig.Path("account", "deactivate"), nil, map[string]any{"auth": auth}), 200, "")
 	s.getsGone(f)
-	s.has(0, "x")
+	s.Has(0, "x")
 }
 
 func bridge(s *scene) {
 	name := fmt.Sprint("bridged_", s.world.users.Add(1))
-	s.wants(s.as(bridgeToken, "POST", rig.Path("register"), map[string]any{"type": "m.login.application_service", "username": name}), 200, "")
+	s.Wants(s.As(rig.BridgeToken, "POST", rig.Path("register"), map[string]any{"type": "m.login.application_service", "username": name}), 200, "")
 	ghost := "@" + name + ":localhost"
 	as := "user_id=" + url.QueryEscape(ghost)
-	s.wants(s.as(bridgeToken, "POST", rig.Path("join", s.room)+"?"+as, "{}"), 200, "")
-	path := s.at("v3", "send_future/m.room.message/t?future_timeout=500&"+as)
-	first := s.as(bridgeToken, "PUT", path, text("x"))
-	s.wants(first, 200, "")
+	s.Wants(s.As(rig.BridgeToken, "POST", rig.Path("join", s.Room)+"?"+as, "{}"), 200, "")
+	path := s.At("v3", "send_future/m.room.message/t?future_timeout=500&"+as)
+	first := s.As(rig.BridgeToken, "PUT", path, rig.Text("x"))
+	s.Wants(first, 200, "")
 	s.note(first.Future())
-	if again := s.as(bridgeToken, "PUT", path, text("x")); string(again.Body) != string(first.Body) {
+	if again := s.As(rig.BridgeToken, "PUT", path, rig.Text("x")); string(again.Body) != string(first.Body) {
 		s.Errorf("the repeat is answered %s", again.Body)
 	}
-	s.wants(s.as(bridgeToken, "PUT", s.at("v3", "send_future/m.room.message/t?future_timeout=1&user_id="+url.QueryEscape(s.bob.ID)), text("x")), 403, "M_FORBIDDEN")
-	if event := s.sees("x"); event.Get("sender").String() != ghost {
+	s.Wants(s.As(rig.BridgeToken, "PUT", s.At("v3", "send_future/m.room.message/t?future_timeout=1&user_id="+url.QueryEscape(s.Bob.ID)), rig.Text("x")), 403, "M_FORBIDDEN")
+	if event := s.Sees("x"); event.Get("sender").String() != ghost {
 		s.Errorf("got %s", event.Raw)
 	}
-	if r := s.as(bridgeToken, "GET", rig.Path("futures")+"?"+as, nil); r.Status != 200 || string(r.Body) != "[]" {
+	if r := s.As(rig.BridgeToken, "GET", rig.Path("futures")+"?"+as, nil); r.Status != 200 || string(r.Body) != "[]" {
 		s.Errorf("the list is answered %d %s", r.Status, r.Body)
 	}
 }
 
 func redaction(s *scene, version string) {
-	s.room = s.alice.CreateRoom(map[string]any{"preset": "public_chat", "room_version": version})
-	secret := s.alice.Send(s.room, "m.room.message", text("this will self-destruct"))
-	s.note(s.alice.SendFuture(s.room, "m.room.redaction", map[string]any{"redacts": secret, "body": "boom"}, rig.Params{Timeout: soon}))
-	s.sees("boom")
-	s.eventually("the message to be redacted", func() bool {
-		r := s.alice.Do("GET", rig.Path("rooms", s.room, "event", secret), nil, nil)
+	s.Room = s.Alice.CreateRoom(map[string]any{"preset": "public_chat", "room_version": version})
+	secret := s.Alice.Send(s.Room, "m.room.message", rig.Text("this will self-destruct"))
+	s.note(s.Alice.SendFuture(s.Room, "m.room.redaction", map[string]any{"redacts": secret, "body": "boom"}, rig.Params{Timeout: soon}))
+	s.Sees("boom")
+	s.Eventually("the message to be redacted", func() bool {
+		r := s.Alice.Do("GET", rig.Path("rooms", s.Room, "event", secret), nil, nil)
 		return r.Status == 200 && !r.JSON.Get("content.body").Exists() && r.JSON.Get("unsigned.redacted_because").Exists()
 	})
 }
 
 func redactNothing(s *scene) {
-	f := s.note(s.alice.SendFuture(s.room, "m.room.redaction",
+	f := s.note(s.Alice.SendFuture(s.Room, "m.room.redaction",
 		map[string]any{"redacts": "$nothing", "body": "boom"}, rig.Params{Timeout: later}))
 	s.works(f.Send)
 	s.gone(f)
 }
 
 func groupOverRooms(s *scene) {
-	other := s.alice.CreateRoom(nil)
+	other := s.Alice.CreateRoom(nil)
 	s.message("here", later, "g")
-	there := s.note(s.alice.StateFuture(other, "test", "", text("there"), rig.Params{Timeout: later, Group: "g"}))
+	there := s.note(s.Alice.StateFuture(other, "test", "", rig.Text("there"), rig.Params{Timeout: later, Group: "g"}))
 	action := s.message("action", 0, "g")
 	s.works(action.Send)
-	s.sees("action")
+	s.Sees("action")
 	s.gone(there)
-	s.has(0, "here")
-	if s.alice.GetState(other, "test", "").Exists() {
+	s.Has(0, "here")
+	if s.Alice.GetState(other, "test", "").Exists() {
 		s.Error("two of the group were sent")
 	}
 }
 
 func guest(s *scene) {
-	s.alice.SendState(s.room, "m.room.guest_access", "", map[string]any{"guest_access": "can_join"})
-	r := s.as("", "POST", rig.Path("register")+"?kind=guest", "{}")
-	s.wants(r, 200, "")
+	s.Alice.SendState(s.Room, "m.room.guest_access", "", map[string]any{"guest_access": "can_join"})
+	r := s.As("", "POST", rig.Path("register")+"?kind=guest", "{}")
+	s.Wants(r, 200, "")
 	token, id := r.JSON.Get("access_token").String(), r.JSON.Get("user_id").String()
-	s.wants(s.as(token, "POST", rig.Path("join", s.room), "{}"), 200, "")
-	f := s.as(token, "PUT", s.at("v3", "send_future/m.room.message/t?future_timeout=500"), text("x"))
-	s.wants(f, 200, "")
+	s.Wants(s.As(token, "POST", rig.Path("join", s.Room), "{}"), 200, "")
+	f := s.As(token, "PUT", s.At("v3", "send_future/m.room.message/t?future_timeout=500"), rig.Text("x"))
+	s.Wants(f, 200, "")
 	s.note(f.Future())
-	s.wants(s.as(token, "GET", rig.Path("futures"), nil), 200, "")
-	if event := s.sees("x"); event.Get("sender").String() != id {
+	s.Wants(s.As(token, "GET", rig.Path("futures"), nil), 200, "")
+	if event := s.Sees("x"); event.Get("sender").String() != id {
 		s.Errorf("got %s", event.Raw)
 	}
 }

@@ -35,12 +35,12 @@ func requests() []requirement {
 
 func seedPaths(s *scene) {
 	for _, path := range []string{"send_future/m.room.message/t1", "state_future/m.room.topic/key"} {
-		f := s.put(s.at("v3", path+"?future_timeout=3600000"), text("x"))
-		s.wants(f, 200, "")
-		s.wants(s.as("", "PUT", rig.Path("futures", f.Future().Refresh), nil), 200, "")
+		f := s.put(s.At("v3", path+"?future_timeout=3600000"), rig.Text("x"))
+		s.Wants(f, 200, "")
+		s.Wants(s.As("", "PUT", rig.Path("futures", f.Future().Refresh), nil), 200, "")
 	}
-	s.wants(s.alice.Do("GET", rig.Path("futures"), nil, nil), 200, "")
-	if n := len(s.futures(s.alice)); n != 2 {
+	s.Wants(s.Alice.Do("GET", rig.Path("futures"), nil, nil), 200, "")
+	if n := len(s.futures(s.Alice)); n != 2 {
 		s.Errorf("%d futures are listed, want 2", n)
 	}
 }
@@ -49,23 +49,23 @@ func bothMethods(s *scene) {
 	for _, method := range []string{"PUT", "POST"} {
 		sent, cancelled := s.message("sent by "+method, later, ""), s.message("cancelled", later, "")
 		for _, token := range []string{sent.Refresh, sent.Send, cancelled.Cancel} {
-			if r := s.as("", method, rig.Path("futures", token), nil); r.Status != 200 || string(r.Body) != "{}" {
+			if r := s.As("", method, rig.Path("futures", token), nil); r.Status != 200 || string(r.Body) != "{}" {
 				s.Errorf("%s: %d %s", method, r.Status, r.Body)
 			}
 		}
-		s.sees("sent by " + method)
+		s.Sees("sent by " + method)
 		s.gone(sent, cancelled)
 	}
-	s.has(0, "cancelled")
+	s.Has(0, "cancelled")
 }
 
 func emptyStateKey(s *scene) {
 	for i, path := range []string{"state_future/test.a", "state_future/test.b/"} {
-		f := s.put(s.at("v3", path+"?future_timeout=3600000"), text("state"))
-		s.wants(f, 200, "")
+		f := s.put(s.At("v3", path+"?future_timeout=3600000"), rig.Text("state"))
+		s.Wants(f, 200, "")
 		s.works(f.Future().Send)
 		eventType := []string{"test.a", "test.b"}[i]
-		if got := s.alice.GetState(s.room, eventType, "").Get("body").String(); got != "state" {
+		if got := s.Alice.GetState(s.Room, eventType, "").Get("body").String(); got != "state" {
 			s.Errorf("%s: the state is %q", path, got)
 		}
 	}
@@ -73,15 +73,15 @@ func emptyStateKey(s *scene) {
 
 func aliases(s *scene) {
 	for _, version := range []string{"v3", "r0", "v1", "unstable/org.matrix.msc4140", "unstable/io.element.msc3140"} {
-		for _, path := range []string{"send_future/m.room.message/" + url.PathEscape(version), "state_future/test/" + s.alice.ID} {
-			r := s.put(s.at(version, path+"?future_timeout=3600000&future_group_id="+url.QueryEscape(version+path)), text("x"))
-			s.wants(r, 200, "")
+		for _, path := range []string{"send_future/m.room.message/" + url.PathEscape(version), "state_future/test/" + s.Alice.ID} {
+			r := s.put(s.At(version, path+"?future_timeout=3600000&future_group_id="+url.QueryEscape(version+path)), rig.Text("x"))
+			s.Wants(r, 200, "")
 			f := r.Future()
 			for _, name := range []string{"future", "futures"} {
 				at := "/_matrix/client/" + version + "/" + name
-				s.wants(s.alice.Do("GET", at, nil, nil), 200, "")
+				s.Wants(s.Alice.Do("GET", at, nil, nil), 200, "")
 				for _, method := range []string{"PUT", "POST"} {
-					s.wants(s.as("", method, at+"/"+f.Refresh, nil), 200, "")
+					s.Wants(s.As("", method, at+"/"+f.Refresh, nil), 200, "")
 				}
 			}
 			s.works(f.Cancel)
@@ -90,8 +90,8 @@ func aliases(s *scene) {
 }
 
 func versions(s *scene) {
-	r := s.alice.Do("GET", "/_matrix/client/versions", nil, nil)
-	s.wants(r, 200, "")
+	r := s.Alice.Do("GET", "/_matrix/client/versions", nil, nil)
+	s.Wants(r, 200, "")
 	for flag := range r.JSON.Get("unstable_features").Map() {
 		switch later := flag == "org.matrix.msc4140" || flag == "org.matrix.msc4140.stable"; {
 		case !later && strings.Contains(flag, "4140"), strings.Contains(flag, "3140"), strings.Contains(flag, "future"):
@@ -102,8 +102,8 @@ func versions(s *scene) {
 
 func timeoutFuture(s *scene) {
 	start := time.Now()
-	r := s.put(s.at("v3", "send_future/m.room.message/t?future_timeout=1000"), text("bye"))
-	s.wants(r, 200, "")
+	r := s.put(s.At("v3", "send_future/m.room.message/t?future_timeout=1000"), rig.Text("bye"))
+	s.Wants(r, 200, "")
 	for _, key := range []string{"send_token", "cancel_token", "refresh_token", "future_group_id"} {
 		if r.JSON.Get(key).String() == "" {
 			s.Errorf("%s is missing in %s", key, r.Body)
@@ -113,9 +113,9 @@ func timeoutFuture(s *scene) {
 		s.Errorf("got %s as %s", r.Body, r.Header.Get("Content-Type"))
 	}
 	if time.Since(start) < 500*time.Millisecond { // on a slow machine it may be there already
-		s.has(0, "bye")
+		s.Has(0, "bye")
 	}
-	event := s.sees("bye")
+	event := s.Sees("bye")
 	if took := time.Since(start); took < time.Second {
 		s.Errorf("it came after %s", took)
 	}
@@ -124,20 +124,20 @@ func timeoutFuture(s *scene) {
 	}
 	s.gone(r.Future())
 	s.passes(soon)
-	s.has(1, "bye")
+	s.Has(1, "bye")
 }
 
 func actionFuture(s *scene) {
 	s.message("timeout", later, "groupA")
-	r := s.put(s.at("v3", "state_future/test/?future_group_id=groupA"), text("action"))
-	s.wants(r, 200, "")
+	r := s.put(s.At("v3", "state_future/test/?future_group_id=groupA"), rig.Text("action"))
+	s.Wants(r, 200, "")
 	if len(r.JSON.Map()) != 3 || r.JSON.Get("refresh_token").Exists() || r.JSON.Get("future_group_id").String() != "groupA" {
 		s.Errorf("got %s", r.Body)
 	}
 	s.passes(soon)
-	s.has(0, "timeout", "action")
+	s.Has(0, "timeout", "action")
 	s.works(r.Future().Send)
-	s.sees("action")
+	s.Sees("action")
 }
 
 func threeForms(s *scene) {
@@ -155,10 +155,10 @@ func threeForms(s *scene) {
 
 func opaqueGroup(s *scene) {
 	s.message("x", later, "groupA")
-	path := s.at("v3", "send_future/m.room.message/t?future_group_id=")
-	s.wants(s.put(path+"%22groupA%22", text("x")), 409, "M_UNKNOWN")
-	s.wants(s.put(path+"groupa", text("x")), 409, "M_UNKNOWN")
-	s.wants(s.put(path+"groupA", text("x")), 200, "")
+	path := s.At("v3", "send_future/m.room.message/t?future_group_id=")
+	s.Wants(s.put(path+"%22groupA%22", rig.Text("x")), 409, "M_UNKNOWN")
+	s.Wants(s.put(path+"groupa", rig.Text("x")), 409, "M_UNKNOWN")
+	s.Wants(s.put(path+"groupA", rig.Text("x")), 200, "")
 	odd := `"g" &=+;%ü/`
 	s.message("x", later, odd)
 	if f := s.message("x", 0, odd); f.Group != odd {
@@ -173,21 +173,21 @@ func badTimeouts(s *scene) {
 		"future_timeout=%2210%22", "future_group_id=", "future_group_id=a&future_group_id=b", "future_group_id=" + strings.Repeat("g", 256),
 	} {
 		for _, path := range []string{"send_future/m.room.message/t?", "state_future/test/?"} {
-			s.wants(s.put(s.at("v3", path+query), text("early")), 400, "M_INVALID_PARAM")
+			s.Wants(s.put(s.At("v3", path+query), rig.Text("early")), 400, "M_INVALID_PARAM")
 		}
 	}
-	s.has(0, "early")
-	if n := len(s.futures(s.alice)); n > 0 {
+	s.Has(0, "early")
+	if n := len(s.futures(s.Alice)); n > 0 {
 		s.Errorf("%d futures were made", n)
 	}
 }
 
 func content(s *scene) {
 	const body = `{"algorithm":"m.megolm.v1.aes-sha2","body":"opaque","ciphertext":"\u00fc<&>","n":9007199254740991,"deep":[{"a":null},[],true]}`
-	r := s.put(s.at("v3", "send_future/m.room.encrypted/t?future_timeout=100"), body)
-	s.wants(r, 200, "")
-	event := s.sees("opaque")
-	if event.Get("type").String() != "m.room.encrypted" || event.Get("sender").String() != s.alice.ID {
+	r := s.put(s.At("v3", "send_future/m.room.encrypted/t?future_timeout=100"), body)
+	s.Wants(r, 200, "")
+	event := s.Sees("opaque")
+	if event.Get("type").String() != "m.room.encrypted" || event.Get("sender").String() != s.Alice.ID {
 		s.Errorf("got %s", event.Raw)
 	}
 	got := event.Get("content")
@@ -203,7 +203,7 @@ func content(s *scene) {
 func largeContent(s *scene) {
 	big := strings.Repeat("x", 60<<10)
 	s.message(big, 100*time.Millisecond, "")
-	s.sees(big)
+	s.Sees(big)
 }
 
 func tokenFormat(s *scene) {
@@ -217,57 +217,57 @@ func tokenFormat(s *scene) {
 }
 
 func transaction(s *scene) {
-	path := s.at("v3", "send_future/m.room.message/same?future_timeout=3600000")
-	first := s.put(path, text("x"))
-	s.wants(first, 200, "")
+	path := s.At("v3", "send_future/m.room.message/same?future_timeout=3600000")
+	first := s.put(path, rig.Text("x"))
+	s.Wants(first, 200, "")
 	repeats := func(how string, r rig.Response) {
 		s.Helper()
 		if r.Status != 200 || string(r.Body) != string(first.Body) {
 			s.Errorf("%s: %d %s, want %s", how, r.Status, r.Body, first.Body)
 		}
 	}
-	repeats("again", s.put(path, text("x")))
+	repeats("again", s.put(path, rig.Text("x")))
 	repeats("without body", s.put(path, nil))
-	repeats("by an alias", s.put(s.at("unstable/org.matrix.msc4140", "send_future/m.room.message/same?future_timeout=5"), text("y")))
-	repeats("without parameters", s.put(s.at("v3", "send_future/m.room.message/same"), text("x")))
-	if n := len(s.futures(s.alice)); n != 1 {
+	repeats("by an alias", s.put(s.At("unstable/org.matrix.msc4140", "send_future/m.room.message/same?future_timeout=5"), rig.Text("y")))
+	repeats("without parameters", s.put(s.At("v3", "send_future/m.room.message/same"), rig.Text("x")))
+	if n := len(s.futures(s.Alice)); n != 1 {
 		s.Errorf("%d futures", n)
 	}
-	laptop := s.world.server.Login(s, s.alice)
-	if r := laptop.Do("PUT", path, nil, text("x")); r.Status != 200 || string(r.Body) == string(first.Body) {
+	laptop := s.Server.Login(s, s.Alice)
+	if r := laptop.Do("PUT", path, nil, rig.Text("x")); r.Status != 200 || string(r.Body) == string(first.Body) {
 		s.Errorf("another device's transaction is answered %d %s", r.Status, r.Body)
 	}
 	s.works(first.Future().Send)
-	s.sees("x")
-	repeats("after it was sent", s.put(path, text("x")))
+	s.Sees("x")
+	repeats("after it was sent", s.put(path, rig.Text("x")))
 	s.passes(soon)
-	s.has(1, "x")
+	s.Has(1, "x")
 }
 
 func separateTransactions(s *scene) {
-	s.wants(s.put(s.at("v3", "send/m.room.message/shared"), text("now")), 200, "")
-	f := s.put(s.at("v3", "send_future/m.room.message/shared?future_timeout=100"), text("later"))
+	s.Wants(s.put(s.At("v3", "send/m.room.message/shared"), rig.Text("now")), 200, "")
+	f := s.put(s.At("v3", "send_future/m.room.message/shared?future_timeout=100"), rig.Text("later"))
 	if f.Status != 200 || f.JSON.Get("event_id").Exists() {
 		s.Errorf("got %d %s", f.Status, f.Body)
 	}
-	s.sees("later")
-	s.wants(s.put(s.at("v3", "send/m.room.message/shared"), text("now")), 200, "")
-	s.has(1, "now")
-	s.has(1, "later")
+	s.Sees("later")
+	s.Wants(s.put(s.At("v3", "send/m.room.message/shared"), rig.Text("now")), 200, "")
+	s.Has(1, "now")
+	s.Has(1, "later")
 }
 
 func stateHasNoTransaction(s *scene) {
 	one, two := s.state("test", "", "x", later, ""), s.state("test", "", "x", later, "")
-	if one.Send == two.Send || len(s.futures(s.alice)) != 2 {
+	if one.Send == two.Send || len(s.futures(s.Alice)) != 2 {
 		s.Error("two equal requests are one future")
 	}
 }
 
 func encodedNames(s *scene) {
-	f := s.put(s.at("v3", "state_future/test%2Ftype/a%2Fb%25c?future_timeout=3600000"), text("x"))
-	s.wants(f, 200, "")
+	f := s.put(s.At("v3", "state_future/test%2Ftype/a%2Fb%25c?future_timeout=3600000"), rig.Text("x"))
+	s.Wants(f, 200, "")
 	s.works(f.Future().Send)
-	event := s.sees("x")
+	event := s.Sees("x")
 	if event.Get("type").String() != "test/type" || event.Get("state_key").String() != "a/b%c" {
 		s.Errorf("got %s", event.Raw)
 	}

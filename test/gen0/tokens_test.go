@@ -31,15 +31,15 @@ func tokenCalls() []requirement {
 
 func ignored(s *scene) {
 	f := s.message("x", later, "")
-	for _, header := range []string{"", "Bearer wrong", "Bearer " + s.bob.Token, "Bearer", "Basic eDp5"} {
+	for _, header := range []string{"", "Bearer wrong", "Bearer " + s.Bob.Token, "Bearer", "Basic eDp5"} {
 		for _, body := range []string{"", "{}", `{"action":"cancel"}`, "[", "\xff", strings.Repeat("x", 100<<10)} {
 			for _, method := range []string{http.MethodPut, http.MethodPost} {
-				req, err := http.NewRequestWithContext(s.Context(), method, s.world.server.URL+rig.Path("futures", f.Refresh), strings.NewReader(body))
+				req, err := http.NewRequestWithContext(s.Context(), method, s.Server.URL+rig.Path("futures", f.Refresh), strings.NewReader(body))
 				if err != nil {
 					s.Fatal(err)
 				}
 				req.Header.Set("Authorization", header)
-				res, err := s.world.server.Client().HTTP.Do(req)
+				res, err := s.Server.Client().HTTP.Do(req)
 				if err != nil {
 					s.Fatal(err)
 				}
@@ -62,8 +62,8 @@ func heartbeat(s *scene) {
 		last = time.Now()
 		s.works(f.Refresh)
 	}
-	s.has(0, "x")
-	event := s.sees("x")
+	s.Has(0, "x")
+	event := s.Sees("x")
 	if early := time.Until(last.Add(timeout)); early > 0 {
 		s.Errorf("it came %s too early", early)
 	}
@@ -71,7 +71,7 @@ func heartbeat(s *scene) {
 		s.Errorf("origin_server_ts is %d, %d before the deadline", ts, last.Add(timeout).UnixMilli()-ts)
 	}
 	s.gone(f)
-	s.has(1, "x")
+	s.Has(1, "x")
 }
 
 func othersKeepTimers(s *scene) {
@@ -82,31 +82,31 @@ func othersKeepTimers(s *scene) {
 		<-beat
 		s.works(long.Refresh)
 	}
-	s.sees("short")
+	s.Sees("short")
 	s.gone(long)
-	s.has(0, "long")
+	s.Has(0, "long")
 }
 
 func sendAction(s *scene) {
 	timeout, other := s.message("timeout", 2*time.Second, "g"), s.message("other", later, "g")
 	action, spare := s.message("action", 0, "g"), s.message("spare", 0, "g")
 	s.works(action.Send)
-	s.sees("action")
+	s.Sees("action")
 	s.gone(timeout, other, action, spare)
-	if n := len(s.futures(s.alice)); n > 0 {
+	if n := len(s.futures(s.Alice)); n > 0 {
 		s.Errorf("%d futures are left", n)
 	}
 	s.passes(2500 * time.Millisecond)
-	s.has(1, "timeout", "other", "action", "spare")
+	s.Has(1, "timeout", "other", "action", "spare")
 }
 
 func sendTimeout(s *scene) {
 	f, action := s.message("x", later, "g"), s.message("action", 0, "g")
 	s.works(f.Send)
-	s.sees("x")
+	s.Sees("x")
 	s.gone(f, action)
 	s.passes(soon)
-	s.has(0, "action")
+	s.Has(0, "action")
 }
 
 func cancelAction(s *scene) {
@@ -114,19 +114,19 @@ func cancelAction(s *scene) {
 	s.works(action.Cancel)
 	s.gone(action)
 	s.works(f.Refresh)
-	s.sees("x")
-	s.has(0, "action")
+	s.Sees("x")
+	s.Has(0, "action")
 }
 
 func cancelLast(s *scene) {
 	f, action := s.message("x", soon, "g"), s.message("action", 0, "g")
 	s.works(f.Cancel)
 	s.gone(f, action)
-	if n := len(s.futures(s.alice)); n > 0 {
+	if n := len(s.futures(s.Alice)); n > 0 {
 		s.Errorf("%d futures are left", n)
 	}
 	s.passes(2 * soon)
-	s.has(0, "x", "action")
+	s.Has(0, "x", "action")
 }
 
 func cancelOneOfTwo(s *scene) {
@@ -135,9 +135,9 @@ func cancelOneOfTwo(s *scene) {
 	s.works(one.Cancel)
 	s.gone(one)
 	s.works(two.Refresh)
-	s.sees("two")
+	s.Sees("two")
 	s.gone(action)
-	s.has(0, "one", "action")
+	s.Has(0, "one", "action")
 }
 
 // alike wants live tokens of all kinds to be answered the same, and dead ones likewise.
@@ -166,54 +166,43 @@ func alike(s *scene) {
 	if live := equal(a.Refresh, b.Cancel, a.Send); !strings.HasSuffix(live, "OK\n{}") {
 		s.Errorf("live tokens are answered\n%s", live)
 	}
-	event := s.sees("a")
+	event := s.Sees("a")
 	tampered := []byte(c.Send)
 	tampered[0] ^= 1
 	dead := equal(a.Send, a.Cancel, a.Refresh, b.Cancel, b.Send, c.Send, c.Refresh, string(tampered),
-		strings.Repeat("A", 22), "x", b.Group, event.Get("event_id").String(), s.room)
+		strings.Repeat("A", 22), "x", b.Group, event.Get("event_id").String(), s.Room)
 	if !strings.Contains(dead, "Gone") || !strings.Contains(dead, "M_NOT_FOUND") || strings.ContainsAny(dead, "@!$") {
 		s.Errorf("dead tokens are answered\n%s", dead)
 	}
 }
 
 func sendRefused(s *scene) {
-	f := s.note(s.bob.StateFuture(s.room, "test", "", text("x"), rig.Params{Timeout: later, Group: "g"}))
-	action := s.note(s.bob.SendFuture(s.room, "m.room.message", text("action"), rig.Params{Group: "g"}))
+	f := s.note(s.Bob.StateFuture(s.Room, "test", "", rig.Text("x"), rig.Params{Timeout: later, Group: "g"}))
+	action := s.note(s.Bob.SendFuture(s.Room, "m.room.message", rig.Text("action"), rig.Params{Group: "g"}))
 	r := s.use(f.Send)
-	s.wants(r, 403, "M_FORBIDDEN")
-	for _, secret := range []string{s.room, s.alice.ID, s.bob.ID, "localhost", "test"} {
+	s.Wants(r, 403, "M_FORBIDDEN")
+	for _, secret := range []string{s.Room, s.Alice.ID, s.Bob.ID, "localhost", "test"} {
 		if strings.Contains(string(r.Body), secret) {
 			s.Errorf("%q is in %s", secret, r.Body)
 		}
 	}
 	s.works(f.Refresh)
-	if n := len(s.futures(s.bob)); n != 2 {
+	if n := len(s.futures(s.Bob)); n != 2 {
 		s.Errorf("%d futures are left, want 2", n)
 	}
-	s.setPower("state_default", 0)
+	s.SetPower("state_default", 0)
 	s.works(f.Send)
-	s.sees("x")
+	s.Sees("x")
 	s.gone(f, action)
-}
-
-// setPower changes one of the room's power levels.
-func (s *scene) setPower(level string, to int) {
-	s.Helper()
-	levels := map[string]any{}
-	for key, value := range s.alice.GetState(s.room, "m.room.power_levels", "").Map() {
-		levels[key] = value.Value()
-	}
-	levels[level] = to
-	s.alice.SendState(s.room, "m.room.power_levels", "", levels)
 }
 
 func cors(s *scene) {
 	f := s.message("x", later, "")
 	for _, path := range []string{
-		rig.Path("futures", f.Refresh), rig.Path("futures"), s.at("v3", "send_future/m.room.message/t"), s.at("v3", "state_future/test"),
+		rig.Path("futures", f.Refresh), rig.Path("futures"), s.At("v3", "send_future/m.room.message/t"), s.At("v3", "state_future/test"),
 	} {
 		for _, method := range []string{"OPTIONS", "PUT", "GET"} {
-			r := s.as("", method, path, nil)
+			r := s.As("", method, path, nil)
 			if r.Header.Get("Access-Control-Allow-Origin") != "*" || method == "OPTIONS" && r.Status != 200 {
 				s.Errorf("%s %s: %d %v", method, path[:24], r.Status, r.Header)
 			}
@@ -244,5 +233,5 @@ func race(s *scene) {
 		}
 	}
 	s.passes(100 * time.Millisecond)
-	s.has(rounds, "race")
+	s.Has(rounds, "race")
 }

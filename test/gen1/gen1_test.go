@@ -6,9 +6,6 @@ package gen1
 import (
 	"fmt"
 	"net/url"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -28,51 +25,24 @@ const (
 
 // TestGen1 runs all subtests side by side, each with users and rooms, or even a server, of its own.
 func TestGen1(t *testing.T) {
-	server := rig.New(t, rig.Config{Set: map[string]any{
-		"app_service_api.config_files": []any{bridgeRegistration(t)},
-		// What it takes to let guests in.
-		"client_api.registration_disabled":       false,
-		"client_api.guests_disabled":             false,
-		"client_api.enable_registration_captcha": true,
-		"client_api.recaptcha_public_key":        "x",
-		"client_api.recaptcha_private_key":       "x",
-	}})
-	var users atomic.Int64
-	for _, r := range slices.Concat(scheduling(), management(), listing(), semantics()) {
-		t.Run(r.numbers, func(t *testing.T) {
-			t.Parallel()
-			r.prove(rig.NewScene(t, server, &users))
-		})
-	}
-	for numbers, prove := range alone() {
-		t.Run(numbers, func(t *testing.T) {
-			t.Parallel()
-			prove(t)
-		})
-	}
+	rig.CheckRequirements(t, alone(), scheduling(), management(), listing(), semantics())
 }
 
-// A requirement is proved by a function that fails its scene's test otherwise.
-type requirement struct {
-	numbers string // of docs/gen1-requirements.md, separated by commas
-	prove   func(*rig.Scene)
-}
-
-func scheduling() []requirement {
-	return []requirement{
-		{"1.1,3.1,3.2,6.2 message", message},
-		{"1.1,7.4 state", state},
-		{"1.1 prefixes", prefixes},
-		{"1.1,1.2,1.3 names that nobody served", bareDelay},
-		{"2.1,2.2", flag},
-		{"2.3", capability},
-		{"3.3", transaction},
-		{"3.4,3.12 never sent at once", neverAtOnce},
-		{"3.5", shape},
-		{"3.6,3.7", maximum},
-		{"3.10", timestamp},
-		{"3.11", sticky},
-		{"4.9 guests,6.10 unicode", guest},
+func scheduling() map[string]func(*rig.Scene) {
+	return map[string]func(*rig.Scene){
+		"1.1,3.1,3.2,6.2 message":              message,
+		"1.1,7.4 state":                        state,
+		"1.1 prefixes":                         prefixes,
+		"1.1,1.2,1.3 names that nobody served": bareDelay,
+		"2.1,2.2":                              flag,
+		"2.3":                                  capability,
+		"3.3":                                  transaction,
+		"3.4,3.12 never sent at once":          neverAtOnce,
+		"3.5":                                  shape,
+		"3.6,3.7":                              maximum,
+		"3.10":                                 timestamp,
+		"3.11":                                 sticky,
+		"4.9 guests,6.10 unicode":              guest,
 	}
 }
 
@@ -224,11 +194,11 @@ func timestamp(s *rig.Scene) {
 	user := "@bridged_" + s.Alice.NextTxn() + s.Room[1:5] + ":localhost"
 	user = strings.ToLower(user)
 	as := "&user_id=" + url.QueryEscape(user)
-	s.Wants(s.As(bridgeToken, "POST", "/_matrix/client/v3/register", map[string]any{
+	s.Wants(s.As(rig.BridgeToken, "POST", "/_matrix/client/v3/register", map[string]any{
 		"type": "m.login.application_service", "username": user[1:strings.IndexByte(user, ':')],
 	}), 200, "")
-	s.Wants(s.As(bridgeToken, "POST", rig.Path("join", s.Room)+"?"+as[1:], map[string]any{}), 200, "")
-	s.ID(s.As(bridgeToken, "PUT", s.At("v3", "send/m.room.message/t"+delay+"500&ts=1234567"+as), rig.Text("old")))
+	s.Wants(s.As(rig.BridgeToken, "POST", rig.Path("join", s.Room)+"?"+as[1:], map[string]any{}), 200, "")
+	s.ID(s.As(rig.BridgeToken, "PUT", s.At("v3", "send/m.room.message/t"+delay+"500&ts=1234567"+as), rig.Text("old")))
 	if ts := s.Sees("old").Get("origin_server_ts").Int(); ts != 1234567 {
 		s.Errorf("origin_server_ts is %d", ts)
 	}
@@ -266,18 +236,6 @@ func guest(s *rig.Scene) {
 	s.Wants(s.As(g.Token, "POST", rig.UnstableDelayed+"/"+id+"/restart", nil), 200, "")
 	s.Wants(s.As(g.Token, "POST", rig.UnstableDelayed+"/"+id+"/send", nil), 200, "")
 	s.Sees(body)
-}
-
-const bridgeToken = "the token of the bridge"
-
-func bridgeRegistration(t *testing.T) string {
-	path := filepath.Join(t.TempDir(), "bridge.yaml")
-	registration := fmt.Sprintf(`{id: bridge, url: "", as_token: %q, hs_token: x, sender_localpart: bridge,
-		namespaces: {users: [{exclusive: false, regex: "@bridged_.*"}], rooms: [], aliases: []}}`, bridgeToken)
-	if err := os.WriteFile(path, []byte(strings.ReplaceAll(registration, "\t", " ")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 func ownScene(t *testing.T, set map[string]any) *rig.Scene {

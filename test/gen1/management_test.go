@@ -7,17 +7,17 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-func management() []requirement {
-	return []requirement{
-		{"4.1,4.2,4.6,7.8 without a token", openActions},
-		{"4.3,4.4,4.5 requests", requests},
-		{"4.4 the chain of matrix-js-sdk", chain},
-		{"4.5,4.11,8 finished ones", finished},
-		{"4.6,8 tokens", tokens},
-		{"4.10", failedSend},
-		{"4.12 heartbeats", heartbeats},
-		{"7.5,7.6,7.7", unknownID},
-		{"8 delegation is not offered", noDelegation},
+func management() map[string]func(*rig.Scene) {
+	return map[string]func(*rig.Scene){
+		"4.1,4.2,4.6,7.8 without a token": openActions,
+		"4.3,4.4,4.5 requests":            requests,
+		"4.4 the chain of matrix-js-sdk":  chain,
+		"4.5,4.11,8 finished ones":        finished,
+		"4.6,8 tokens":                    tokens,
+		"4.10":                            failedSend,
+		"4.12 heartbeats":                 heartbeats,
+		"7.5,7.6,7.7":                     unknownID,
+		"8 delegation is not offered":     noDelegation,
 	}
 }
 

@@ -11,26 +11,26 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-func listing() []requirement {
-	return []requirement{
-		{"5.1,5.5,7.1,7.2 own events alone", ownList},
-		{"5.1,5.2,1.3 elements", elements},
-		{"7.3", threeMessages},
-		{"5.4 pages", pages},
-		{"1.3 filters", filters},
-		{"5.3 a body with GET", bodyWithGet},
+func listing() map[string]func(*rig.Scene) {
+	return map[string]func(*rig.Scene){
+		"5.1,5.5,7.1,7.2 own events alone": ownList,
+		"5.1,5.2,1.3 elements":             elements,
+		"7.3":                              threeMessages,
+		"5.4 pages":                        pages,
+		"1.3 filters":                      filters,
+		"5.3 a body with GET":              bodyWithGet,
 	}
 }
 
-func semantics() []requirement {
-	return []requirement{
-		{"6.1 power lost", powerLost},
-		{"6.1 power gained", powerGained},
-		{"6.3 nobody's newer state cancels", nothingCancels},
-		{"6.4", sameKeyAtOnce},
-		{"6.5", kick},
-		{"6.9", firingIsNotLimited},
-		{"8 administrators", administrators},
+func semantics() map[string]func(*rig.Scene) {
+	return map[string]func(*rig.Scene){
+		"6.1 power lost":                   powerLost,
+		"6.1 power gained":                 powerGained,
+		"6.3 nobody's newer state cancels": nothingCancels,
+		"6.4":                              sameKeyAtOnce,
+		"6.5":                              kick,
+		"6.9":                              firingIsNotLimited,
+		"8 administrators":                 administrators,
 	}
 }
 

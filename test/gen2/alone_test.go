@@ -1,12 +1,8 @@
 package gen2
 
 import (
-	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -175,16 +171,4 @@ func othersCancel(t *testing.T) {
 	s.Wants(act(s, s.Alice, id, "send"), 409, "M_UNKNOWN")
 	done(s, act(s, s.Alice, id, "cancel"))
 	s.Has(0, "x")
-}
-
-const bridgeToken = "the token of the bridge"
-
-func bridgeRegistration(t *testing.T) string {
-	path := filepath.Join(t.TempDir(), "bridge.yaml")
-	registration := fmt.Sprintf(`{id: bridge, url: "", as_token: %q, hs_token: x, sender_localpart: bridge,
-		namespaces: {users: [{exclusive: false, regex: "@bridged_.*"}], rooms: [], aliases: []}}`, bridgeToken)
-	if err := os.WriteFile(path, []byte(strings.ReplaceAll(registration, "\t", " ")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }

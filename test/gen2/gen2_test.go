@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,48 +29,21 @@ const (
 
 // TestGen2 runs all subtests side by side, each with users and rooms, or even a server, of its own.
 func TestGen2(t *testing.T) {
-	server := rig.New(t, rig.Config{Set: map[string]any{
-		"app_service_api.config_files": []any{bridgeRegistration(t)},
-		// What it takes to let guests in.
-		"client_api.registration_disabled":       false,
-		"client_api.guests_disabled":             false,
-		"client_api.enable_registration_captcha": true,
-		"client_api.recaptcha_public_key":        "x",
-		"client_api.recaptcha_private_key":       "x",
-	}})
-	var users atomic.Int64
-	for _, r := range slices.Concat(scheduling(), management(), outcomes()) {
-		t.Run(r.numbers, func(t *testing.T) {
-			t.Parallel()
-			r.prove(rig.NewScene(t, server, &users))
-		})
-	}
-	for numbers, prove := range alone() {
-		t.Run(numbers, func(t *testing.T) {
-			t.Parallel()
-			prove(t)
-		})
-	}
+	rig.CheckRequirements(t, alone(), scheduling(), management(), outcomes())
 }
 
-// A requirement is proved by a function that fails its scene's test otherwise.
-type requirement struct {
-	numbers string // of docs/gen2-requirements.md, separated by commas
-	prove   func(*rig.Scene)
-}
-
-func scheduling() []requirement {
-	return []requirement{
-		{"1.1,3.1,3.2,4.1,4.4,11.1,11.7 message", message},
-		{"3.1,11.1 state", state},
-		{"1.4,11.15", guest},
-		{"2.1,2.2,2.4,2.5", discovery},
-		{"3.3,11.2", transaction},
-		{"3.4,11.4", maximum},
-		{"3.7,11.3", malformed},
-		{"3.8", notInRoom},
-		{"3.9,11.14", timestamp},
-		{"10 old names", oldNames},
+func scheduling() map[string]func(*rig.Scene) {
+	return map[string]func(*rig.Scene){
+		"1.1,3.1,3.2,4.1,4.4,11.1,11.7 message": message,
+		"3.1,11.1 state":                        state,
+		"1.4,11.15":                             guest,
+		"2.1,2.2,2.4,2.5":                       discovery,
+		"3.3,11.2":                              transaction,
+		"3.4,11.4":                              maximum,
+		"3.7,11.3":                              malformed,
+		"3.8":                                   notInRoom,
+		"3.9,11.14":                             timestamp,
+		"10 old names":                          oldNames,
 	}
 }
 
@@ -260,18 +232,18 @@ func notInRoom(s *rig.Scene) {
 func timestamp(s *rig.Scene) {
 	name := "bridged_" + strings.ToLower(url.PathEscape(s.Alice.ID[1:7]))
 	as := "user_id=" + url.QueryEscape("@"+name+":localhost")
-	s.Wants(s.As(bridgeToken, "POST", "/_matrix/client/v3/register", map[string]any{
+	s.Wants(s.As(rig.BridgeToken, "POST", "/_matrix/client/v3/register", map[string]any{
 		"type": "m.login.application_service", "username": name,
 	}), 200, "")
-	s.Wants(s.As(bridgeToken, "POST", rig.Path("join", s.Room)+"?"+as, map[string]any{}), 200, "")
+	s.Wants(s.As(rig.BridgeToken, "POST", rig.Path("join", s.Room)+"?"+as, map[string]any{}), 200, "")
 	path := s.At(stable, "delayed_event/m.room.message/t") + "?ts=1234567&" + as
 	before := time.Now().UnixMilli()
-	id := s.ID(s.As(bridgeToken, "PUT", path, delayed("old", soon)))
+	id := s.ID(s.As(rig.BridgeToken, "PUT", path, delayed("old", soon)))
 	if ts := s.Sees("old").Get("origin_server_ts").Int(); ts != 1234567 {
 		s.Errorf("origin_server_ts is %d", ts)
 	}
 	s.Eventually("the real time of sending", func() bool {
-		r := s.As(bridgeToken, "GET", rig.StableDelayed+"/"+id+"?"+as, nil)
+		r := s.As(rig.BridgeToken, "GET", rig.StableDelayed+"/"+id+"?"+as, nil)
 		return r.JSON.Get("finalised.finalised_ts").Int() >= before+soon.Milliseconds()
 	})
 	s.ID(s.Alice.Do("PUT", s.At(stable, "delayed_event/m.room.message/t")+"?ts=1234567", nil, delayed("new", soon)))

@@ -10,31 +10,31 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-func management() []requirement {
-	return []requirement{
-		{"5.1,11.17,11.22 actions", actions},
-		{"5.2,5.3,11.8", outcomeTable},
-		{"5.4,11.9", failedSend},
-		{"5.5", strangers},
-		{"5.7,11.18", redundantActions},
-		{"1.6", oddIDs},
-		{"1.5,8.3 no delegation", noDelegation},
-		{"11.23", races},
+func management() map[string]func(*rig.Scene) {
+	return map[string]func(*rig.Scene){
+		"5.1,11.17,11.22 actions": actions,
+		"5.2,5.3,11.8":            outcomeTable,
+		"5.4,11.9":                failedSend,
+		"5.5":                     strangers,
+		"5.7,11.18":               redundantActions,
+		"1.6":                     oddIDs,
+		"1.5,8.3 no delegation":   noDelegation,
+		"11.23":                   races,
 	}
 }
 
-func outcomes() []requirement {
-	return []requirement{
-		{"1.2,6.4 lists are of generation 1", lists},
-		{"1.3,6.1,6.2,6.3,11.12 sent", lookUpSent},
-		{"6.2,6.3 cancelled", lookUpCancelled},
-		{"4.3,4.6,6.2,6.3,11.10 failed", lookUpFailed},
-		{"4.3 power gained", powerGained},
-		{"4.7,11.16", newerState},
-		{"9 left", leftRoom},
-		{"9 deactivated", deactivated},
-		{"9 logout", logout},
-		{"9 order", order},
+func outcomes() map[string]func(*rig.Scene) {
+	return map[string]func(*rig.Scene){
+		"1.2,6.4 lists are of generation 1": lists,
+		"1.3,6.1,6.2,6.3,11.12 sent":        lookUpSent,
+		"6.2,6.3 cancelled":                 lookUpCancelled,
+		"4.3,4.6,6.2,6.3,11.10 failed":      lookUpFailed,
+		"4.3 power gained":                  powerGained,
+		"4.7,11.16":                         newerState,
+		"9 left":                            leftRoom,
+		"9 deactivated":                     deactivated,
+		"9 logout":                          logout,
+		"9 order":                           order,
 	}
 }
 

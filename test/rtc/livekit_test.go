@@ -244,8 +244,21 @@ func (s *scene) outgoing() {
 
 // probe is what Element Call asks to learn whether it may leave its leave to the server.
 func (s *scene) probe() {
-	for _, path := range []string{unstableLiveKit, stable + "livekit/", legacyPath + "/"} {
-		wants(s.T, s.post(path+"delegate_delayed_leave", nil), 404, "M_UNRECOGNIZED")
+	for _, path := range []string{unstableLiveKit, stable + "livekit/"} {
+		wants(s.T, s.post(path+"delegate_delayed_leave", nil), 401, "M_MISSING_TOKEN")
+	}
+	wants(s.T, s.post(legacyPath+"/delegate_delayed_leave", nil), 400, "M_NOT_JSON")
+	elsewhere := rig.New(s.T, rig.Config{Set: map[string]any{
+		"global.well_known_client_name": baseURL,
+		"future_server.matrix_rtc.livekit": []any{
+			map[string]any{"url": sfuURL, "api_key": "K", "api_secret": "S"},
+		},
+		"future_server.matrix_rtc.transports": []any{
+			map[string]any{"type": "livekit", "livekit_service_url": "https://jwt.example.com"},
+		},
+	}})
+	for _, path := range []string{unstableLiveKit, stable + "livekit/"} {
+		wants(s.T, visitor(s.T, elsewhere, http.MethodPost, path+"delegate_delayed_leave", nil), 404, "M_UNRECOGNIZED")
 	}
 }
 

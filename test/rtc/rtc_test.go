@@ -4,6 +4,7 @@ package rtc_test
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -34,7 +35,8 @@ type sfu struct {
 
 	mu    sync.Mutex
 	calls []call
-	fails int // status to answer with, 0 for success
+	fails int                          // status to answer with, 0 for success
+	there map[string]map[string]string // who is connected: sid by identity by alias
 }
 
 type call struct {
@@ -60,7 +62,42 @@ func (f *sfu) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		w.WriteHeader(f.fails)
 		return
 	}
-	w.Write([]byte("{}"))
+	asked := gjson.ParseBytes(body)
+	present := f.there[asked.Get("room").Str]
+	switch sid, ok := present[asked.Get("identity").Str]; {
+	case method == "GetParticipant" && !ok:
+		w.WriteHeader(http.StatusNotFound)
+		w.Write([]byte(`{"code":"not_found","msg":"participant does not exist"}`))
+	case method == "GetParticipant":
+		json.NewEncoder(w).Encode(participant(asked.Get("identity").Str, sid))
+	case method == "ListParticipants":
+		all := []object{}
+		for identity, sid := range present {
+			all = append(all, participant(identity, sid))
+		}
+		json.NewEncoder(w).Encode(object{"participants": all})
+	default:
+		w.Write([]byte("{}"))
+	}
+}
+
+func participant(identity, sid string) object {
+	return object{"identity": identity, "sid": sid, "state": "ACTIVE"}
+}
+
+// connect has somebody enter the call, or leave it without a sid. The homeserver is not told.
+func (f *sfu) connect(alias, identity, sid string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.there == nil {
+		f.there = make(map[string]map[string]string)
+	}
+	if f.there[alias] == nil {
+		f.there[alias] = make(map[string]string)
+	}
+	if delete(f.there[alias], identity); sid != "" {
+		f.there[alias][identity] = sid
+	}
 }
 
 // of returns the calls of a method so far.

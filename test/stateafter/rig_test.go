@@ -10,27 +10,22 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/matrix-org/dendrite/internal/caching"
 	"github.com/matrix-org/dendrite/internal/httputil"
-	"github.com/matrix-org/dendrite/internal/sqlutil"
-	"github.com/matrix-org/dendrite/roomserver"
 	rsapi "github.com/matrix-org/dendrite/roomserver/api"
 	"github.com/matrix-org/dendrite/roomserver/types"
-	"github.com/matrix-org/dendrite/setup/config"
-	"github.com/matrix-org/dendrite/setup/jetstream"
 	"github.com/matrix-org/dendrite/syncapi"
 	synctypes "github.com/matrix-org/dendrite/syncapi/types"
 	"github.com/matrix-org/dendrite/test"
-	"github.com/matrix-org/dendrite/test/testrig"
 	userapi "github.com/matrix-org/dendrite/userapi/api"
 	"github.com/tidwall/gjson"
 
-	"github.com/matrix-org/dendrite/futures/clientapi"
+	additions "github.com/matrix-org/dendrite/futures/clientapi/syncapi"
+	"github.com/matrix-org/dendrite/futures/test/components"
 )
 
 const patience = 30 * time.Second
@@ -47,35 +42,20 @@ type server struct {
 
 // withDatabases runs the test on SQLite, and on PostgreSQL if the environment names one.
 func withDatabases(t *testing.T, f func(*server)) {
-	t.Run("sqlite", func(t *testing.T) { f(newServer(t, test.DBTypeSQLite)) })
-	t.Run("postgres", func(t *testing.T) {
-		if os.Getenv("POSTGRES_HOST") == "" && os.Getenv("POSTGRES_DB") == "" && os.Getenv("FUTURES_TEST_POSTGRES") != "required" {
-			t.Skip("the environment names no PostgreSQL")
-		}
-		f(newServer(t, test.DBTypePostgres))
-	})
+	components.WithDatabases(t, func(t *testing.T, dbType test.DBType) { f(newServer(t, dbType)) })
 }
 
 func newServer(t *testing.T, dbType test.DBType) *server {
-	cfg, proc, closeRig := testrig.CreateConfig(t, dbType)
-	cfg.Global.JetStream.StoragePath = config.Path(t.TempDir())
-	t.Cleanup(func() {
-		proc.ShutdownDendrite()
-		proc.WaitForComponentsToFinish()
-		closeRig()
-	})
-	cm := sqlutil.NewConnectionManager(proc, cfg.Global.DatabaseOptions)
-	caches := caching.NewRistrettoCache(8<<20, time.Hour, caching.DisableMetrics)
-	natsInstance, routers := &jetstream.NATSInstance{}, httputil.NewRouters()
-	s := &server{T: t, rsAPI: roomserver.NewInternalAPI(proc, cfg, cm, natsInstance, caches, caching.DisableMetrics)}
-	s.rsAPI.SetFederationAPI(nil, nil)
-	syncapi.AddPublicRoutes(proc, routers, cfg, cm, natsInstance, accounts{}, s.rsAPI, caches, caching.DisableMetrics)
+	rooms, routers := components.NewRoomserver(t, dbType), httputil.NewRouters()
+	rooms.SetFederationAPI(nil, nil)
+	s := &server{T: t, rsAPI: rooms}
+	syncapi.AddPublicRoutes(rooms.Process, routers, rooms.Config, rooms.Connections, rooms.NATS, accounts{}, rooms, rooms.Caches, caching.DisableMetrics)
 	var err error
-	if s.db, _, err = cm.Connection(&cfg.SyncAPI.Database); err != nil {
+	if s.db, _, err = rooms.Connections.Connection(&rooms.Config.SyncAPI.Database); err != nil {
 		t.Fatal(err)
 	}
 	s.stock = routers.Client
-	s.ours = clientapi.StateAfter(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s.ours = additions.StateAfter(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.stock.ServeHTTP(w, r)
 		if f := s.after; f != nil {
 			s.after = nil

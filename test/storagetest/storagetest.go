@@ -5,6 +5,7 @@ package storagetest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -18,23 +19,24 @@ import (
 // Run runs the suite. Each test makes a database of its own.
 func Run(t *testing.T, create Source) {
 	for name, test := range map[string]func(*testing.T, Source){
-		"Empty":      empty,
-		"WholeLife":  wholeLife,
-		"Extend":     extend,
-		"Claim":      claim,
-		"Duplicate":  duplicate,
-		"Repeat":     repeat,
-		"Group":      group,
-		"Poison":     poison,
-		"Forget":     forget,
-		"Restart":    restart,
-		"Undo":       undo,
-		"Large":      large,
-		"Cancel":     cancelled,
-		"Exclusive":  exclusive,
-		"Random":     random,
-		"ReadBeside": readBeside,
-		"Sent":       sent,
+		"Empty":       empty,
+		"WholeLife":   wholeLife,
+		"Extend":      extend,
+		"Claim":       claim,
+		"Duplicate":   duplicate,
+		"Repeat":      repeat,
+		"Group":       group,
+		"Poison":      poison,
+		"Forget":      forget,
+		"Restart":     restart,
+		"Undo":        undo,
+		"Large":       large,
+		"Cancel":      cancelled,
+		"Exclusive":   exclusive,
+		"Random":      random,
+		"ReadBeside":  readBeside,
+		"Sent":        sent,
+		"Delegations": delegations,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -384,4 +386,38 @@ func readBeside(t *testing.T, create Source) {
 	if err = errors.Join(err, <-done); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// delegations are stored, replaced and deleted in their order, and survive a restart and a repeated commit.
+func delegations(t *testing.T, create Source) {
+	opts := create(t)
+	db := MustOpen(t, opts)
+	check := func(want ...string) {
+		t.Helper()
+		var got []string
+		err := db.SelectDelegations(t.Context(), func(d storage.Delegation) error {
+			got = append(got, fmt.Sprint(d.NID, string(d.Body)))
+			return nil
+		})
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%v %v, want %v", got, err, want)
+		}
+	}
+	check()
+	first := &storage.Batch{Inserts: samples(1, 2), Delegations: []storage.Delegation{
+		{NID: 2, Body: []byte("a")}, {NID: 1, Body: []byte("b")}, {NID: 2}, {NID: 2, Body: []byte("c")}, {NID: 3},
+	}}
+	for range 2 {
+		commit(t, db, first)
+		check("1b", "2c")
+	}
+	db.Close()
+	db = open(t, opts)
+	defer db.Close()
+	check("1b", "2c")
+	commit(t, db, &storage.Batch{
+		Ends:        []storage.End{{NID: 1, State: api.Cancelled, At: 5}},
+		Delegations: []storage.Delegation{{NID: 1}, {NID: 2, Body: []byte("d")}},
+	})
+	check("2d")
 }

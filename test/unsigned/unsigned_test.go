@@ -29,10 +29,9 @@ import (
 func TestMain(m *testing.M) { rig.Main(m) }
 
 const (
-	bridgeToken = "the token of a bridge"
-	needle      = "quinquennial"
-	rootText    = "the root of a thread"
-	within      = 20 * time.Second
+	needle   = "quinquennial"
+	rootText = "the root of a thread"
+	within   = 20 * time.Second
 )
 
 // home is a server with a room: alice, who schedules, is there on two devices, bob and a bridge watch.
@@ -72,24 +71,17 @@ func newHome(t *testing.T) *home {
 	h := &home{T: t, pushed: pushes{came: make(chan struct{}, 1)}}
 	bridge := httptest.NewServer(&h.pushed)
 	t.Cleanup(bridge.Close)
-	dir := t.TempDir()
-	registration := filepath.Join(dir, "bridge.yaml")
-	text := fmt.Sprintf(`{id: bridge, url: %q, as_token: %q, hs_token: x, sender_localpart: bridge,
-  namespaces: {users: [{exclusive: false, regex: "@bridged_.*"}], rooms: [], aliases: []}}`, bridge.URL, bridgeToken)
-	if err := os.WriteFile(registration, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	h.Server = rig.New(t, rig.Config{Set: map[string]any{
-		"app_service_api.config_files": []any{registration},
+		"app_service_api.config_files": []any{rig.BridgeRegistration(t, bridge.URL)},
 		"sync_api.search.enabled":      true,
-		"sync_api.search.index_path":   filepath.Join(dir, "search"),
+		"sync_api.search.index_path":   filepath.Join(t.TempDir(), "search"),
 	}})
 	h.alice, h.bob, h.bridged = h.Register(t, "alice"), h.Register(t, "bob"), h.Register(t, "bridged_one")
 	h.laptop = h.Login(t, h.alice)
 	h.room = h.alice.CreateRoom(nil)
 	h.bob.Join(h.room)
 	h.bridged.Join(h.room)
-	h.bridged.Token = bridgeToken // from here on the bridge acts for it
+	h.bridged.Token = rig.BridgeToken // from here on the bridge acts for it
 	h.root = h.bob.Send(h.room, "m.room.message", map[string]any{"msgtype": "m.text", "body": rootText})
 	h.alice.WaitFor(h.room, rig.HasBody(rootText), within) // what comes now, comes after it
 	return h

@@ -78,9 +78,9 @@ func (h *history) finish() error {
 	if n := h.l.Counts(); n != (api.Counts{}) {
 		return fmt.Errorf("something is left in memory: %+v", n)
 	}
-	if h.l.Tokens()+h.l.Passing()+len(h.l.closing)+len(h.l.arrivals)+h.l.ends+len(h.l.groups.byName)+len(h.l.groups.bySlot) != 0 {
+	if h.l.Tokens()+h.l.Unsettled()+len(h.l.closing)+len(h.l.arrivals)+h.l.ends+len(h.l.groups.byName)+len(h.l.groups.bySlot) != 0 {
 		return fmt.Errorf("%d tokens, %d secrets, %d names, %d arrivals, %d ends, %d groups are left",
-			h.l.Tokens(), h.l.Passing(), len(h.l.closing), len(h.l.arrivals), h.l.ends, len(h.l.groups.byName))
+			h.l.Tokens(), h.l.Unsettled(), len(h.l.closing), len(h.l.arrivals), h.l.ends, len(h.l.groups.byName))
 	}
 	for nid, r := range h.disk.rows {
 		if r.state.Live() {

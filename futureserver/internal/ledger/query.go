@@ -1,6 +1,10 @@
 package ledger
 
-import "github.com/matrix-org/dendrite/futures/futureserver/api"
+import (
+	"time"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+)
 
 // Questions about live futures.
 
@@ -8,7 +12,8 @@ import "github.com/matrix-org/dendrite/futures/futureserver/api"
 type View struct {
 	Ref
 	State    api.State
-	Deadline int64 // in the ledger's time, ms; 0 for an action future
+	Deadline int64         // in the ledger's time, ms; 0 for an action future
+	Timeout  time.Duration // 0 for an action future
 	Managed  bool
 	Arriving bool // it is not stored yet
 	user     uint64
@@ -17,7 +22,7 @@ type View struct {
 
 func (l *Ledger) view(slot uint32, r *record) View {
 	return View{
-		Ref: Ref{slot, r.nid}, State: r.state(), Deadline: r.deadline,
+		Ref: Ref{slot, r.nid}, State: r.state(), Deadline: r.deadline, Timeout: time.Duration(r.timeout) * time.Millisecond,
 		Managed: r.flags&managed != 0, Arriving: r.flags&creating != 0, user: r.user, room: l.roomOf(r),
 	}
 }
@@ -121,5 +126,5 @@ func (l *Ledger) Counts() api.Counts {
 // Tokens returns how many tokens are valid.
 func (l *Ledger) Tokens() int { return l.tokens.len() }
 
-// Passing returns how many futures are being stored or sent, or have an end that is not on disk yet.
-func (l *Ledger) Passing() int { return len(l.unsettled) }
+// Unsettled returns how many futures are being stored or sent, or have an end that is not on disk yet.
+func (l *Ledger) Unsettled() int { return len(l.unsettled) }

@@ -37,6 +37,12 @@ CREATE TABLE IF NOT EXISTS futureserver_raised (
 	deadline_ts BIGINT NOT NULL
 ) WITH (fillfactor = 50); -- new versions of a row fit into its page, so an update changes no index
 
+-- Delayed events that the server keeps alive for their user's connection to a call: api.Delegation, as JSON.
+CREATE TABLE IF NOT EXISTS futureserver_delegations (
+	nid BIGINT PRIMARY KEY,
+	body BYTEA NOT NULL
+);
+
 CREATE TABLE IF NOT EXISTS futureserver_events (
 	nid BIGINT PRIMARY KEY,
 	secret BYTEA NOT NULL,

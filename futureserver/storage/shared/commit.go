@@ -83,10 +83,33 @@ func (d *Database) apply(ctx context.Context, tx *sql.Tx, b *storage.Batch) (r s
 			return r, fmt.Errorf("take back futures: %w", err)
 		}
 	}
+	if err = delegate(ctx, tx, b.Delegations); err != nil {
+		return r, fmt.Errorf("store delegations: %w", err)
+	}
 	if r.Forgotten, err = d.forgetOld(ctx, tx, b); err != nil {
 		return r, fmt.Errorf("forget futures: %w", err)
 	}
 	return r, nil
+}
+
+const (
+	storeDelegation = `
+INSERT INTO futureserver_delegations (nid, body) VALUES ($1, $2) ON CONFLICT (nid) DO UPDATE SET body = excluded.body`
+	deleteDelegation = `DELETE FROM futureserver_delegations WHERE nid = $1`
+)
+
+func delegate(ctx context.Context, tx *sql.Tx, delegations []storage.Delegation) (err error) {
+	for _, d := range delegations {
+		if d.Body == nil {
+			_, err = tx.ExecContext(ctx, deleteDelegation, int64(d.NID))
+		} else {
+			_, err = tx.ExecContext(ctx, storeDelegation, int64(d.NID), d.Body)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // forgetOld stores the age and deletes finished futures: those older than ForgetBefore, and those beyond KeepPerUser.

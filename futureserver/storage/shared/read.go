@@ -49,6 +49,25 @@ SELECT event_id, group_id FROM futureserver_events e WHERE user_id = $1 AND ` + 
 // block is how many futures one statement loads.
 const block = 16
 
+// SelectDelegations implements storage.Database.
+func (d *Database) SelectDelegations(ctx context.Context, each func(storage.Delegation) error) error {
+	rows, err := d.readers.QueryContext(ctx, "SELECT nid, body FROM futureserver_delegations ORDER BY nid")
+	if err != nil {
+		return fmt.Errorf("read delegations: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var row storage.Delegation
+		if err := rows.Scan(&row.NID, &row.Body); err != nil {
+			return fmt.Errorf("read delegations: %w", err)
+		}
+		if err := each(row); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
 // Scan implements storage.Database. The blobs are in the driver's memory and valid until the next row. The statement is
 // prepared although it runs once, because lib/pq uses the binary format for prepared statements only.
 func (d *Database) Scan(ctx context.Context, each func(*storage.Timer) error) (highest api.NID, err error) {

@@ -63,6 +63,12 @@ CREATE TABLE IF NOT EXISTS futureserver_raised (
 	deadline_ts INTEGER NOT NULL
 ) STRICT;
 
+-- Delayed events that the server keeps alive for their user's connection to a call: api.Delegation, as JSON.
+CREATE TABLE IF NOT EXISTS futureserver_delegations (
+	nid INTEGER PRIMARY KEY,
+	body BLOB NOT NULL
+) STRICT;
+
 CREATE TABLE IF NOT EXISTS futureserver_events (
 	nid INTEGER PRIMARY KEY,
 	secret BLOB NOT NULL,

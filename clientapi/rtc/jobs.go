@@ -1,0 +1,297 @@
+package rtc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/matrix-org/dendrite/futures/futureserver/api"
+)
+
+// Futures is what delegated leaves need of the futureserver.
+type Futures interface {
+	api.Delegations
+	PerformDelayedEventAction(ctx context.Context, id, owner string, a api.Action) error
+}
+
+// details are the job of a delegation: where its participant is looked for, and under which names.
+type details struct {
+	SFUs       []string `json:"sfus"` // their URLs
+	Alias      string   `json:"alias"`
+	Identities []string `json:"identities"` // whichever the client takes
+}
+
+// callKey is a call: an alias on one or several SFUs, whose URLs are joined by spaces.
+type callKey struct {
+	alias, sfus string
+}
+
+func (c callKey) on(url string) bool { return slices.Contains(strings.Fields(c.sfus), url) }
+
+// delegates keep the leaves that clients have delegated: one goroutine for each, and one for each call that polls.
+type delegates struct {
+	ctx     context.Context // of everything
+	futures Futures
+	// look asks the SFUs of a call who is there, or, with identities, whether one of those is.
+	look    func(ctx context.Context, c callKey, identities ...string) (present, error)
+	metrics *metrics
+
+	mu    sync.Mutex
+	jobs  map[string]*job      // by delay_id
+	calls map[callKey]*polling // with jobs
+}
+
+type polling struct {
+	jobs map[*job]bool
+	stop context.CancelFunc
+}
+
+// A job is one delegation.
+type job struct {
+	*api.Delegated
+	details
+	call  callKey
+	news  chan func(*watch, time.Time) action
+	state string // for the metrics; under the lock of delegates
+
+	unconfirmed atomic.Bool // the SFU has not been asked since the start
+}
+
+func newDelegates(ctx context.Context, futures Futures, look func(context.Context, callKey, ...string) (present, error), m *metrics) *delegates {
+	return &delegates{ctx: ctx, futures: futures, look: look, metrics: m, jobs: make(map[string]*job), calls: make(map[callKey]*polling)}
+}
+
+// resume takes up the delegations that were in force when the server stopped.
+func (d *delegates) resume() {
+	for _, delegated := range d.futures.QueryDelegations() {
+		if err := d.begin(delegated, resumedWatch(delegated.Timeout, time.Now())); err != nil {
+			logrus.WithError(err).WithField("room_id", delegated.RoomID).Error("A delegated leave cannot be read; it will be sent when its delay is over")
+		}
+	}
+}
+
+// accept stores a delegation and watches from now on. Its errors are those of api.Delegations.
+func (d *delegates) accept(ctx context.Context, wanted api.Delegation, job details) error {
+	var err error
+	if wanted.Job, err = json.Marshal(job); err != nil {
+		return err
+	}
+	delegated, err := d.futures.PerformDelegation(ctx, wanted)
+	if err != nil {
+		return err
+	}
+	return d.begin(delegated, newWatch(delegated.Timeout, time.Now()))
+}
+
+// begin starts the job, unless it runs already.
+func (d *delegates) begin(delegated *api.Delegated, w *watch) error {
+	j := &job{Delegated: delegated, news: make(chan func(*watch, time.Time) action, 16)}
+	if err := json.Unmarshal(delegated.Job, &j.details); err != nil {
+		return err
+	}
+	j.call = callKey{j.Alias, strings.Join(j.SFUs, " ")}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if known := d.jobs[j.DelayID]; known != nil && known.Done == j.Done {
+		return nil
+	}
+	j.unconfirmed.Store(j.Starts > 0)
+	d.jobs[j.DelayID] = j
+	p := d.calls[j.call]
+	if p == nil {
+		p = &polling{jobs: make(map[*job]bool)}
+		d.calls[j.call] = p
+		var ctx context.Context
+		ctx, p.stop = context.WithCancel(d.ctx)
+		go d.poll(ctx, j.call)
+	}
+	p.jobs[j] = true
+	d.metrics.state(j, w)
+	go d.ask(j)
+	go d.run(j, w)
+	return nil
+}
+
+// end forgets a job.
+func (d *delegates) end(j *job) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.metrics.state(j, nil)
+	if d.jobs[j.DelayID] == j {
+		delete(d.jobs, j.DelayID)
+	}
+	p := d.calls[j.call]
+	if delete(p.jobs, j); len(p.jobs) == 0 {
+		p.stop()
+		delete(d.calls, j.call)
+	}
+}
+
+// run does what the watch says, until the delayed event has ended.
+func (d *delegates) run(j *job, w *watch) {
+	defer d.end(j)
+	for {
+		timer := time.NewTimer(time.Until(w.next()))
+		act := nothing
+		select {
+		case <-j.Done:
+			return
+		case <-d.ctx.Done():
+			return
+		case news := <-j.news:
+			act = news(w, time.Now())
+		case <-timer.C:
+			act = w.tick(time.Now())
+		}
+		timer.Stop()
+		d.note(j, w)
+		if !d.act(j, w, act) {
+			return
+		}
+	}
+}
+
+func (d *delegates) note(j *job, w *watch) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.metrics.state(j, w)
+}
+
+// act reports false if nothing is left to be done.
+func (d *delegates) act(j *job, w *watch, act action) (goesOn bool) {
+	switch act {
+	case restart:
+		d.metrics.restarts.Inc()
+		return d.perform(j, api.Restart)
+	case ask:
+		go d.ask(j)
+	case send:
+		d.metrics.sends.WithLabelValues(reasonLabel(w.leaving.why)).Inc()
+		logrus.WithFields(logrus.Fields{"room_id": j.RoomID, "user_id": j.UserID, "reason": w.leaving.why}).
+			Info("A participant has left the call; their leave event is sent")
+		d.perform(j, api.Send)
+		return false
+	}
+	return true
+}
+
+const (
+	firstRetry = 250 * time.Millisecond
+	mostRetry  = 10 * time.Second
+)
+
+// perform acts on the delayed event, again and again while the server is overloaded. It reports false if the event has
+// ended or the room refuses it; then nothing is left to be done.
+func (d *delegates) perform(j *job, a api.Action) bool {
+	for pause := firstRetry; ; pause = min(2*pause, mostRetry) {
+		err := d.futures.PerformDelayedEventAction(d.ctx, j.DelayID, j.UserID, a)
+		var refused *api.Refusal
+		var finished *api.FinishedError
+		switch {
+		case err == nil:
+			return true
+		case errors.As(err, &refused), errors.As(err, &finished), errors.Is(err, api.ErrGone), errors.Is(err, api.ErrStopping):
+			if refused != nil {
+				logrus.WithError(err).WithFields(logrus.Fields{"room_id": j.RoomID, "user_id": j.UserID}).
+					Warn("The room refuses a delegated leave; it will fail when its delay is over")
+			}
+			return false
+		}
+		select {
+		case <-time.After(pause):
+		case <-j.Done:
+			return false
+		case <-d.ctx.Done():
+			return false
+		}
+	}
+}
+
+// ask asks the SFUs for one participant.
+func (d *delegates) ask(j *job) {
+	there, err := d.look(d.ctx, j.call, j.Identities...)
+	select {
+	case j.news <- j.reading(there, err, (*watch).asked):
+	case <-j.Done:
+	case <-d.ctx.Done():
+	}
+	if err == nil {
+		d.confirm(j)
+	}
+}
+
+// reading is what an answer of the SFUs means for the job.
+func (j *job) reading(there present, err error, absent func(*watch, time.Time, error) action) func(*watch, time.Time) action {
+	for _, identity := range j.Identities {
+		if sid, ok := there[identity]; ok {
+			return func(w *watch, now time.Time) action { return w.found(now, sid) }
+		}
+	}
+	return func(w *watch, now time.Time) action { return absent(w, now, err) }
+}
+
+// offer tells the job unless it is busy: the next poll says it again.
+func (d *delegates) offer(j *job, news func(*watch, time.Time) action) {
+	select {
+	case j.news <- news:
+	default:
+	}
+}
+
+func (d *delegates) polled(c callKey, there present, err error) {
+	for _, j := range d.of(func(k callKey) bool { return k == c }) {
+		d.offer(j, j.reading(there, err, (*watch).polled))
+		if err == nil {
+			d.confirm(j)
+		}
+	}
+}
+
+// confirm tells the futureserver, once after a start, that the SFU has been asked.
+func (d *delegates) confirm(j *job) {
+	if !j.unconfirmed.CompareAndSwap(true, false) {
+		return
+	}
+	if _, err := d.futures.PerformDelegation(d.ctx, j.Delegation); err != nil {
+		j.unconfirmed.Store(true)
+	}
+}
+
+// of returns the jobs of some calls.
+func (d *delegates) of(wanted func(callKey) bool) (found []*job) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c, p := range d.calls {
+		if wanted(c) {
+			for j := range p.jobs {
+				found = append(found, j)
+			}
+		}
+	}
+	return found
+}
+
+// webhook passes on what an SFU has told.
+func (d *delegates) webhook(sfu string, n *news) {
+	for _, j := range d.of(func(c callKey) bool { return c.alias == n.Room.Name && c.on(sfu) }) {
+		if n.Event != roomFinished && !slices.Contains(j.Identities, n.Participant.Identity) {
+			continue
+		}
+		d.offer(j, func(w *watch, now time.Time) action {
+			switch n.Event {
+			case participantJoined:
+				return w.joined(now, n.Participant.SID)
+			case participantLeft, participantAborted:
+				return w.left(now, n.Participant.SID, n.Participant.DisconnectReason)
+			}
+			return w.finished()
+		})
+	}
+}
