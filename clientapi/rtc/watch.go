@@ -14,7 +14,7 @@ const (
 	comeBack = 2 * time.Second
 	// comeBackSignal is the same if the client has closed its signalling connection. A client that lives tries to connect
 	// at once, and again after 0.3 and 1.5 seconds.
-	comeBackSignal = 2500 * time.Millisecond
+	comeBackSignal = 2 * time.Second
 	// comeBackFromRestart is the same if the SFU is shutting down.
 	comeBackFromRestart = 30 * time.Second
 	missesUntilGone     = 2 // polls
