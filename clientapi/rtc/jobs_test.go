@@ -70,6 +70,8 @@ func (c *call) start(again bool) {
 
 const alias = "alias"
 
+var aliceLine = line{"wss://sfu", alias, "alice"}
+
 // schedule has a client schedule a leave and delegate it.
 func (c *call) schedule(id string, delay time.Duration) *leave {
 	c.Helper()
@@ -263,15 +265,15 @@ func TestCall(t *testing.T) {
 		},
 		"the signalling connection is over for a moment": func(c *call, l *leave) {
 			c.connect("1")
-			end := c.signalling("wss://sfu", alias, "alice")
+			c.connected(aliceLine)
 			c.hook(participantJoined, "1", "")
-			end(true)
+			c.disconnected(aliceLine, true)
 			c.stays(l, comeBackSignal-time.Millisecond)
-			end = c.signalling("wss://sfu", alias, "alice")
-			second := c.signalling("wss://sfu", alias, "alice")
-			end(true)
+			c.connected(aliceLine)
+			c.connected(aliceLine)
+			c.disconnected(aliceLine, true)
 			c.stays(l, time.Hour)
-			second(true)
+			c.disconnected(aliceLine, true)
 			c.goes(l, comeBackSignal)
 		},
 		"the SFU is away": func(c *call, l *leave) {
@@ -303,10 +305,10 @@ func TestCallEnds(t *testing.T) {
 	for name, f := range map[string]func(c *call, l *leave){
 		"the machine dies": func(c *call, l *leave) {
 			c.connect("1")
-			end := c.signalling("wss://sfu", alias, "alice")
+			c.connected(aliceLine)
 			c.hook(participantJoined, "1", "")
 			c.stays(l, 40*time.Second)
-			end(true)
+			c.disconnected(aliceLine, true)
 			c.goes(l, comeBackSignal)
 			if len(c.there) != 0 {
 				c.Error("the SFU still has the participant")
@@ -314,10 +316,10 @@ func TestCallEnds(t *testing.T) {
 		},
 		"the SFU restarts": func(c *call, l *leave) {
 			c.connect("1")
-			end := c.signalling("wss://sfu", alias, "alice")
+			c.connected(aliceLine)
 			c.hook(participantJoined, "1", "")
 			c.setAway(errAway)
-			end(false)
+			c.disconnected(aliceLine, false)
 			c.stays(l, 20*time.Second)
 			c.connect("")
 			c.setAway(nil)

@@ -63,8 +63,8 @@ func (s *Service) passOn(l *sfu, prefix string) http.Handler {
 		ModifyResponse: func(res *http.Response) error {
 			conn, ok := res.Body.(io.ReadWriteCloser)
 			if t, isTapped := res.Request.Context().Value(tapKey{}).(*tap); ok && isTapped {
-				t.ReadWriteCloser = conn
-				res.Body = t
+				t.ReadWriteCloser, res.Body = conn, t
+				t.begin()
 			}
 			return nil
 		},
@@ -83,15 +83,21 @@ func (s *Service) passOn(l *sfu, prefix string) http.Handler {
 			respond(w, *failed(http.StatusUnauthorized, errorUnauthorized, "There is no token of this SFU"))
 			return
 		}
-		if strings.EqualFold(req.Header.Get("Upgrade"), "websocket") && s.delegates != nil {
-			// The SFU forgets its rooms when it restarts, and the token alone makes none.
-			if err := l.createRoom(req.Context(), alias); err != nil {
+		// The SFU forgets its rooms when it restarts, and the token alone makes none. A client that is told so gives up.
+		if ok {
+			if err := l.createRoom(req.Context(), alias); err != nil && req.Context().Err() == nil {
 				logrus.WithError(err).WithField("sfu", l.URL).Info("Cannot make a room on the SFU for somebody who connects")
 			}
-			t := new(tap)
+		}
+		if strings.EqualFold(req.Header.Get("Upgrade"), "websocket") && s.delegates != nil {
+			at := line{l.URL, alias, identity}
+			t := &tap{begin: func() { s.delegates.connected(at) }}
 			req = req.WithContext(context.WithValue(req.Context(), tapKey{}, t))
-			end := s.delegates.signalling(l.URL, alias, identity)
-			defer func() { end(t.endedByClient()) }()
+			defer func() {
+				if t.ReadWriteCloser != nil {
+					s.delegates.disconnected(at, t.endedByClient())
+				}
+			}()
 		}
 		proxy.ServeHTTP(w, req)
 	})
@@ -110,9 +116,10 @@ func (l *sfu) bearer(req *http.Request) (alias, identity string, ok bool) {
 	return c.Video.Room, c.Subject, err == nil && c.Issuer == l.APIKey && c.Video.RoomJoin
 }
 
-// A tap is the connection to the SFU. It finds out who ends it.
+// A tap is the connection to the SFU, if there is one. It finds out who ends it.
 type tap struct {
 	io.ReadWriteCloser
+	begin          func()
 	over, byClient atomic.Bool
 }
 
@@ -161,14 +168,15 @@ func (ls *lines) add(l line, n int) int {
 	return ls.open[l]
 }
 
-// signalling tells the participant's jobs that a connection has begun, and, by what it returns, that the last is over.
-func (d *delegates) signalling(sfu, alias, identity string) (end func(byClient bool)) {
-	l := line{sfu, alias, identity}
+// connected tells the participant's jobs that a signalling connection has begun.
+func (d *delegates) connected(l line) {
 	d.lines.add(l, 1)
 	d.inform(l, (*watch).heard)
-	return func(byClient bool) {
-		if d.lines.add(l, -1) == 0 {
-			d.inform(l, func(w *watch, now time.Time) action { return w.unheard(now, byClient) })
-		}
+}
+
+// disconnected tells them that the last one is over.
+func (d *delegates) disconnected(l line, byClient bool) {
+	if d.lines.add(l, -1) == 0 {
+		d.inform(l, func(w *watch, now time.Time) action { return w.unheard(now, byClient) })
 	}
 }
