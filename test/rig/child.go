@@ -25,6 +25,7 @@ const variable = "RIG_SERVER"
 type launch struct {
 	Config, HTTP, HTTPS, Cert, Key string
 	Descriptors                    uint64 // maximum of open files and connections; 0: as for the test
+	Open                           bool   // anybody may register
 
 	Step string // crash at this step
 	N    int    // when it is passed for the Nth time
@@ -91,6 +92,9 @@ func start(ctx context.Context, l launch, b *bomb) (*setup.Server, error) {
 	dendrite, err := config.Load(l.Config)
 	if err != nil {
 		return nil, err
+	}
+	if l.Open {
+		dendrite.ClientAPI.RegistrationDisabled, dendrite.ClientAPI.OpenRegistrationWithoutVerificationEnabled = false, true
 	}
 	futures, networks, err := fconfig.Load(l.Config)
 	if err != nil {

@@ -29,7 +29,8 @@ const (
 	// Secret is the registration shared secret of every server of the kit.
 	Secret = "the shared secret of a test"
 
-	password = "a long password" // of every user
+	// Password is that of every user.
+	Password = "a long password"
 )
 
 // writeConfig lets the quick start write its dendrite.yaml, and changes it for the test. It returns the file's path.

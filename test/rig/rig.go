@@ -39,6 +39,7 @@ type Config struct {
 	Program     string         // path of another Dendrite to start instead of ours the first time
 	Proxy       bool           // with Federation: other servers reach it through Server.Proxy, which can be cut
 	Descriptors uint64         // maximum of open files and connections of the server; 0: as for the test
+	Open        bool           // anybody may register, as with make run
 	Set         map[string]any // settings of dendrite.yaml by dotted path, such as "future_server.max_timeout": "1h"
 }
 
@@ -74,7 +75,7 @@ func New(t testing.TB, cfg Config) *Server {
 		t:    t,
 		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
-	s.launch.Descriptors = cfg.Descriptors
+	s.launch.Descriptors, s.launch.Open = cfg.Descriptors, cfg.Open
 	s.launch.HTTP = fmt.Sprintf("127.0.0.1:%d", port)
 	if cfg.Federation {
 		s.Name = fmt.Sprintf("localhost:%d", tlsPort)

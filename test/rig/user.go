@@ -71,7 +71,7 @@ func (s *Server) RegisterAdmin(t testing.TB, name string) *User {
 func register(t testing.TB, client Client, name string, admin bool) *User {
 	t.Helper()
 	u := &User{Client: client, t: t}
-	r, err := u.Client.Register(t.Context(), Secret, name, password, admin)
+	r, err := u.Client.Register(t.Context(), Secret, name, Password, admin)
 	if err != nil || r.Status != http.StatusOK {
 		t.Fatalf("registering %s: %d %s %v", name, r.Status, r.Body, err)
 	}
@@ -84,7 +84,7 @@ func (s *Server) Login(t testing.TB, u *User) *User {
 	t.Helper()
 	other := &User{Client: s.Client(), ID: u.ID, t: t}
 	r := other.must(http.MethodPost, Path("login"), nil, map[string]any{
-		"type": "m.login.password", "password": password,
+		"type": "m.login.password", "password": Password,
 		"identifier": map[string]any{"type": "m.id.user", "user": u.ID},
 	})
 	other.Token, other.DeviceID = r.JSON.Get("access_token").String(), r.JSON.Get("device_id").String()
