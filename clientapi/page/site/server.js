@@ -10,18 +10,26 @@ const samples = 150; // of heartbeats: five minutes
 const pageSize = 1000;
 const mostPages = 10;
 
+let visible = false;
 let timer = 0;
 let rates = [];
 let last = null; // the sample before
 let previewed = null; // the filter whose preview is shown
 
 export async function show() {
-	if (!await update()) return;
-	timer = setInterval(() => update().catch(() => {}), every);
+	visible = true;
+	if (!await update() || !visible) return;
+	timer = setInterval(poll, every);
 	await count();
 }
 
+// poll asks again while somebody looks. What fails now may succeed the next time.
+function poll() {
+	if (!document.hidden) update().catch(() => {});
+}
+
 export function hide() {
+	visible = false;
 	clearInterval(timer);
 	rates = [];
 	last = null;
