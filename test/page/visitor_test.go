@@ -87,14 +87,20 @@ func (v *visitor) hides(secrets ...string) {
 	}
 }
 
+// tooWide names the elements that stick out of their card or the page. What may be scrolled is left out.
+const tooWide = `[...document.querySelectorAll("main *:not(.scroll *)")].filter((e) => {
+	const frame = e.parentElement.closest(".card") ?? document.body;
+	return e.getBoundingClientRect().right > frame.getBoundingClientRect().right + 0.5;
+}).map((e) => e.tagName + " " + (e.id || e.name || e.className)).join(", ")`
+
 // picture checks that the page as it is now fits a screen of that width, and writes a picture of it if the flag asks for it.
 func (v *visitor) picture(name string, width int64, scheme string) {
 	v.Helper()
 	v.Do(look(scheme), chromedp.EmulateViewport(width, 900), chromedp.Evaluate[chromedp.Void](`scrollTo(0, 0); document.activeElement.blur()`))
 	defer v.Do(look("light"), chromedp.EmulateViewport(1000, 900))
 	v.Await(`(document.querySelector("#message").hidden = true)`)
-	if beyond := browser.Get(v.Tab, chromedp.Evaluate[int](`document.documentElement.scrollWidth - document.documentElement.clientWidth`)); beyond > 0 {
-		v.Errorf("%s: the page is %d pixels too wide", name, beyond)
+	if beyond := browser.Get(v.Tab, chromedp.Evaluate[string](tooWide)); beyond != "" {
+		v.Errorf("%s: out of their frame are %s", name, beyond)
 	}
 	if !*screenshots {
 		return
