@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: base help build run test interop livekit demo soak kills mutants bench bench-quick lint fuzz vulns image clean
+.PHONY: base help build run test interop livekit demo soak kills mutants bench bench-quick lint fuzz vulns image deb clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
 
@@ -124,6 +124,11 @@ image: base ## Make container images for ARCHS in bin/image/, without a containe
 	(cd setup/packaging/image && GOWORK=off go build -o ../../../.cache/image .)
 	.cache/image -o bin/image -tag $(IMAGE) -user $(IMAGE_USER) "$${folders[@]}"
 	ls -l bin/image/*.tar
+
+deb: base ## Make Debian packages for ARCHS in bin/deb/
+	@for arch in $(ARCHS); do
+		setup/packaging/deb/build.sh "$$arch" bin/deb
+	done
 
 clean: ## Delete what the build has made; dendrite-data/ stays
 	@rm -rf bin .base go.work go.work.sum
