@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
 
+	"github.com/matrix-org/dendrite/futures/clientapi/page"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
@@ -75,6 +76,10 @@ func newHandler(o Options, routers httputil.Routers, legacy http.Handler) http.H
 	mount(httputil.SynapseAdminPathPrefix, routers.SynapseAdmin)
 	mount(httputil.PublicMediaPathPrefix, routers.Media)
 	mount(httputil.PublicWellKnownPrefix, routers.WellKnown)
+	if o.Futures.Enabled && o.Futures.Page {
+		outer.Handle(strings.TrimSuffix(page.Path, "/"), http.RedirectHandler(page.Path, http.StatusMovedPermanently))
+		mount(page.Path, page.Handler())
+	}
 	mount(httputil.PublicStaticPath, routers.Static)
 	return outer
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -19,6 +20,7 @@ import (
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/setup/process"
 
+	"github.com/matrix-org/dendrite/futures/clientapi/page"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
@@ -158,6 +160,25 @@ func ourFront(t *testing.T, cfg *config.Dendrite) string {
 	f.serve(ctx.Context(), o, newHandler(o, routers, nil), func(err error) { t.Error(err) })
 	t.Cleanup(f.close)
 	return "http://" + f.http.Addr().String()
+}
+
+// The page is there unless it, or all of futures, is switched off. Then Dendrite's static pages answer in its place.
+func TestPageIsServed(t *testing.T) {
+	for _, c := range []struct{ enabled, page, want bool }{{true, true, true}, {true, false, false}, {false, true, false}} {
+		cfg := new(config.Dendrite)
+		cfg.Defaults(config.DefaultOpts{})
+		o := Options{Dendrite: cfg, Futures: &fconfig.FutureServer{Enabled: c.enabled, Page: c.page}}
+		server := httptest.NewServer(newHandler(o, newRouters(process.NewProcessContext(), cfg), nil))
+		defer server.Close()
+		for path, want := range map[string]int{page.Path: http.StatusOK, page.Path + "main.js": http.StatusOK, strings.TrimSuffix(page.Path, "/"): http.StatusMovedPermanently} {
+			if !c.want {
+				want = http.StatusNotFound
+			}
+			if a := ask(t, "GET", server.URL+path, ""); a.status != want {
+				t.Errorf("enabled %v, page %v: %s is answered %d, want %d", c.enabled, c.page, path, a.status, want)
+			}
+		}
+	}
 }
 
 // A long poll is ended after the grace; a request that works is waited for.

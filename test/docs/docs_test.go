@@ -126,6 +126,7 @@ func TestNames(t *testing.T) {
 		{"parameter", "clientapi/send_state_future.go", regexp.MustCompile(`= "(future_[a-z_]+)"`), "docs/api.md", "`$`"},
 		{"key", "clientapi/send_state_future.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},
 		{"key", "clientapi/admin_futures.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},
+		{"key", "clientapi/admin_futures_statistics.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},
 		{"key", "clientapi/delayed_events_lookup.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},
 		{"key", "clientapi/delayed_events_list.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", "$"},
 		{"key", "clientapi/delayed_event.go", regexp.MustCompile(`fields\["([a-z_]+)"`), "docs/api.md", "`$`"},
@@ -145,6 +146,16 @@ func TestNames(t *testing.T) {
 			if spelt := strings.ReplaceAll(c.format, "$", m[1]); !strings.Contains(page, spelt) {
 				t.Errorf("%s does not speak of the %s %s", c.page, c.what, spelt)
 			}
+		}
+	}
+}
+
+// TestIndexIsComplete: docs/README.md leads to every page.
+func TestIndexIsComplete(t *testing.T) {
+	index := read(t, "docs/README.md")
+	for _, page := range documents(t) {
+		if name, ok := strings.CutPrefix(page, "docs/"); ok && name != "README.md" && !strings.Contains(index, "]("+name+")") {
+			t.Errorf("docs/README.md does not lead to %s", name)
 		}
 	}
 }

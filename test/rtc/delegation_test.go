@@ -25,10 +25,10 @@ const (
 type seat struct {
 	*testing.T
 	*rig.User
-	sfu            *sfu
-	room, key      string
-	delayID        string
-	alias, address string
+	sfu       *sfu
+	room, key string
+	delayID   string
+	alias     string
 }
 
 // newSeat has a user enter the call, with a leave of that delay.
