@@ -19,7 +19,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// TestRealLiveKit: a real SFU takes our tokens and our calls, and makes no room for anybody else.
+// TestRealLiveKit: a real SFU accepts our tokens and our calls, and creates no room for anybody else.
 func TestRealLiveKit(t *testing.T) {
 	t.Parallel()
 	sfu := rig.NewLiveKit(t)
@@ -64,7 +64,7 @@ func TestRealLiveKit(t *testing.T) {
 	news.wait(t, "room_started", http.StatusOK)
 }
 
-// A messenger passes LiveKit's webhooks on to the homeserver, and remembers what that answered.
+// A messenger forwards LiveKit's webhooks to the homeserver, and records the answers.
 type messenger struct {
 	mu      sync.Mutex
 	to      string

@@ -178,3 +178,10 @@ globalThis.seen = () => {
     text: page?.body?.innerText ?? "",
   };
 };
+
+// "make call" names the user behind the #.
+if (location.hash.length > 1) {
+  const user = await fetch("users/" + location.hash.slice(1));
+  document.title = location.hash.slice(1);
+  globalThis.enter(await user.json());
+}
