@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: base help build run test interop livekit demo soak kills mutants bench bench-quick lint fuzz vulns image deb clean
+.PHONY: base help build run test interop livekit call demo soak kills mutants bench bench-quick lint fuzz vulns image deb clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
 
@@ -19,7 +19,7 @@ build: base ## Build the homeserver and its tools into bin/
 	@go build -o bin/ ./cmd/... $(DENDRITE)/create-account $(DENDRITE)/generate-keys
 
 run: build ## Run a homeserver on http://127.0.0.1:8008 that keeps its data in dendrite-data/
-	@exec bin/dendrite -quickstart dendrite-data -really-enable-open-registration
+	@exec bin/dendrite -quickstart dendrite-data -really-enable-open-registration $(if $(LIVEKIT),-livekit $(LIVEKIT))
 
 test: base ## Run all tests with the race detector; also with PostgreSQL, Node.js and Synapse if they are available
 	@go vet ./...
@@ -50,6 +50,11 @@ interop: base ## Run the tests beside a real Synapse
 livekit: base ## Build a real LiveKit server and run the test beside it
 	@folder=$$(test/livekit/livekit.sh)
 	FUTURES_LIVEKIT=$$folder go test -race -count=1 -run TestRealLiveKit ./test/rtc
+
+call: build ## Let two tabs of a browser call each other on this machine, with LiveKit and Element Call
+	@tools=$$(test/livekit/livekit.sh)
+	(cd test/call/js && npm ci --ignore-scripts --no-audit --no-fund --silent)
+	exec go run ./test/call/tabs -livekit "$$tools/livekit-server"
 
 demo: build ## Show what futures do, in half a minute
 	@go run ./test/demo

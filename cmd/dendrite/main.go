@@ -25,6 +25,7 @@ import (
 var (
 	quickStart  = flag.String("quickstart", "", "Set up a homeserver in this folder, if there is none yet, and run it for this machine alone")
 	allowOrigin = flag.String("allow-origin", "", "With -quickstart: web pages that may use the server though they are not on this machine, as https://app.element.io; several with commas")
+	liveKit     = flag.String("livekit", "", "With -quickstart: the SFU of calls, as http://KEY:SECRET@127.0.0.1:7880, or dev for livekit-server --dev")
 	unixSocket  = flag.String("unix-socket", "", "Listen on this unix socket and on no network address (experimental)")
 	unixMode    = flag.String("unix-socket-permission", "755", "The permission bits of the unix socket, in octal (experimental)")
 	httpAddr    = flag.String("http-bind-address", ":8008", "Where to listen for HTTP; with -quickstart 127.0.0.1:8008")
@@ -128,6 +129,9 @@ func prepare() string {
 			*httpAddr = "127.0.0.1:8008"
 		}
 	}
+	if *quickStart == "" && *liveKit != "" {
+		logrus.Fatal("-livekit is for -quickstart: name the SFU in future_server.matrix_rtc")
+	}
 	if *quickStart == "" && *allowOrigin != "" {
 		logrus.Fatal("-allow-origin is for -quickstart: any other server answers to every web page, as Matrix wants it")
 	}
@@ -155,6 +159,11 @@ func configure(path string) (o setup.Options) {
 	if *quickStart != "" {
 		o.Local, err = local(o.Dendrite)
 		check(err, "-allow-origin")
+	}
+	if *liveKit != "" {
+		base := "http://" + *httpAddr
+		check(o.Futures.MatrixRTC.AddDevelopment(base, *liveKit), "-livekit")
+		o.Dendrite.Global.WellKnownClientName = base
 	}
 	if *unixSocket != "" {
 		o.HTTP, err = config.UnixSocketAddress(*unixSocket, *unixMode)

@@ -132,6 +132,27 @@ func (m *MatrixRTC) Foci() (foci []map[string]any) {
 // Issues reports whether this server issues LiveKit tokens.
 func (m *MatrixRTC) Issues() bool { return m.Enabled && len(m.LiveKit) > 0 }
 
+// AddDevelopment adds the SFU of somebody who tries calls on one machine. base is where clients reach this server. sfu is the
+// SFU's address with its key and secret, as in http://KEY:SECRET@127.0.0.1:7880; "dev" stands for what livekit-server --dev
+// listens on.
+func (m *MatrixRTC) AddDevelopment(base, sfu string) error {
+	if sfu == "dev" {
+		sfu = "http://devkey:secret@127.0.0.1:7880"
+	}
+	u, err := url.Parse(sfu)
+	if err != nil || u.Host == "" || u.User == nil || u.Scheme != "http" && u.Scheme != "https" {
+		return errors.New(`should be "dev" or an address as in http://KEY:SECRET@127.0.0.1:7880`)
+	}
+	secret, _ := u.User.Password()
+	added := LiveKit{APIKey: u.User.Username(), APISecret: secret, RemotePublish: RemotePublish{All: true}, Signalling: true}
+	u.User = nil
+	added.APIURL = strings.TrimRight(u.String(), "/")
+	added.URL = "ws" + strings.TrimPrefix(base, "http") + SignalPath + m.number()
+	added.ServiceURL = base + LegacyPath + m.number()
+	m.LiveKit = append(m.LiveKit, added)
+	return nil
+}
+
 // fields lists the keys of the section with their parsers. base is the URL under which clients reach this server, or ""
 // if dendrite.yaml does not say.
 func (m *MatrixRTC) fields(r *reader, base string) fields {

@@ -54,6 +54,16 @@ func Start(t testing.TB, flags ...chromedp.ExecAllocatorOption) *Browser {
 	return &Browser{ctx}
 }
 
+// Calls are the switches for video calls on this machine: a camera and a microphone that Chromium plays, which nobody need
+// allow, and connections to loopback.
+func Calls() []chromedp.ExecAllocatorOption {
+	return []chromedp.ExecAllocatorOption{
+		chromedp.Flag("use-fake-ui-for-media-stream", true), chromedp.Flag("use-fake-device-for-media-stream", "fps=5"),
+		chromedp.Flag("allow-loopback-in-peer-connection", true), chromedp.Flag("autoplay-policy", "no-user-gesture-required"),
+		chromedp.Flag("disable-features", "WebRtcHideLocalIpsWithMdns"),
+	}
+}
+
 // Kill ends the browser at once, with SIGKILL: its user's machine has crashed.
 func (b *Browser) Kill() { b.signal(syscall.SIGKILL) }
 

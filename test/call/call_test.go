@@ -144,10 +144,7 @@ type participant struct {
 func (c *call) enter(u *rig.User) *participant {
 	c.Helper()
 	p := &participant{User: u, call: c}
-	p.browser = browser.Start(c.T,
-		chromedp.Flag("use-fake-ui-for-media-stream", true), chromedp.Flag("use-fake-device-for-media-stream", "fps=5"),
-		chromedp.Flag("allow-loopback-in-peer-connection", true), chromedp.Flag("autoplay-policy", "no-user-gesture-required"),
-		chromedp.Flag("disable-features", "WebRtcHideLocalIpsWithMdns"))
+	p.browser = browser.Start(c.T, browser.Calls()...)
 	p.tab = p.browser.Tab(c.T)
 	who, err := json.Marshal(map[string]any{"url": u.URL, "id": u.ID, "device": u.DeviceID, "token": u.Token, "room": c.room})
 	if err != nil {

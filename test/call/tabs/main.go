@@ -96,13 +96,14 @@ func start(ctx context.Context, cmd *exec.Cmd) error {
 func startLiveKit(ctx context.Context, program, dir string) (string, error) {
 	const key, secret = "callkey", "the secret of a call on this machine"
 	ports := make([]int, 2)
+	var held []net.Listener // until all are known
 	for i := range ports {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return "", err
 		}
 		ports[i] = l.Addr().(*net.TCPAddr).Port
-		defer l.Close()
+		held = append(held, l)
 	}
 	path := filepath.Join(dir, "livekit.yaml")
 	config := fmt.Sprintf(`port: %d
@@ -115,7 +116,22 @@ logging: {level: error}
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("http://%s@127.0.0.1:%d", url.UserPassword(key, secret), ports[0]), start(ctx, exec.Command(program, "--config", path))
+	for _, l := range held {
+		l.Close()
+	}
+	if err := start(ctx, exec.Command(program, "--config", path)); err != nil {
+		return "", err
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", ports[0])
+	for end := time.Now().Add(startTime); ; time.Sleep(100 * time.Millisecond) {
+		if conn, err := net.Dial("tcp", address); err == nil {
+			conn.Close()
+			return fmt.Sprintf("http://%s@%s", url.UserPassword(key, secret), address), nil
+		}
+		if time.Now().After(end) || ctx.Err() != nil {
+			return "", errors.New("LiveKit did not start")
+		}
+	}
 }
 
 // startDendrite returns the homeserver's URL when it answers.
