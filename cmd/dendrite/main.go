@@ -129,7 +129,7 @@ func prepare() string {
 		}
 	}
 	if *quickStart == "" && *allowOrigin != "" {
-		logrus.Fatal("-allow-origin needs -quickstart: without it the server answers all web pages, as Matrix requires")
+		logrus.Fatal("-allow-origin is for -quickstart: without it, the server answers all web pages, as Matrix requires")
 	}
 	return flag.Lookup("config").Value.String()
 }
