@@ -98,9 +98,9 @@ func isLeave(e gjson.Result) bool {
 
 // call is the first act: a membership that ends by itself when the heartbeat stops.
 func (p *play) call(ctx context.Context) error {
-	p.act("1. A call that is left without a word",
-		"Alice joins a call. At once her device hands the server a second event, \"Alice has left\", as a FUTURE: to\n"+
-			"be sent after 4 seconds. Each heartbeat starts the 4 seconds anew. Then her battery dies.")
+	p.act("1. A participant who vanishes from a call",
+		"Alice joins a call. At once her device schedules a second event, \"Alice has left\", as a FUTURE: it is sent\n"+
+			"after 4 seconds. Each heartbeat restarts the 4 seconds. Then her battery dies.")
 	p.stage.alice("joins the call")
 	state := rig.Path("rooms", p.room, "state", callMember, p.aliceID)
 	r, err := p.alice.Do(ctx, http.MethodPut, state, nil, map[string]any{"application": "m.call", "call_id": "", "scope": "m.room"})
@@ -112,7 +112,7 @@ func (p *play) call(ctx context.Context) error {
 	if err := check(r, err, "scheduling the leave"); err != nil {
 		return err
 	}
-	p.stage.alice("hands over \"Alice has left\", due in 4 s")
+	p.stage.alice("schedules \"Alice has left\", due in 4 s")
 
 	refresh, last := r.Future().Refresh, time.Now()
 	anybody := rig.Client{URL: p.alice.URL, HTTP: p.alice.HTTP} // a heartbeat needs nothing but the token
@@ -135,14 +135,14 @@ func (p *play) call(ctx context.Context) error {
 	if after < leaveAfter {
 		return fmt.Errorf("the leave came %s after the last heartbeat", after)
 	}
-	p.say("\nThe server sent Alice's leave by itself, %.2f s after the last heartbeat. Nobody hangs in the call.", after.Seconds())
+	p.say("\nThe server sent Alice's leave by itself, %.2f s after the last heartbeat. No ghost is left in the call.", after.Seconds())
 	return nil
 }
 
 // message is the second act: a message, and its redaction as a future.
 func (p *play) message(ctx context.Context) error {
 	p.act("2. A message that is deleted after a set time",
-		"Alice sends a message, and hands over its deletion as a future, due in 3 seconds. Then she goes offline.")
+		"Alice sends a message, and schedules its deletion, due in 3 seconds. Then she goes offline.")
 	p.stage.alice("sends the message")
 	r, err := p.alice.Do(ctx, http.MethodPut, rig.Path("rooms", p.room, "send", "m.room.message", "1"), nil,
 		map[string]any{"msgtype": "m.text", "body": "The door code is 4711."})
@@ -155,7 +155,7 @@ func (p *play) message(ctx context.Context) error {
 	if err := check(r, err, "scheduling the redaction"); err != nil {
 		return err
 	}
-	p.stage.alice("hands over its deletion, due in 3 s")
+	p.stage.alice("schedules its deletion, due in 3 s")
 	isRedaction := func(e gjson.Result) bool { return e.Get("type").String() == "m.room.redaction" }
 	if _, err := p.await(ctx, "offline", isRedaction); err != nil {
 		return err
