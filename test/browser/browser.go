@@ -38,12 +38,10 @@ func Start(t testing.TB, flags ...chromedp.ExecAllocatorOption) *Browser {
 		chromedp.WSURLReadTimeout(startTime),
 		chromedp.ModifyCmdFunc(func(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL} }),
 		chromedp.Flag("headless", "new"),
+		chromedp.NoSandbox, // root and containers cannot have one, and the pages are the tests' own
 		// Names of other machines do not exist, so neither pages nor the browser itself ask anybody outside.
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"),
 	)
-	if os.Geteuid() == 0 {
-		options = append(options, chromedp.NoSandbox) // Chromium refuses to run as root with it
-	}
 	allocator, end := chromedp.NewExecAllocator(context.Background(), append(options, flags...)...)
 	t.Cleanup(end)
 	ctx, closeBrowser := chromedp.NewContext(allocator)
