@@ -24,7 +24,7 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// addMarkers gives each router routes that tell where a request has ended up, and as what.
+// addMarkers adds routes to each router that show where a request has ended up.
 func addMarkers(r httputil.Routers) {
 	for name, router := range map[string]*mux.Router{
 		"client": r.Client, "federation": r.Federation, "keys": r.Keys, "media": r.Media,
@@ -62,7 +62,7 @@ func ask(t *testing.T, method, url, user string) answer {
 	}
 	resp.Header.Del("Date")
 	if strings.HasSuffix(url, "/metrics") && resp.StatusCode == http.StatusOK {
-		body = nil // counts go on
+		body = nil // the counts change
 	}
 	return answer{resp.StatusCode, resp.Header, string(body)}
 }
@@ -181,7 +181,7 @@ func TestPageIsServed(t *testing.T) {
 	}
 }
 
-// A long poll is ended after the grace; a request that works is waited for.
+// A long poll is ended after the grace; a request in progress is waited for.
 func TestShutdownEndsLongPolls(t *testing.T) {
 	release, started := make(chan struct{}), make(chan string, 2)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

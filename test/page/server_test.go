@@ -66,6 +66,15 @@ func testServer(t *testing.T, b *browser.Browser, server *rig.Server) {
 		t.Errorf("after the cancellation %d futures live, want 6", n)
 	}
 	v.Await(`!document.querySelector("#by-room").innerText.includes("` + room + `")`)
+
+	// One alone, from the list.
+	v.choose("#lookup-form [name=state]", "live")
+	v.click("#lookup-form button")
+	v.click("#found td button")
+	v.click("[name=preview]")
+	v.reads("#cancel-result", "1 event would be cancelled")
+	v.click("[name=confirm]")
+	v.reads("#cancel-result", "1 event cancelled")
 }
 
 // live fills a server with what an administrator may want to see: in one room three futures that wait, some that were sent and

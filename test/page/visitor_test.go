@@ -87,16 +87,25 @@ func (v *visitor) hides(secrets ...string) {
 	}
 }
 
-// picture writes a picture of the page as it is now, if the flag asks for it.
+// tooWide names the elements that stick out of their card or the page. What may be scrolled is left out.
+const tooWide = `[...document.querySelectorAll("main *:not(.scroll *)")].filter((e) => {
+	const frame = e.parentElement.closest(".card") ?? document.body;
+	return e.getBoundingClientRect().right > frame.getBoundingClientRect().right + 0.5;
+}).map((e) => e.tagName + " " + (e.id || e.name || e.className)).join(", ")`
+
+// picture checks that the page as it is now fits a screen of that width, and writes a picture of it if the flag asks for it.
 func (v *visitor) picture(name string, width int64, scheme string) {
 	v.Helper()
+	v.Do(look(scheme), chromedp.EmulateViewport(width, 900), chromedp.Evaluate[chromedp.Void](`scrollTo(0, 0); document.activeElement.blur()`))
+	defer v.Do(look("light"), chromedp.EmulateViewport(1000, 900))
+	v.Await(`(document.querySelector("#message").hidden = true)`)
+	if beyond := browser.Get(v.Tab, chromedp.Evaluate[string](tooWide)); beyond != "" {
+		v.Errorf("%s: out of their frame are %s", name, beyond)
+	}
 	if !*screenshots {
 		return
 	}
-	v.Do(look(scheme), chromedp.EmulateViewport(width, 900), chromedp.Evaluate[chromedp.Void](`scrollTo(0, 0); document.activeElement.blur()`))
-	v.Await(`(document.querySelector("#message").hidden = true)`)
 	picture := browser.Get(v.Tab, chromedp.FullScreenshot(100))
-	v.Do(look("light"), chromedp.EmulateViewport(1000, 900))
 	small, err := shrink(picture)
 	if err == nil {
 		err = os.WriteFile(filepath.Join("..", "..", "docs", "images", name), small, 0o644)

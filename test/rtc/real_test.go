@@ -92,7 +92,7 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// TestRealLiveKit: a real SFU takes our tokens and our calls, and makes no room for anybody else.
+// TestRealLiveKit: a real SFU accepts our tokens and our calls, and creates no room for anybody else.
 func TestRealLiveKit(t *testing.T) {
 	t.Parallel()
 	dir := livekit(t)
@@ -142,7 +142,7 @@ func TestRealLiveKit(t *testing.T) {
 	news.wait(t, "room_started", http.StatusOK)
 }
 
-// A messenger passes LiveKit's webhooks on to the homeserver, and remembers what that answered.
+// A messenger forwards LiveKit's webhooks to the homeserver, and records the answers.
 type messenger struct {
 	mu      sync.Mutex
 	to      string

@@ -18,6 +18,16 @@ function keep(value) {
 	else sessionStorage.removeItem(key);
 }
 
+let ahead = 0; // by how much the server's clock is ahead of this one, ms
+
+// serverNow is the time by the server's clock, which the timestamps in its answers follow.
+export const serverNow = () => Date.now() + ahead;
+
+function compareClocks(response) {
+	const difference = Date.parse(response.headers.get("Date")) - Date.now();
+	ahead = Math.abs(difference) > 3000 ? difference : 0; // the header has whole seconds, and took its time
+}
+
 export class APIError extends Error {
 	constructor(status, body) {
 		super(body.error || `The server answered ${status}.`);
@@ -42,6 +52,7 @@ export async function call(method, path, { query, body, token = session?.token, 
 		if (signal?.aborted) throw error;
 		throw new Error("The server cannot be reached.");
 	}
+	compareClocks(response);
 	const answer = await response.json().catch(() => ({}));
 	if (response.ok) return answer;
 	if (response.status === 401 && session && token === session.token) {

@@ -1,6 +1,6 @@
 // The list of requests: each as a line for curl, with its answer. Tokens are shown by the names of shell variables.
 
-import { $, el } from "./dom.js";
+import { $, el, guarded } from "./dom.js";
 
 const names = { send_token: "$SEND", cancel_token: "$CANCEL", refresh_token: "$REFRESH" };
 
@@ -47,7 +47,9 @@ export function recall(title, line, answer) {
 	lastTitle = title;
 	repeats = 1;
 	const count = el("span", { className: "note" });
-	const entry = el("li", {}, el("h3", {}, title, count), el("pre", {}, line), el("pre", {}, JSON.stringify(hidden(answer))));
+	const copy = el("button", { className: "plain", onclick: () => guarded(copy, () => navigator.clipboard.writeText(line)) }, "Copy");
+	copy.hidden = !navigator.clipboard; // it is there only where the page was loaded securely
+	const entry = el("li", {}, el("h3", {}, el("span", {}, title, " ", count), copy), el("pre", {}, line), el("pre", {}, JSON.stringify(hidden(answer))));
 	lastEntry = { count };
 	$("requests").append(entry);
 	entry.scrollIntoView({ block: "nearest" });

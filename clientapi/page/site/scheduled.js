@@ -1,7 +1,7 @@
 // The tab of people who schedule messages: delayed events of the user's, whichever program has scheduled them.
 
 import { $, el, guarded, moment, plural, replace, say, span } from "./dom.js";
-import { at, call, client, joinedRooms, unique } from "./api.js";
+import { at, call, client, joinedRooms, serverNow, unique } from "./api.js";
 
 const list = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events";
 const refreshEvery = 5000;
@@ -13,7 +13,7 @@ let transaction = unique(); // kept until the server has answered, so that a rep
 let drawn = "";
 
 export async function show() {
-	timers = [setInterval(tick, 500), setInterval(() => refresh().catch(() => {}), refreshEvery)];
+	timers = [setInterval(tick, 500), setInterval(poll, refreshEvery)];
 	await Promise.all([loadRooms(), loadLimits(), refresh()]);
 }
 
@@ -74,6 +74,11 @@ for (const name of ["amount", "unit", "at"]) {
 	});
 }
 $("schedule-form").addEventListener("input", () => { transaction = unique(); });
+
+// poll asks again while somebody looks. What fails now may succeed the next time.
+function poll() {
+	if (!document.hidden) refresh().catch(() => {});
+}
 
 async function refresh() {
 	const [waiting, ended] = await Promise.all([
@@ -141,7 +146,7 @@ function endedRow(event) {
 
 function tick() {
 	for (const each of document.querySelectorAll("[data-due]")) {
-		const left = Number(each.dataset.due) - Date.now();
+		const left = Number(each.dataset.due) - serverNow();
 		each.textContent = left > 0 ? `in ${span(Math.max(left, 1000))}` : "now";
 	}
 }

@@ -10,18 +10,26 @@ const samples = 150; // of heartbeats: five minutes
 const pageSize = 1000;
 const mostPages = 10;
 
+let visible = false;
 let timer = 0;
 let rates = [];
 let last = null; // the sample before
 let previewed = null; // the filter whose preview is shown
 
 export async function show() {
-	if (!await update()) return;
-	timer = setInterval(() => update().catch(() => {}), every);
+	visible = true;
+	if (!await update() || !visible) return;
+	timer = setInterval(poll, every);
 	await count();
 }
 
+// poll asks again while somebody looks. What fails now may succeed the next time.
+function poll() {
+	if (!document.hidden) update().catch(() => {});
+}
+
 export function hide() {
+	visible = false;
 	clearInterval(timer);
 	rates = [];
 	last = null;
@@ -110,7 +118,7 @@ function top(figure, caption, counts, field) {
 function choose(field, value) {
 	const form = $("cancel-form");
 	form.reset();
-	form[field].value = value;
+	form.elements[field].value = value;
 	unpreview();
 	form.preview.focus();
 	form.scrollIntoView({ block: "center" });
@@ -133,7 +141,7 @@ $("cancel-form").addEventListener("submit", (event) => {
 	guarded(form.preview, async () => {
 		unpreview();
 		const filter = filterOf(form);
-		if (!filter.user_id && !filter.room_id) throw new Error("Name a room or a user.");
+		if (!filter.user_id && !filter.room_id && !filter.id) throw new Error("Name a room, a user or a number.");
 		const answer = await call("DELETE", path, { query: { ...filter, dry_run: true } });
 		const n = answer.would_cancel;
 		previewed = filter;
@@ -165,12 +173,19 @@ function drawFound(futures) {
 		replace($("found"), el("p", { className: "note" }, "None."));
 		return;
 	}
-	const columns = ["When", "State", "Event", "Room", "User"];
+	const columns = ["Number", "When", "State", "Event", "Room", "User"];
 	replace($("found"), el("table", {},
 		el("thead", {}, el("tr", {}, ...columns.map((name) => el("th", { scope: "col" }, name)))),
-		el("tbody", {}, ...futures.map((f) => el("tr", {}, ...[
-			moment(f.finished_ts ?? f.deadline_ts ?? f.created_ts),
-			f.error ? `${f.state}: ${f.error}` : f.state,
-			`${f.type}${f.state_key === undefined ? "" : ` ${f.state_key}`}`, f.room_id, f.user_id,
-		].map((text, i) => el("td", { className: i < 2 ? "" : "id" }, text)))))));
+		el("tbody", {}, ...futures.map(foundRow))));
+}
+
+function foundRow(f) {
+	const number = f.state !== "scheduled" ? f.id
+		: el("button", { className: "plain", "aria-label": `Cancel number ${f.id}`, onclick: () => choose("id", f.id) }, `${f.id}, cancel…`);
+	const when = moment(f.finished_ts ?? f.deadline_ts ?? f.created_ts);
+	const state = f.error ? `${f.state}: ${f.error}` : f.state;
+	const type = f.state_key === undefined ? f.type : `${f.type} ${f.state_key}`;
+	return el("tr", {},
+		...[number, when, state].map((content) => el("td", {}, content)),
+		...[type, f.room_id, f.user_id].map((content) => el("td", { className: "id" }, content)));
 }

@@ -9,15 +9,19 @@ const perTimeout = 3; // heartbeats
 
 let current = null; // the visit to a call: {room, tokens, timeout, deadline, lastSign, beating, abort, outcome}
 let drawing = 0;
+let visible = false;
 
 export async function show() {
+	visible = true;
 	const rooms = await joinedRooms();
+	if (!visible) return;
 	const select = $("join-form").room;
 	select.replaceChildren(new Option("a new room for this", ""), ...rooms.map((room) => new Option(room.name, room.id)));
 	describe();
 }
 
 export function hide() {
+	visible = false;
 	if (current) end();
 	clearInterval(drawing);
 	$("call").hidden = true;
@@ -64,6 +68,7 @@ async function join(room, timeout) {
 	const path = client(`rooms/${at(room)}/state_future/${type}/${at(session.user)}`);
 	const tokens = await log(`Unless I say otherwise, I have left in ${timeout / 1000} s`, "PUT", `/rooms/$R/state_future/${type}/$ME?future_timeout=${timeout}`, {},
 		call("PUT", path, { query: { future_timeout: timeout }, body: {} }));
+	if (!visible) return; // the leave comes by itself
 	current = { room, tokens, timeout, deadline: Date.now() + timeout, lastSign: Date.now(), beating: true, abort: new AbortController(), outcome: "" };
 	watch(current, since);
 	beatOn(current);
