@@ -102,7 +102,7 @@ func NewTransactions(ctx context.Context, store Store) *Transactions {
 		if err := store.openRecords(); err != nil {
 			logrus.WithError(err).Warn("Transactions of messages to devices will be forgotten at the next restart")
 		}
-		if err := t.recall(ctx, mostPages); err != nil {
+		if err := t.recall(ctx, mostPages); err != nil && ctx.Err() == nil { // a stop in the middle is no trouble: nobody asks any more
 			logrus.WithError(err).Warn("Some transactions from before this start are unknown; if they are repeated, they are sent again")
 		}
 	}()

@@ -1,7 +1,11 @@
 package packaging
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,6 +52,25 @@ func eventually(t *testing.T, try func() error) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// answers fails unless the server answers 200. With authorities its certificate must be one of theirs, for the name.
+func answers(t *testing.T, url, name string, authorities *x509.CertPool) {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{
+		InsecureSkipVerify: authorities == nil, RootCAs: authorities, ServerName: name,
+	}}}
+	eventually(t, func() error {
+		res, err := client.Get(url)
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			return fmt.Errorf("%s: %s", url, res.Status)
+		}
+		return nil
+	})
 }
 
 // configure makes signing key, certificate and configuration with the image's own programs, as Dendrite's documentation

@@ -67,6 +67,9 @@ func unpack(t *testing.T) *image {
 	return img
 }
 
+// path is where something lies in a root file system.
+func path(root, name string) string { return filepath.Join(root, strings.TrimPrefix(name, "/")) }
+
 func readFile(t *testing.T, path string) []byte {
 	t.Helper()
 	text, err := os.ReadFile(path)
