@@ -169,7 +169,7 @@ func TestPageIsServed(t *testing.T) {
 		cfg := new(config.Dendrite)
 		cfg.Defaults(config.DefaultOpts{})
 		o := Options{Dendrite: cfg, Futures: &fconfig.FutureServer{Enabled: c.enabled, Page: c.page}}
-		server := httptest.NewServer(newHandler(o, newRouters(process.NewProcessContext(), cfg), nil))
+		server := httptest.NewServer(newHandler(o, newRouters(process.NewProcessContext(), cfg), rtc.New(rtc.Options{Config: new(fconfig.MatrixRTC)})))
 		defer server.Close()
 		for path, want := range map[string]int{page.Path: http.StatusOK, page.Path + "main.js": http.StatusOK, strings.TrimSuffix(page.Path, "/"): http.StatusMovedPermanently} {
 			if !c.want {
