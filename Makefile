@@ -1,14 +1,14 @@
-# "make" or "make help" lists what can be done.
+# "make" or "make help" lists the targets.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: base help build run test interop livekit demo soak kills mutants bench bench-quick lint fuzz vulns image clean
+.PHONY: base help build run test interop livekit call demo soak kills mutants bench bench-quick lint fuzz vulns image deb clean
 
 DENDRITE := github.com/matrix-org/dendrite/cmd
 
-# Without the patched base nothing builds; it is made in a second, and only if something has changed. docs/base.md
+# Nothing builds without the patched base (docs/base.md). It is made in a second, and only if something has changed.
 base:
 	@GOWORK=off go run ./setup/base
 
@@ -19,9 +19,9 @@ build: base ## Build the homeserver and its tools into bin/
 	@go build -o bin/ ./cmd/... $(DENDRITE)/create-account $(DENDRITE)/generate-keys
 
 run: build ## Run a homeserver on http://127.0.0.1:8008 that keeps its data in dendrite-data/
-	@exec bin/dendrite -quickstart dendrite-data -really-enable-open-registration
+	@exec bin/dendrite -quickstart dendrite-data -really-enable-open-registration $(if $(LIVEKIT),-livekit $(LIVEKIT))
 
-test: base ## Run all tests with the race detector; with PostgreSQL, Node.js and Synapse too if they can be had
+test: base ## Run all tests with the race detector; also with PostgreSQL, Node.js and Synapse if they are available
 	@go vet ./...
 	if command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
 		dir=$$(mktemp -d)
@@ -47,19 +47,24 @@ interop: base ## Run the tests beside a real Synapse
 	@python=$$(test/interop/synapse.sh)
 	FUTURES_SYNAPSE_PYTHON=$$python go test -race -timeout 25m -count=1 ./test/interop/...
 
-livekit: base ## Run the test beside a real LiveKit server, which is built first
+livekit: base ## Build a real LiveKit server and run the test beside it
 	@folder=$$(test/livekit/livekit.sh)
 	FUTURES_LIVEKIT=$$folder go test -race -count=1 -run TestRealLiveKit ./test/rtc
 
-demo: build ## Show futures at work, in half a minute
+call: build ## Let two tabs of a browser call each other on this machine, with LiveKit and Element Call
+	@tools=$$(test/livekit/livekit.sh)
+	(cd test/call/js && npm ci --ignore-scripts --no-audit --no-fund --silent)
+	exec go run ./test/call/tabs -livekit "$$tools/livekit-server"
+
+demo: build ## Show what futures do, in half a minute
 	@go run ./test/demo
 
-soak: base ## Let twenty users live with futures for ten minutes while the server is killed, and judge it
+soak: base ## Run twenty users for ten minutes while the server is killed, and check the result
 	@go test ./test/soak -count=1 -v -timeout 0 -soak 10m
 
 KILLS ?= 10000
 LIMIT ?= 1h
-kills: base ## Kill servers KILLS times in all, for LIMIT at most, judge each round, and go on where the last run ended
+kills: base ## Kill servers KILLS times in all, for at most LIMIT, check each round, and continue the last run
 	@mkdir -p .cache
 	if command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; then
 		dir=$$(mktemp -d)
@@ -70,7 +75,7 @@ kills: base ## Kill servers KILLS times in all, for LIMIT at most, judge each ro
 	go test ./test/crash -run TestKills -count=1 -timeout 0 -v -many $(KILLS) -limit $(LIMIT) \
 		-report "$$PWD/.cache/kills.jsonl" -revision "$$(git describe --always --dirty)"
 
-mutants: base ## Break the code line by line and check that the tests of the invariants notice
+mutants: base ## Break the code line by line and check that the tests of the invariants fail
 	@go run ./test/mutants
 
 bench: base ## Measure what futures cost, on SQLite and, if it is installed, PostgreSQL: half an hour or more
@@ -82,10 +87,10 @@ bench: base ## Measure what futures cost, on SQLite and, if it is installed, Pos
 	fi
 	go run ./test/bench -json bench.json
 
-bench-quick: base ## The same smaller, on SQLite, in two minutes
+bench-quick: base ## The same, but smaller: on SQLite, in two minutes
 	@go run ./test/bench -quick
 
-lint: base ## Check the formatting, and what go vet and staticcheck know (staticcheck.conf)
+lint: base ## Check the formatting, and run go vet and staticcheck (staticcheck.conf)
 	@unformatted=$$(git ls-files '*.go' | xargs gofmt -l)
 	if [ -n "$$unformatted" ]; then echo "Not formatted: $$unformatted"; exit 1; fi
 	(cd test/lint && GOWORK=off go build -o ../../.cache/ honnef.co/go/tools/cmd/staticcheck)
@@ -96,10 +101,10 @@ lint: base ## Check the formatting, and what go vet and staticcheck know (static
 	(cd test/vulns && GOWORK=off go vet .)
 	(cd setup/packaging/image && GOWORK=off go vet .)
 
-# A number of inputs, not a time: at the end of a time Go's fuzzer fails by chance ("context deadline exceeded").
+# A number of inputs, not a time: after a time Go's fuzzer sometimes fails ("context deadline exceeded").
 FUZZ ?= 20000x
 
-fuzz: base ## Feed all that reads what others write with junk, some seconds each
+fuzz: base ## Fuzz every parser of foreign input, some seconds each
 	@for package in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n 1 dirname | sort -u); do
 		for name in $$(grep -ho '^func Fuzz[A-Za-z]*' "$$package"/*_test.go | cut -c 6-); do
 			go test "./$$package" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZ)
@@ -116,7 +121,7 @@ ARCHS ?= amd64 arm64
 IMAGE ?= dendrite-futures:latest
 IMAGE_USER ?= 991
 
-image: base ## Make container images for ARCHS in bin/image/, without a container engine
+image: base ## Build container images for ARCHS in bin/image/, without a container engine
 	@folders=()
 	for arch in $(ARCHS); do
 		folders+=("$$(setup/packaging/static.sh "$$arch")")
@@ -125,6 +130,11 @@ image: base ## Make container images for ARCHS in bin/image/, without a containe
 	.cache/image -o bin/image -tag $(IMAGE) -user $(IMAGE_USER) "$${folders[@]}"
 	ls -l bin/image/*.tar
 
-clean: ## Delete what the build has made; dendrite-data/ stays
+deb: base ## Build Debian packages for ARCHS in bin/deb/
+	@for arch in $(ARCHS); do
+		setup/packaging/deb/build.sh "$$arch" bin/deb
+	done
+
+clean: ## Delete the results of the build; dendrite-data/ stays
 	@rm -rf bin .base go.work go.work.sum
 	go clean -testcache

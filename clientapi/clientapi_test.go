@@ -36,16 +36,17 @@ const (
 type fakeFutures struct {
 	api.ClientAPI // methods without a fake must not be called
 
-	mu       sync.Mutex
-	created  []*api.Future
-	byTxn    map[string]*api.Future
-	fail     error               // error of creating, listing and administration
-	outcome  map[api.Token]error // outcomes of the known tokens
-	uses     []api.Token
-	listed   []*api.Future
-	filter   api.Filter
-	counts   api.Counts
-	canceled int
+	mu         sync.Mutex
+	created    []*api.Future
+	byTxn      map[string]*api.Future
+	fail       error               // error of creating, listing and administration
+	outcome    map[api.Token]error // outcomes of the known tokens
+	uses       []api.Token
+	listed     []*api.Future
+	filter     api.Filter
+	counts     api.Counts
+	statistics api.Statistics
+	canceled   int
 
 	events        []*api.Future // delayed events, by NID
 	refusal       error         // error of actions on scheduled events
@@ -105,6 +106,8 @@ func (s *fakeFutures) QueryFutures(_ context.Context, f api.Filter) ([]*api.Futu
 }
 
 func (s *fakeFutures) QueryFutureCounts(context.Context) api.Counts { return s.counts }
+
+func (s *fakeFutures) QueryStatistics(context.Context) api.Statistics { return s.statistics }
 
 func (s *fakeFutures) PerformAdminCancellation(_ context.Context, f api.Filter) (int, error) {
 	s.filter = f

@@ -41,4 +41,6 @@ func (disabled) QueryFutures(context.Context, api.Filter) ([]*api.Future, error)
 
 func (disabled) QueryFutureCounts(context.Context) api.Counts { return api.Counts{} }
 
+func (disabled) QueryStatistics(context.Context) api.Statistics { return api.Statistics{} }
+
 func (disabled) PerformAdminCancellation(context.Context, api.Filter) (int, error) { return 0, nil }

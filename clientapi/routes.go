@@ -76,6 +76,7 @@ func AddPublicRoutes(
 	}
 	routers.DendriteAdmin.Handle("/admin/futures", admin(r.adminList)).Methods(get, options)
 	routers.DendriteAdmin.Handle("/admin/futures", admin(r.adminCancel)).Methods(http.MethodDelete)
+	routers.DendriteAdmin.Handle("/admin/futures/statistics", admin(r.adminStatistics)).Methods(get, options)
 	return tokens, management
 }
 

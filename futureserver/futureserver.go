@@ -78,7 +78,7 @@ func logEnd(f *api.Future) {
 			fields["event_id"] = f.Event.ID
 		}
 	case api.Cancelled:
-		fields["reason"] = "asked for, or its account or room is gone"
+		fields["reason"] = "cancelled by a request, or its account or room is gone"
 	case api.Invalidated:
 		fields["reason"] = "newer state"
 	case api.Discarded:

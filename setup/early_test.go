@@ -43,7 +43,7 @@ func (h halfMade) QueryUserIDForSender(context.Context, spec.RoomID, spec.Sender
 	return nil, nil
 }
 
-// A message that waits at start must not meet a half-made roomserver: it ended the process after a crash.
+// A waiting message at start must not reach an incomplete roomserver: it ended the process after a crash.
 func TestReadersWaitForTheRoomserver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ready, complete := make(chan struct{}), false

@@ -65,8 +65,8 @@ func guardedDialer(networks fconfig.Networks) *net.Dialer {
 
 func refuse(networks fconfig.Networks, addr netip.Addr) error {
 	if networks.Refuses(addr) {
-		return fmt.Errorf("%s is in a network that federation_api.deny_networks closes; "+
-			"federation_api.allow_networks can open it", addr)
+		return fmt.Errorf("%s is in a network that federation_api.deny_networks denies; "+
+			"federation_api.allow_networks can allow it", addr)
 	}
 	return nil
 }

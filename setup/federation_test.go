@@ -25,7 +25,7 @@ import (
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
-// A matrixServer is a Matrix server on loopback that counts who came.
+// A matrixServer is a Matrix server on loopback that counts its requests.
 type matrixServer struct {
 	*httptest.Server
 	requests, connections atomic.Int32
@@ -66,7 +66,7 @@ func federationConfig() *config.Dendrite {
 	return cfg
 }
 
-// Each way out, to each kind of name, is closed by default and opens by allow_networks.
+// Each client is refused for each kind of name by default, and allowed with allow_networks.
 func TestFederationIsKeptOffPrivateNetworks(t *testing.T) {
 	for _, dns := range []bool{false, true} {
 		for _, allowed := range []bool{false, true} {
@@ -110,7 +110,7 @@ func TestFederationIsKeptOffPrivateNetworks(t *testing.T) {
 	}
 }
 
-// newTestTransport reaches names that do not exist: addresses maps host:port to where they lead.
+// newTestTransport resolves names that do not exist: addresses maps host:port to the real address.
 func newTestTransport(t *testing.T, networks fconfig.Networks, roots *x509.CertPool, addresses map[string]string) *transport {
 	dialer := guardedDialer(networks)
 	tr := newTransport(func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -163,7 +163,7 @@ func TestWellKnownIsGuardedToo(t *testing.T) {
 	}
 }
 
-// A public server's .well-known file may redirect or delegate to a private one.
+// A public server's .well-known file may redirect or delegate to a private address.
 func TestWellKnownCannotLeadInside(t *testing.T) {
 	inside := newMatrixServer(t)
 	for name, wellKnown := range map[string]http.HandlerFunc{
@@ -215,7 +215,7 @@ func TestSRVTargetsAreGuarded(t *testing.T) {
 	}
 }
 
-// A name that pointed outside when it was remembered is judged again when it points inside.
+// A name that pointed outside when it was cached is checked again when it points inside.
 func TestRebindingIsJudgedAtEachConnection(t *testing.T) {
 	server := newMatrixServer(t)
 	answers := []string{"127.0.0.2"}

@@ -41,7 +41,7 @@ func requestRoom(token string, body io.Reader) *http.Request {
 	return req
 }
 
-// TestGateOfRequests: a request waits for who is inside, gets its body whole, and leaves at its end.
+// TestGateOfRequests: a request waits for the one inside, gets its whole body, and leaves at its end.
 func TestGateOfRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var gates south.Gates
@@ -73,7 +73,7 @@ func TestGateOfRequests(t *testing.T) {
 	})
 }
 
-// TestGateOfSlowClients: who sends their body slowly keeps nobody waiting.
+// TestGateOfSlowClients: a client that sends its body slowly blocks nobody.
 func TestGateOfSlowClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var gates south.Gates
@@ -107,7 +107,7 @@ func (slowServers) PerformLeave(context.Context, *fedapi.PerformLeaveRequest, *f
 	return nil
 }
 
-// TestGateOfRemoteJoins: who waits for another server keeps nobody waiting.
+// TestGateOfRemoteJoins: a request that waits for another server blocks nobody.
 func TestGateOfRemoteJoins(t *testing.T) {
 	const user = "@alice:localhost"
 	for name, ask := range map[string]func(fedapi.RoomserverFederationAPI){

@@ -18,20 +18,20 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// A patient is a server whose parts the test takes away.
+// A patient is a server whose services the test can remove.
 type patient struct {
 	*testing.T
 	*health
 
 	end chan struct{} // closed when the server stops
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	database func(context.Context) error
 	consumer []string
 	vital    api.Vitals
 }
 
-// becomes changes something of the patient.
+// becomes changes a part of the patient.
 func (p *patient) becomes(change func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -68,7 +68,7 @@ func withPatient(t *testing.T, f func(p *patient)) {
 	})
 }
 
-// is waits for as long as the health check may take, and sees whether it answers that, "" for healthy.
+// is waits for as long as the health check may take, and checks that it gives that reason; "" for healthy.
 func (p *patient) is(reason string) {
 	p.Helper()
 	time.Sleep(5 * time.Second)
@@ -107,7 +107,7 @@ func TestHealth(t *testing.T) {
 		p.becomes(func() { p.database = there })
 		p.is("")
 
-		hang := make(chan struct{}) // as a question to a server that is suspended, which may be deaf to its context
+		hang := make(chan struct{}) // like a request to a suspended server, which may ignore its context
 		p.becomes(func() { p.database = func(context.Context) error { <-hang; return nil } })
 		p.is("database: has not answered for ")
 		p.becomes(func() { p.database = there })
@@ -137,9 +137,9 @@ func TestHealth(t *testing.T) {
 	})
 }
 
-// The service manager hears when the server serves, when it stops, that it lives, and why it is not healthy.
+// The service manager is notified when the server serves, when it stops, that it lives, and why it is not healthy.
 func TestServiceManager(t *testing.T) {
-	dir, err := os.MkdirTemp("", "notify") // a socket's path is short
+	dir, err := os.MkdirTemp("", "notify") // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +187,7 @@ func TestServiceManager(t *testing.T) {
 	}
 }
 
-// Who has no watchdog hears nothing of it, nor does one who watches another process.
+// Without a watchdog, or if it watches another process, there are no such messages.
 func TestWatchdogIsForThisProcess(t *testing.T) {
 	for _, env := range [][2]string{{"", ""}, {"no number", ""}, {"20000000", "1"}} {
 		t.Setenv("WATCHDOG_USEC", env[0])

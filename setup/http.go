@@ -21,6 +21,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
 
+	"github.com/matrix-org/dendrite/futures/clientapi/page"
+	"github.com/matrix-org/dendrite/futures/clientapi/rtc"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
@@ -44,9 +46,9 @@ func addStaticPages(cfg *config.Dendrite, routers httputil.Routers) {
 	base.SetupAndServeHTTP(over, cfg, routers, config.ServerAddress{}, nil, nil)
 }
 
-// newHandler routes requests as Dendrite does: each prefix has its router, and other paths get the Matrix error. If
-// legacy is not nil, it answers below config.LegacyPath.
-func newHandler(o Options, routers httputil.Routers, legacy http.Handler) http.Handler {
+// newHandler routes requests as Dendrite does: each prefix has its router, and other paths get the Matrix error. The
+// parts of MatrixRTC that are not in the routers answer below config.LegacyPath and config.SignalPath.
+func newHandler(o Options, routers httputil.Routers, calling *rtc.Service) http.Handler {
 	cfg, calls := o.Dendrite, &o.Futures.MatrixRTC
 	outer := mux.NewRouter().SkipClean(true).UseEncodedPath()
 	outer.NotFoundHandler = httputil.NotFoundCORSHandler
@@ -69,12 +71,19 @@ func newHandler(o Options, routers httputil.Routers, legacy http.Handler) http.H
 		// Services that issue tokens for calls ask here who a user is.
 		mount(httputil.PublicFederationPathPrefix+"v1/openid/userinfo", routers.Federation)
 	}
-	if legacy != nil {
-		mount(fconfig.LegacyPath+"/", report(legacy))
+	if h := calling.Legacy(); h != nil {
+		mount(fconfig.LegacyPath+"/", report(h))
+	}
+	if h := calling.Signalling(); h != nil {
+		mount(fconfig.SignalPath+"/", h)
 	}
 	mount(httputil.SynapseAdminPathPrefix, routers.SynapseAdmin)
 	mount(httputil.PublicMediaPathPrefix, routers.Media)
 	mount(httputil.PublicWellKnownPrefix, routers.WellKnown)
+	if o.Futures.Enabled && o.Futures.Page {
+		outer.Handle(strings.TrimSuffix(page.Path, "/"), http.RedirectHandler(page.Path, http.StatusMovedPermanently))
+		mount(page.Path, page.Handler())
+	}
 	mount(httputil.PublicStaticPath, routers.Static)
 	return outer
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -19,10 +20,12 @@ import (
 	"github.com/matrix-org/dendrite/setup/config"
 	"github.com/matrix-org/dendrite/setup/process"
 
+	"github.com/matrix-org/dendrite/futures/clientapi/page"
+	"github.com/matrix-org/dendrite/futures/clientapi/rtc"
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// addMarkers gives each router routes that tell where a request has ended up, and as what.
+// addMarkers adds routes to each router that show where a request has ended up.
 func addMarkers(r httputil.Routers) {
 	for name, router := range map[string]*mux.Router{
 		"client": r.Client, "federation": r.Federation, "keys": r.Keys, "media": r.Media,
@@ -60,7 +63,7 @@ func ask(t *testing.T, method, url, user string) answer {
 	}
 	resp.Header.Del("Date")
 	if strings.HasSuffix(url, "/metrics") && resp.StatusCode == http.StatusOK {
-		body = nil // counts go on
+		body = nil // the counts change
 	}
 	return answer{resp.StatusCode, resp.Header, string(body)}
 }
@@ -155,12 +158,31 @@ func ourFront(t *testing.T, cfg *config.Dendrite) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.serve(ctx.Context(), o, newHandler(o, routers, nil), func(err error) { t.Error(err) })
+	f.serve(ctx.Context(), o, newHandler(o, routers, rtc.New(rtc.Options{Config: new(fconfig.MatrixRTC)})), func(err error) { t.Error(err) })
 	t.Cleanup(f.close)
 	return "http://" + f.http.Addr().String()
 }
 
-// A long poll is ended after the grace; a request that works is waited for.
+// The page is there unless it, or all of futures, is switched off. Then Dendrite's static pages answer in its place.
+func TestPageIsServed(t *testing.T) {
+	for _, c := range []struct{ enabled, page, want bool }{{true, true, true}, {true, false, false}, {false, true, false}} {
+		cfg := new(config.Dendrite)
+		cfg.Defaults(config.DefaultOpts{})
+		o := Options{Dendrite: cfg, Futures: &fconfig.FutureServer{Enabled: c.enabled, Page: c.page}}
+		server := httptest.NewServer(newHandler(o, newRouters(process.NewProcessContext(), cfg), rtc.New(rtc.Options{Config: new(fconfig.MatrixRTC)})))
+		defer server.Close()
+		for path, want := range map[string]int{page.Path: http.StatusOK, page.Path + "main.js": http.StatusOK, strings.TrimSuffix(page.Path, "/"): http.StatusMovedPermanently} {
+			if !c.want {
+				want = http.StatusNotFound
+			}
+			if a := ask(t, "GET", server.URL+path, ""); a.status != want {
+				t.Errorf("enabled %v, page %v: %s is answered %d, want %d", c.enabled, c.page, path, a.status, want)
+			}
+		}
+	}
+}
+
+// A long poll is ended after the grace; a request in progress is waited for.
 func TestShutdownEndsLongPolls(t *testing.T) {
 	release, started := make(chan struct{}), make(chan string, 2)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// What would end the process at once ends the server in order.
+// A consumer that would end the process at once makes the server stop cleanly.
 func TestReaderThatGivesUp(t *testing.T) {
 	s := start(t, options(t, t.TempDir()))
 	go jetstream.NewLogAdapter().Fatalf("a reader gives up") // Dendrite's own code, which ends the process
@@ -31,7 +31,7 @@ func TestReaderThatGivesUp(t *testing.T) {
 	}
 }
 
-// A failed start may end the process, and a panic over a request is the HTTP server's.
+// A failed start may end the process, and a panic in a request is handled by the HTTP server.
 func TestOnlyDendritesGoroutinesAreHeld(t *testing.T) {
 	start(t, options(t, t.TempDir()))
 	defer func() {
@@ -42,7 +42,7 @@ func TestOnlyDendritesGoroutinesAreHeld(t *testing.T) {
 	logrus.Panic("a request goes wrong")
 }
 
-// Without its NATS server the start fails, and says why.
+// Without its NATS server the start fails with a clear error.
 func TestStartWithoutNATS(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

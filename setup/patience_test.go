@@ -16,7 +16,7 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// impatientFront answers with what it has read of the body, and why it could read no more.
+// impatientFront answers with the part of the body that it has read, and the error that ended it.
 func impatientFront(t *testing.T, p patience, futures *fconfig.FutureServer) *front {
 	t.Helper()
 	o := Options{HTTP: config.ServerAddress{Address: "127.0.0.1:0", Scheme: "http"}, Futures: futures}
@@ -46,7 +46,7 @@ func dial(t *testing.T, f *front, from string) net.Conn {
 	return c
 }
 
-// exchange writes the parts of a request, with pauses between them, and returns all that comes back.
+// exchange writes the parts of a request, with pauses, and returns everything that comes back.
 func exchange(t *testing.T, c net.Conn, pause time.Duration, parts ...string) string {
 	t.Helper()
 	for i, part := range parts {
@@ -61,7 +61,7 @@ func exchange(t *testing.T, c net.Conn, pause time.Duration, parts ...string) st
 
 const upload = "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-// A client that stops in the middle is let go, wherever that is.
+// A client that stops in the middle of a request is disconnected, wherever it stops.
 func TestStalledRequestsEnd(t *testing.T) {
 	f := impatientFront(t, patience{header: 100 * time.Millisecond, body: 200 * time.Millisecond, idle: 100 * time.Millisecond}, nil)
 	for name, c := range map[string]struct{ request, want string }{
@@ -80,7 +80,7 @@ func TestStalledRequestsEnd(t *testing.T) {
 	}
 }
 
-// An upload may take many times the patience, as long as something comes.
+// An upload may take many times the limit, as long as it makes progress.
 func TestSlowUploads(t *testing.T) {
 	f := impatientFront(t, patience{header: time.Minute, body: 4 * time.Second, idle: time.Minute}, nil)
 	parts := []string{upload}
@@ -105,7 +105,7 @@ func roundTrip(t *testing.T, c net.Conn) error {
 	return err
 }
 
-// Who opens too many connections loses those that wait, and nobody else does.
+// A client that opens too many connections loses its idle ones, and no other client does.
 func TestConnectionsOfOneAddress(t *testing.T) {
 	futures := &fconfig.FutureServer{MaxConnectionsPerAddress: 3, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.9/32")}}
 	f := impatientFront(t, usualPatience(), futures)
@@ -140,7 +140,7 @@ func TestConnectionsOfOneAddress(t *testing.T) {
 	}
 }
 
-// If all are working, the new one is closed.
+// If all are in use, the new one is closed.
 func TestNoPlaceAmongWorkingConnections(t *testing.T) {
 	f := impatientFront(t, usualPatience(), &fconfig.FutureServer{MaxConnectionsPerAddress: 2})
 	for range 2 {

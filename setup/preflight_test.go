@@ -42,7 +42,7 @@ func exampleOf(t *testing.T, expression string) string {
 	return ""
 }
 
-// A browser asks by OPTIONS, without the access token, before it sends a request with one. Each route of clients answers.
+// A browser sends OPTIONS, without the access token, before a request with one. Every client route answers.
 func TestPreflights(t *testing.T) {
 	s := start(t, options(t, t.TempDir()))
 	asked := 0
@@ -50,7 +50,7 @@ func TestPreflights(t *testing.T) {
 		err := router.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
 			template, err := route.GetPathTemplate()
 			if err != nil || route.GetHandler() == nil || strings.HasPrefix(template, "/_dendrite/monitor/") {
-				return nil // what watches the server is no browser
+				return nil // monitoring is not done by browsers
 			}
 			path := examplePath(t, template)
 			r, err := http.NewRequestWithContext(t.Context(), http.MethodOptions, "http://"+s.Addr().String()+path, nil)

@@ -52,7 +52,7 @@ func inStorms() func(begins bool) {
 // ballast makes the garbage collector run less often, because it runs when the heap has doubled. The ballast is never
 // touched, so it takes no memory itself; the additional garbage does.
 //
-// lint:ignore U1000 it only has to exist
+//lint:ignore U1000 it only has to exist
 var ballast []byte
 
 const ballastSize = 96 << 20

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// While rooms wait to be sent to, Go runs more goroutines at a time, and soon after that as many as before.
+// While rooms wait for their turn, Go runs more goroutines at a time, and soon after that as many as before.
 func TestMoreAtATimeInStorms(t *testing.T) {
 	t.Setenv("GOMAXPROCS", "")
 	usual := runtime.GOMAXPROCS(0)
@@ -34,7 +34,7 @@ func TestMoreAtATimeInStorms(t *testing.T) {
 	})
 }
 
-// Who sets GOMAXPROCS decides for storms, too.
+// GOMAXPROCS also applies to storms.
 func TestGOMAXPROCSIsObeyed(t *testing.T) {
 	t.Setenv("GOMAXPROCS", "3")
 	if inStorms() != nil {

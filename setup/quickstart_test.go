@@ -33,7 +33,7 @@ func quickStart(t *testing.T, dir string) (path string, cfg *config.Dendrite, fu
 	return path, cfg, futures
 }
 
-// In whatever folder, with whatever characters in its name.
+// In any folder, with any characters in its name.
 func TestQuickStartKeepsAllInItsFolder(t *testing.T) {
 	for _, name := range []string{"data", `odd "name" 50% #1 ?x: {{y}} 'z' \`} {
 		dir := filepath.Join(t.TempDir(), name)
@@ -94,7 +94,7 @@ func TestQuickStartOverwritesNothing(t *testing.T) {
 	}
 }
 
-// A crash between the key and the configuration leaves the key: it is kept, and the rest added.
+// After a crash between the key and the configuration the key is kept, and the rest is added.
 func TestQuickStartGoesOnAfterACrash(t *testing.T) {
 	dir := t.TempDir()
 	path, before, _ := quickStart(t, dir)

@@ -25,7 +25,7 @@ func NewReloader(s *Server, configPath string, cfg *config.Dendrite, stderrOnly 
 // Reload reloads and logs the result. If there is an error, the old value stays.
 func (r *Reloader) Reload() {
 	if err := errors.Join(r.reloadLevel(), r.server.front.reloadCertificate()); err != nil {
-		logrus.WithError(err).Error("Cannot reload everything; what has a mistake stays as it was")
+		logrus.WithError(err).Error("Cannot reload everything; settings with errors keep their old values")
 		return
 	}
 	logrus.Warn("Reloaded the certificate for HTTPS and the level of the log; other settings need a restart")

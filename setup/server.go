@@ -251,7 +251,7 @@ func (s *Server) serve(o Options) error {
 	if err := guardTransactions(s.newTransactions(syncDB), routers, ours); err != nil {
 		return err
 	}
-	handler := syncapi.StateAfter(newHandler(o, routers, s.rtc.Legacy()), syncDB, s.components.UserAPI, s.components.RoomserverAPI)
+	handler := syncapi.StateAfter(newHandler(o, routers, s.rtc), syncDB, s.components.UserAPI, s.components.RoomserverAPI)
 	if s.futures != nil {
 		handler = syncapi.ShowDelayIDs(s.futures, handler)
 	}

@@ -28,7 +28,7 @@ func options(t *testing.T, dir string) Options {
 
 func start(t *testing.T, o Options) *Server {
 	t.Helper()
-	// Each server listens to the log for the last words of a reader, and would hold those of a later server's.
+	// Each server has a log hook for ending consumers, and would block those of a later server.
 	logger := logrus.StandardLogger()
 	hooks := logger.ReplaceHooks(make(logrus.LevelHooks))
 	t.Cleanup(func() { logger.ReplaceHooks(hooks) })
@@ -63,14 +63,14 @@ func TestServerStartsStopsAndStartsAgain(t *testing.T) {
 	}
 }
 
-// Two servers on the same files: the second one says so and leaves the first alone.
+// Two servers on the same files: the second one reports an error and does not disturb the first.
 func TestSecondServerIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	first := start(t, options(t, dir))
 	if _, err := Start(t.Context(), options(t, dir)); err == nil || !strings.Contains(err.Error(), "another server") {
 		t.Errorf("got %v", err)
 	}
-	o := options(t, dir) // the same futures, though all else is its own
+	o := options(t, dir) // the same futures, everything else is its own
 	o.Dendrite = options(t, t.TempDir()).Dendrite
 	if s, err := Start(t.Context(), o); err == nil {
 		s.Stop(t.Context())
@@ -102,7 +102,8 @@ func TestConfigurationIsVerified(t *testing.T) {
 	}
 }
 
-// With futures switched off their routes refuse, their file is not made, and JetStream keeps nothing for them.
+// If futures are switched off, their routes refuse requests, their file is not created, and JetStream keeps nothing for
+// them.
 func TestDisabledFutures(t *testing.T) {
 	dir := t.TempDir()
 	o := options(t, dir)

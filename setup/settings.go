@@ -38,6 +38,7 @@ func logSettings(c *fconfig.FutureServer) {
 		"invalid_per_second":   limits.InvalidToken.PerSecond,
 		"trusted_proxies":      len(c.TrustedProxies),
 		"sqlite_wal":           c.SQLiteWAL,
+		"page":                 c.Page,
 		"new_room_levels":      c.NewRoomEventLevels,
 	}).Info("futureserver: settings")
 }

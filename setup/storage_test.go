@@ -27,7 +27,7 @@ func journalMode(t *testing.T, path string) (mode string) {
 func TestEnableWALReachesEveryFile(t *testing.T) {
 	dir := t.TempDir()
 	_, cfg, _ := quickStart(t, dir)
-	old := filepath.Join(dir, "roomserver.db") // one is there already, in the old mode
+	old := filepath.Join(dir, "roomserver.db") // one exists already, in the old mode
 	db, err := sql.Open(sqlutil.SQLITE_DRIVER_NAME, old)
 	if err != nil {
 		t.Fatal(err)

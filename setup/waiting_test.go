@@ -9,9 +9,9 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// A room's worker waits a minute for the next event of its room, and only then will the next event start another. So
-// JetStream has to know for as long that it waits: what comes after that is not taken before the event after it, and a
-// client hangs meanwhile.
+// A room's worker waits a minute for the next event of its room. Only then does the next event start another worker.
+// JetStream must know for all that time that it waits. Otherwise an event that comes later is delivered only with the
+// one after it, and a client hangs meanwhile.
 func TestWaitingIsHeard(t *testing.T) {
 	s := start(t, options(t, t.TempDir()))
 	js := s.components.js

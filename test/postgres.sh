@@ -1,13 +1,13 @@
 #!/bin/sh
-# A throw-away PostgreSQL for tests.
+# A temporary PostgreSQL for tests.
 #
-#   eval "$(test/postgres.sh start DIR)"   makes a cluster in DIR, starts it and tells the tests where it is
-#   test/postgres.sh stop DIR              stops it and removes what start has made
+#   eval "$(test/postgres.sh start DIR)"   creates a cluster in DIR, starts it and prints its address for the tests
+#   test/postgres.sh stop DIR              stops it and removes everything that start has created
 #   test/postgres.sh ctl DIR ARGUMENT...   runs pg_ctl on it, as in "ctl DIR restart -m immediate"
 #
 # It listens on a free port of the loopback interface, with a random password. PostgreSQL refuses to run as
-# root; root therefore starts it as the user postgres, who must be able to reach DIR. As it is thrown away it
-# does not sync to disk; POSTGRES_OPTIONS="-c fsync=on" (or any other options) is for measuring.
+# root, so root starts it as the user postgres, who must have access to DIR. It does not sync to disk, because it is
+# temporary; for measurements use POSTGRES_OPTIONS="-c fsync=on" (or any other options).
 set -eu
 
 die() { echo "postgres.sh: $*" >&2; exit 1; }
@@ -39,7 +39,7 @@ start() {
 	as "$bin/initdb" -D "$data" -U futures -A scram-sha-256 --pwfile="$dir/password" -E UTF8 --locale=C -N >"$dir/initdb.log" 2>&1 ||
 		die "initdb failed: $(cat "$dir/initdb.log")"
 
-	# Somebody may take a port between looking and listening, so try some.
+	# Another process may take the port before PostgreSQL listens, so try several.
 	for _ in 1 2 3 4 5 6 7 8 9 10; do
 		port=$((20000 + $(od -An -N2 -tu2 /dev/urandom) % 12000))
 		if as "$bin/pg_ctl" -D "$data" -s -w -l "$dir/server.log" start \
@@ -56,7 +56,7 @@ stop() {
 		as "$bin/pg_ctl" -D "$data" -s -w -m immediate stop
 	fi
 	rm -rf "$data" "$dir/password" "$dir/initdb.log" "$dir/server.log"
-	rmdir "$dir" 2>/dev/null || true # unless it holds something else
+	rmdir "$dir" 2>/dev/null || true # unless it contains something else
 }
 
 ctl() { as "$bin/pg_ctl" -D "$data" -s -w -l "$dir/server.log" "$@" >/dev/null; }

@@ -40,8 +40,11 @@ type delegates struct {
 	ctx     context.Context // of everything
 	futures Futures
 	// look asks the SFUs of a call who is there, or, with identities, whether one of those is.
-	look    func(ctx context.Context, c callKey, identities ...string) (present, error)
+	look func(ctx context.Context, c callKey, identities ...string) (present, error)
+	// remove removes a participant from the SFUs of a call.
+	remove  func(ctx context.Context, c callKey, identities ...string) error
 	metrics *metrics
+	lines   lines
 
 	mu    sync.Mutex
 	jobs  map[string]*job      // by delay_id
@@ -64,8 +67,9 @@ type job struct {
 	unconfirmed atomic.Bool // the SFU has not been asked since the start
 }
 
-func newDelegates(ctx context.Context, futures Futures, look func(context.Context, callKey, ...string) (present, error), m *metrics) *delegates {
-	return &delegates{ctx: ctx, futures: futures, look: look, metrics: m, jobs: make(map[string]*job), calls: make(map[callKey]*polling)}
+// newDelegates returns delegates that still lack look and remove.
+func newDelegates(ctx context.Context, futures Futures, m *metrics) *delegates {
+	return &delegates{ctx: ctx, futures: futures, metrics: m, jobs: make(map[string]*job), calls: make(map[callKey]*polling)}
 }
 
 // resume takes up the delegations that were in force when the server stopped.
@@ -172,11 +176,16 @@ func (d *delegates) act(j *job, w *watch, act action) (goesOn bool) {
 		return d.perform(j, api.Restart)
 	case ask:
 		go d.ask(j)
-	case send:
+	case send, drop:
 		d.metrics.sends.WithLabelValues(reasonLabel(w.leaving.why)).Inc()
 		logrus.WithFields(logrus.Fields{"room_id": j.RoomID, "user_id": j.UserID, "reason": w.leaving.why}).
 			Info("A participant has left the call; their leave event is sent")
 		d.perform(j, api.Send)
+		if act == drop {
+			if err := d.remove(d.ctx, j.call, j.Identities...); err != nil {
+				logrus.WithError(err).WithField("room_id", j.RoomID).Info("Cannot remove a participant who is gone; the SFU will notice")
+			}
+		}
 		return false
 	}
 	return true
@@ -276,6 +285,15 @@ func (d *delegates) of(wanted func(callKey) bool) (found []*job) {
 		}
 	}
 	return found
+}
+
+// inform tells the jobs of a participant something of the signalling connection.
+func (d *delegates) inform(l line, what func(*watch, time.Time) action) {
+	for _, j := range d.of(func(c callKey) bool { return c.alias == l.alias && c.on(l.sfu) }) {
+		if slices.Contains(j.Identities, l.identity) {
+			d.offer(j, what)
+		}
+	}
 }
 
 // webhook passes on what an SFU has told.

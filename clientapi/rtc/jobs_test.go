@@ -55,7 +55,8 @@ func inCall(t *testing.T, f func(c *call)) {
 func (c *call) start(again bool) {
 	ctx, cancel := context.WithCancel(c.Context())
 	c.stop = cancel
-	c.delegates = newDelegates(ctx, c, c.ask, newMetrics(nil))
+	c.delegates = newDelegates(ctx, c, newMetrics(nil))
+	c.delegates.look, c.delegates.remove = c.ask, c.kick
 	c.mu.Lock()
 	for _, l := range c.leaves {
 		l.delegated.Starts++
@@ -68,6 +69,8 @@ func (c *call) start(again bool) {
 }
 
 const alias = "alias"
+
+var aliceLine = line{"wss://sfu", alias, "alice"}
 
 // schedule has a client schedule a leave and delegate it.
 func (c *call) schedule(id string, delay time.Duration) *leave {
@@ -155,6 +158,15 @@ func (c *call) ask(_ context.Context, key callKey, identities ...string) (presen
 		there[identity] = sid
 	}
 	return there, c.away
+}
+
+func (c *call) kick(_ context.Context, _ callKey, identities ...string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, identity := range identities {
+		delete(c.there, identity)
+	}
+	return nil
 }
 
 // connect changes who is connected, without a webhook.
@@ -251,6 +263,19 @@ func TestCall(t *testing.T) {
 			c.hook(participantLeft, "1", "DUPLICATE_IDENTITY")
 			c.stays(l, 10*time.Minute)
 		},
+		"the signalling connection is over for a moment": func(c *call, l *leave) {
+			c.connect("1")
+			c.connected(aliceLine)
+			c.hook(participantJoined, "1", "")
+			c.disconnected(aliceLine, true)
+			c.stays(l, comeBackSignal-time.Millisecond)
+			c.connected(aliceLine)
+			c.connected(aliceLine)
+			c.disconnected(aliceLine, true)
+			c.stays(l, time.Hour)
+			c.disconnected(aliceLine, true)
+			c.goes(l, comeBackSignal)
+		},
 		"the SFU is away": func(c *call, l *leave) {
 			c.connect("1")
 			c.stays(l, time.Minute)
@@ -278,6 +303,28 @@ func TestCall(t *testing.T) {
 // TestCallEnds: the leave is sent once, whatever comes.
 func TestCallEnds(t *testing.T) {
 	for name, f := range map[string]func(c *call, l *leave){
+		"the machine dies": func(c *call, l *leave) {
+			c.connect("1")
+			c.connected(aliceLine)
+			c.hook(participantJoined, "1", "")
+			c.stays(l, 40*time.Second)
+			c.disconnected(aliceLine, true)
+			c.goes(l, comeBackSignal)
+			if len(c.there) != 0 {
+				c.Error("the SFU still has the participant")
+			}
+		},
+		"the SFU restarts": func(c *call, l *leave) {
+			c.connect("1")
+			c.connected(aliceLine)
+			c.hook(participantJoined, "1", "")
+			c.setAway(errAway)
+			c.disconnected(aliceLine, false)
+			c.stays(l, 20*time.Second)
+			c.connect("")
+			c.setAway(nil)
+			c.goes(l, comeBackFromRestart)
+		},
 		"nobody comes": func(c *call, l *leave) { c.goes(l, 20*time.Second) },
 		"the call is over": func(c *call, l *leave) {
 			c.connect("1")

@@ -21,7 +21,7 @@ var jobStates = []string{"waiting", "connected", "leaving", "unreachable"}
 // sendReasons are the values of the label reason: LiveKit's names in lower case, and ours.
 var sendReasons = []string{
 	"client_initiated", "duplicate_identity", "server_shutdown", "participant_removed", "room_deleted", "state_mismatch", "join_failure",
-	"signal_close", "room_closed", "connection_timeout", "unknown_reason", "never_connected", "missing_on_the_sfu", "room_finished", "other",
+	"signal_close", "room_closed", "connection_timeout", "unknown_reason", "never_connected", "missing_on_the_sfu", "room_finished", "signal_lost", "signal_ended_by_the_sfu", "other",
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {

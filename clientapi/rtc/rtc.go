@@ -100,7 +100,8 @@ func New(o Options) *Service {
 // called before any request, and before futures are sent. What it starts ends with ctx.
 func (s *Service) Delegate(ctx context.Context, futures Futures) {
 	if s.Config.Issues() {
-		s.delegates = newDelegates(ctx, futures, s.look, s.metrics)
+		s.delegates = newDelegates(ctx, futures, s.metrics)
+		s.delegates.look, s.delegates.remove = s.look, s.remove
 		s.delegates.resume()
 	}
 }
@@ -122,6 +123,18 @@ func (s *Service) look(ctx context.Context, c callKey, identities ...string) (th
 		}
 	}
 	return there, err
+}
+
+// remove removes the participant from all SFUs of a call.
+func (s *Service) remove(ctx context.Context, c callKey, identities ...string) (err error) {
+	for _, l := range s.sfus {
+		for _, identity := range identities {
+			if c.on(l.URL) {
+				err = errors.Join(err, l.remove(ctx, c.alias, identity))
+			}
+		}
+	}
+	return err
 }
 
 // AddRoutes must be called before Dendrite registers its own routes: the first that matches wins. What is not

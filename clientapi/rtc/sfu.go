@@ -79,14 +79,19 @@ func (l *sfu) sign(identity string, life time.Duration, g grants) (string, error
 
 // admit makes the room and the token that lets a participant in. The token alone must not make rooms.
 func (l *sfu) admit(ctx context.Context, alias, identity string, publish bool) (string, error) {
-	room := map[string]any{"name": alias, "empty_timeout": emptyTimeout, "departure_timeout": departureTimeout}
-	if err := l.call(ctx, "CreateRoom", grants{RoomCreate: true}, room, nil); err != nil {
+	if err := l.createRoom(ctx, alias); err != nil {
 		return "", err
 	}
 	yes, no := true, false
 	return l.sign(identity, tokenLife, grants{
 		Room: alias, RoomJoin: true, CanPublish: &publish, CanSubscribe: &yes, CanUpdateOwnMetadata: &no,
 	})
+}
+
+// createRoom does nothing if the room is there.
+func (l *sfu) createRoom(ctx context.Context, alias string) error {
+	room := map[string]any{"name": alias, "empty_timeout": emptyTimeout, "departure_timeout": departureTimeout}
+	return l.call(ctx, "CreateRoom", grants{RoomCreate: true}, room, nil)
 }
 
 // remove ends the connection of a participant, if there is one.

@@ -12,9 +12,14 @@ const (
 	// comeBack is how long somebody has who has lost the connection. A client that changes networks comes back under the
 	// same identity.
 	comeBack = 2 * time.Second
+	// comeBackSignal is the same if the client has closed its signalling connection. A client that lives tries to connect
+	// at once, and again after 0.3 and 1.5 seconds.
+	comeBackSignal = 2 * time.Second
 	// comeBackFromRestart is the same if the SFU is shutting down.
 	comeBackFromRestart = 30 * time.Second
 	missesUntilGone     = 2 // polls
+	signalLost          = "signal lost"
+	signalEnded         = "signal ended by the SFU"
 	mostDoubts          = 3 // answers that somebody is there of whom we know that they have left
 )
 
@@ -49,6 +54,7 @@ const (
 	restart        // restart the timer of the delayed leave event
 	ask            // ask the SFU whether the participant is there, and tell asked
 	send           // send the leave event; the watch is over
+	drop           // the same, and remove the participant from the SFU, which has not noticed yet
 )
 
 // newWatch watches from the request on.
@@ -107,6 +113,12 @@ func (w *watch) joined(now time.Time, sid string) action {
 // found is what the SFU has answered: the participant is there. It may answer so for a moment after it has sent the
 // webhook that says otherwise.
 func (w *watch) found(now time.Time, sid string) action {
+	if w.leaving.why == signalLost {
+		if w.leaving.asking { // the SFU answers, and believes that for a while
+			return drop
+		}
+		return nothing
+	}
 	if w.isOver(sid) {
 		if w.leaving.doubts++; w.leaving.doubts < mostDoubts {
 			w.leaving.asking, w.leaving.askAt = false, now.Add(comeBack)
@@ -159,6 +171,26 @@ func (w *watch) left(now time.Time, sid, reason string) action {
 		return ask
 	}
 	w.leaving = d
+	return nothing
+}
+
+// unheard: the participant's last signalling connection is over. If the SFU has ended it, it may have restarted.
+func (w *watch) unheard(now time.Time, byClient bool) action {
+	switch {
+	case !w.connected || w.leaving.why != "":
+	case byClient:
+		w.leaving = departure{why: signalLost, askAt: now.Add(comeBackSignal)}
+	default:
+		w.leaving = departure{why: signalEnded, askAt: now.Add(comeBackFromRestart)}
+	}
+	return nothing
+}
+
+// heard: the participant has opened a signalling connection.
+func (w *watch) heard(time.Time) action {
+	if w.leaving.why == signalLost || w.leaving.why == signalEnded {
+		w.leaving = departure{}
+	}
 	return nothing
 }
 

@@ -35,6 +35,10 @@ func polled(err error) func(*watch, time.Time) action {
 	return func(w *watch, now time.Time) action { return w.polled(now, err) }
 }
 
+func unheard(byClient bool) func(*watch, time.Time) action {
+	return func(w *watch, now time.Time) action { return w.unheard(now, byClient) }
+}
+
 func finished(w *watch, _ time.Time) action { return w.finished() }
 
 // tick fails if the watch wants to be called at another time.
@@ -88,6 +92,16 @@ func TestComeBack(t *testing.T) {
 			{0, joined("1"), restart}, {s, joined("2"), nothing}, {s, left("1", "DUPLICATE_IDENTITY"), nothing}, {8 * m, tick, restart}}},
 		"6.6 the duplicate identity, before its successor": {10 * m, false, []step{
 			{0, joined("1"), restart}, {s, left("1", "DUPLICATE_IDENTITY"), nothing}, {s, joined("2"), nothing}, {8 * m, tick, restart}}},
+		"6.6 the machine dies": {10 * m, false, []step{
+			{0, joined("1"), restart}, {s, unheard(true), nothing}, {3 * s, tick, ask}, {3 * s, found("1"), drop}}},
+		"6.6 the machine dies, and the SFU knows": {10 * m, false, []step{
+			{0, joined("1"), restart}, {s, unheard(true), nothing}, {3 * s, tick, ask}, {3 * s, asked(nil), send}}},
+		"6.6 the machine dies, and the SFU does not answer": {10 * m, false, []step{
+			{0, joined("1"), restart}, {s, unheard(true), nothing}, {3 * s, tick, ask}, {3 * s, asked(errAway), nothing}, {8 * m, tick, restart}}},
+		"6.6 the client connects again": {10 * m, false, []step{
+			{0, joined("1"), restart}, {s, unheard(true), nothing}, {2 * s, found("1"), nothing}, {2 * s, (*watch).heard, nothing}, {8 * m, tick, restart}}},
+		"6.6 the SFU ends the connection": {10 * m, false, []step{
+			{0, joined("1"), restart}, {s, unheard(false), nothing}, {31 * s, tick, ask}, {31 * s, asked(nil), send}}},
 		"6.6 moved to another node": {10 * m, false, []step{{0, joined("1"), restart}, {s, left("1", "MIGRATION"), nothing}, {8 * m, tick, restart}}},
 		"6.6 the SFU shuts down": {10 * m, false, []step{
 			{0, joined("1"), restart}, {s, left("1", "SERVER_SHUTDOWN"), nothing}, {31 * s, tick, ask}, {31 * s, asked(nil), send}}},

@@ -89,6 +89,21 @@ func fetch(h http.Handler, method, target, token string) *httptest.ResponseRecor
 	return w
 }
 
+// connect requests /sync over a real connection.
+func connect(t *testing.T, server *httptest.Server, token string) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+syncing, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	res, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
 func TestWhoSeesDelayIDs(t *testing.T) {
 	const as = "?user_id="
 	for _, c := range []struct {
@@ -231,15 +246,7 @@ func TestResponsesStream(t *testing.T) {
 			}
 			io.WriteString(w, "]")
 		})))
-		req, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+syncing, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-		res, err := http.DefaultTransport.RoundTrip(req)
-		if err != nil {
-			t.Fatal(err)
-		}
+		res := connect(t, server, token)
 		want := "[" + mineSeen
 		if token == "bob" {
 			want = "[" + mine
@@ -265,15 +272,7 @@ func TestContentLengthIsTrue(t *testing.T) {
 	})))
 	defer server.Close()
 	for token, want := range map[string]string{"alice": mineSeen, "bob": mine} {
-		req, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+syncing, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-		res, err := http.DefaultTransport.RoundTrip(req)
-		if err != nil {
-			t.Fatal(err)
-		}
+		res := connect(t, server, token)
 		got, err := io.ReadAll(res.Body)
 		res.Body.Close()
 		if err != nil || string(got) != want || res.ContentLength != int64(len(want)) {

@@ -18,11 +18,11 @@ import (
 
 const usage = `dendrite-admin [-url URL] [-token-file FILE] COMMAND [OPTIONS]
 
-  list          futures that live; with -state also those that have ended
-  show ID       one future, whatever became of it
-  cancel        says which futures it would cancel, and cancels them with -yes
-  ghosts list   memberships in calls that are over, and that nothing will end
-  ghosts clear  says which ghosts it would take out of their calls, and does so with -yes
+  list          lists live futures; with -state also ended ones
+  show ID       shows one future, live or ended
+  cancel        shows which futures it would cancel; with -yes it cancels them
+  ghosts list   lists memberships in calls that are over and that nothing will end
+  ghosts clear  shows which ghosts it would remove from calls; with -yes it removes them
 
 The access token of an administrator is read from the file, "-" for standard input, or else from the environment variable
 DENDRITE_ADMIN_TOKEN. "dendrite-admin COMMAND -help" lists the options of a command.
@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	flags := flag.NewFlagSet("dendrite-admin", flag.ContinueOnError)
 	flags.SetOutput(out)
 	server := flags.String("url", "http://127.0.0.1:8008", "Where the server is")
-	tokenFile := flags.String("token-file", "", "The file that holds the access token")
+	tokenFile := flags.String("token-file", "", "The file that contains the access token")
 	flags.Usage = func() {
 		fmt.Fprint(out, usage)
 		flags.PrintDefaults()

@@ -23,15 +23,16 @@ import (
 // Dendrite's setup package declares -config, -version and -really-enable-open-registration, and its internal/sqlutil
 // declares -skip-db-sanity.
 var (
-	quickStart  = flag.String("quickstart", "", "Set up a homeserver in this folder, if there is none yet, and run it for this machine alone")
-	allowOrigin = flag.String("allow-origin", "", "With -quickstart: web pages that may use the server though they are not on this machine, as https://app.element.io; several with commas")
-	unixSocket  = flag.String("unix-socket", "", "Listen on this unix socket and on no network address (experimental)")
+	quickStart  = flag.String("quickstart", "", "Set up a homeserver in this folder, if there is none yet, and run it for this machine only")
+	allowOrigin = flag.String("allow-origin", "", "With -quickstart: origins of web pages elsewhere that may use the server, such as https://app.element.io, separated by commas")
+	liveKit     = flag.String("livekit", "", "With -quickstart: the SFU of calls, as http://KEY:SECRET@127.0.0.1:7880, or dev for livekit-server --dev")
+	unixSocket  = flag.String("unix-socket", "", "Listen on this unix socket instead of network addresses (experimental)")
 	unixMode    = flag.String("unix-socket-permission", "755", "The permission bits of the unix socket, in octal (experimental)")
 	httpAddr    = flag.String("http-bind-address", ":8008", "Where to listen for HTTP; with -quickstart 127.0.0.1:8008")
 	httpsAddr   = flag.String("https-bind-address", ":8448", "Where to listen for HTTPS, if there is a certificate")
 	certFile    = flag.String("tls-cert", "", "The X.509 certificate for HTTPS, in PEM format")
 	keyFile     = flag.String("tls-key", "", "The certificate's private key, in PEM format")
-	healthcheck = flag.Bool("healthcheck", false, "Ask the server that runs with the same flags for its health, and end with 0 if it is healthy, else with 1")
+	healthcheck = flag.Bool("healthcheck", false, "Check the health of the server that runs with the same flags; the exit code is 0 if it is healthy, else 1")
 )
 
 func main() {
@@ -128,8 +129,11 @@ func prepare() string {
 			*httpAddr = "127.0.0.1:8008"
 		}
 	}
+	if *quickStart == "" && *liveKit != "" {
+		logrus.Fatal("-livekit is for -quickstart: name the SFU in future_server.matrix_rtc")
+	}
 	if *quickStart == "" && *allowOrigin != "" {
-		logrus.Fatal("-allow-origin is for -quickstart: any other server answers to every web page, as Matrix wants it")
+		logrus.Fatal("-allow-origin is for -quickstart: without it, the server answers all web pages, as Matrix requires")
 	}
 	return flag.Lookup("config").Value.String()
 }
@@ -155,6 +159,11 @@ func configure(path string) (o setup.Options) {
 	if *quickStart != "" {
 		o.Local, err = local(o.Dendrite)
 		check(err, "-allow-origin")
+	}
+	if *liveKit != "" {
+		base := "http://" + *httpAddr
+		check(o.Futures.MatrixRTC.AddDevelopment(base, *liveKit), "-livekit")
+		o.Dendrite.Global.WellKnownClientName = base
 	}
 	if *unixSocket != "" {
 		o.HTTP, err = config.UnixSocketAddress(*unixSocket, *unixMode)

@@ -255,6 +255,22 @@ type Counts struct {
 	Scheduled, Sending, Users, Rooms int
 }
 
+// Statistics count what has happened since the start.
+type Statistics struct {
+	Since                         time.Time // the start
+	Scheduled, Refreshed, Retries uint64    // accepted futures, heartbeats, repeated attempts to send
+	Ended                         map[State]uint64
+	Failed                        map[RefusalKind]uint64 // Ended[Failed], by reason
+	Lateness, Delivery            Histogram              // from the deadline to the claim, and to the confirmation
+	Overdue                       time.Duration          // as in Vitals
+}
+
+// Histogram counts durations by ranges.
+type Histogram struct {
+	Bounds []time.Duration // the upper bound of each range, included
+	Counts []uint64        // one more: the last is of all that are longer
+}
+
 // Vitals say how a futureserver is.
 type Vitals struct {
 	// Overdue is how long the oldest event has waited for its room since it was due; 0 if none waits. The time before the

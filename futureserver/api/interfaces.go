@@ -74,6 +74,9 @@ type AdminAPI interface {
 	// QueryFutureCounts returns how many futures are live, by state.
 	QueryFutureCounts(ctx context.Context) Counts
 
+	// QueryStatistics returns what has happened since the start.
+	QueryStatistics(ctx context.Context) Statistics
+
 	// PerformAdminCancellation cancels the scheduled futures that match the filter, and returns how many it cancelled.
 	// The filter must name a user, a room or a future.
 	PerformAdminCancellation(ctx context.Context, filter Filter) (int, error)

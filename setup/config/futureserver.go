@@ -66,6 +66,8 @@ type FutureServer struct {
 	// NewRoomEventLevels are the power levels that new rooms ask for these types of events, where the room's creator does
 	// not say. Each is 0 to 100.
 	NewRoomEventLevels map[string]int64 `yaml:"new_room_event_levels"`
+	// Page serves a web page for users, administrators and developers.
+	Page bool `yaml:"page"`
 	// MatrixRTC names the SFUs that carry the media of calls.
 	MatrixRTC MatrixRTC `yaml:"matrix_rtc"`
 }
@@ -113,6 +115,7 @@ func (c *FutureServer) Defaults() {
 	c.RestartGrace = 10 * time.Second
 	c.UnhealthyAfter = 30 * time.Second
 	c.Retention = 7 * Day
+	c.Page = true
 	c.DelayedEvents = DelayedEvents{
 		MaxDelay: 7 * 24 * time.Hour, MaxScheduled: 100, OpenManagement: true, KeepPerUser: 1000,
 	}

@@ -88,6 +88,7 @@ func (c *FutureServer) fields(r *reader, clients string) fields {
 		"sqlite_wal":                  r.boolean(&c.SQLiteWAL),
 		"ignore_unknown_rooms":        r.boolean(&c.IgnoreUnknownRooms),
 		"new_room_event_levels":       r.levels(&c.NewRoomEventLevels),
+		"page":                        r.boolean(&c.Page),
 		"matrix_rtc":                  r.nested(c.MatrixRTC.fields(r, clients)),
 	}
 }

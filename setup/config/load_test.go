@@ -69,12 +69,13 @@ future_server:
   trusted_proxies: [192.0.2.0/24, 198.51.100.7]
   max_connections_per_address: 9
   sqlite_wal: true
+  page: no
   new_room_event_levels: {m.rtc.member: 1, com.example.game: 100}
 `)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Enabled || !got.SQLiteWAL || got.MaxTimeout != 24*time.Hour || got.MaxFuturesPerUser != 7 ||
+	if got.Enabled || got.Page || !got.SQLiteWAL || got.MaxTimeout != 24*time.Hour || got.MaxFuturesPerUser != 7 ||
 		got.HighWaterSlack != 500*time.Second || got.RoomsInFlight != 64 || got.MaxConnectionsPerAddress != 9 || got.Retention != 48*time.Hour {
 		t.Errorf("%+v", got)
 	}

@@ -19,6 +19,9 @@ import (
 // clients use.
 const LegacyPath = "/_matrix/livekit/jwt"
 
+// SignalPath is where this server passes on the signalling connections of clients to SFUs without a URL of their own.
+const SignalPath = "/_matrix/livekit/sfu"
+
 const (
 	typeLiveKit       = "m.livekit" // MSC4195: url alone
 	typeLegacyLiveKit = "livekit"   // today's clients: livekit_service_url
@@ -56,6 +59,8 @@ type LiveKit struct {
 	ServiceURL string `yaml:"service_url"`
 	// RemotePublish says which other homeservers' users may publish here.
 	RemotePublish RemotePublish `yaml:"remote_publish"`
+	// Signalling says that URL is this server's: it passes on the connections that clients make there.
+	Signalling bool `yaml:"-"`
 }
 
 // RemotePublish stands for all servers, none, or the listed ones.
@@ -126,6 +131,27 @@ func (m *MatrixRTC) Foci() (foci []map[string]any) {
 
 // Issues reports whether this server issues LiveKit tokens.
 func (m *MatrixRTC) Issues() bool { return m.Enabled && len(m.LiveKit) > 0 }
+
+// AddDevelopment adds the SFU of somebody who tries calls on one machine. base is where clients reach this server. sfu is the
+// SFU's address with its key and secret, as in http://KEY:SECRET@127.0.0.1:7880; "dev" stands for what livekit-server --dev
+// listens on.
+func (m *MatrixRTC) AddDevelopment(base, sfu string) error {
+	if sfu == "dev" {
+		sfu = "http://devkey:secret@127.0.0.1:7880"
+	}
+	u, err := url.Parse(sfu)
+	if err != nil || u.Host == "" || u.User == nil || u.Scheme != "http" && u.Scheme != "https" {
+		return errors.New(`should be "dev" or an address as in http://KEY:SECRET@127.0.0.1:7880`)
+	}
+	secret, _ := u.User.Password()
+	added := LiveKit{APIKey: u.User.Username(), APISecret: secret, RemotePublish: RemotePublish{All: true}, Signalling: true}
+	u.User = nil
+	added.APIURL = strings.TrimRight(u.String(), "/")
+	added.URL = "ws" + strings.TrimPrefix(base, "http") + SignalPath + m.number()
+	added.ServiceURL = base + LegacyPath + m.number()
+	m.LiveKit = append(m.LiveKit, added)
+	return nil
+}
 
 // fields lists the keys of the section with their parsers. base is the URL under which clients reach this server, or ""
 // if dendrite.yaml does not say.
@@ -198,6 +224,10 @@ func (m *MatrixRTC) readLiveKit(r *reader, key string, node *yaml.Node, base str
 	if secretFile != "" && sfu.APISecret == "" {
 		sfu.APISecret = r.secret(key+".api_secret_file", member(node, "api_secret_file"))
 	}
+	if sfu.URL == "" && sfu.APIURL != "" && base != "" {
+		sfu.Signalling = true
+		sfu.URL = "ws" + strings.TrimPrefix(base, "http") + SignalPath + m.number()
+	}
 	for _, needed := range [][2]string{{"url", sfu.URL}, {"api_key", sfu.APIKey}, {"api_secret", sfu.APISecret}} {
 		if needed[1] == "" && len(r.errs) == before {
 			r.fail(key+"."+needed[0], node, "is missing")
@@ -207,15 +237,20 @@ func (m *MatrixRTC) readLiveKit(r *reader, key string, node *yaml.Node, base str
 		if base == "" {
 			r.fail(key+".service_url", node, `is missing: say where clients reach %s of this server, or set global.well_known_client_name; "" switches that API off`, LegacyPath)
 		}
-		sfu.ServiceURL = base + LegacyPath
-		if n := len(m.LiveKit); n > 0 { // its API names no SFU
-			sfu.ServiceURL += fmt.Sprintf("/%d", n+1)
-		}
+		sfu.ServiceURL = base + LegacyPath + m.number()
 	}
 	if slices.ContainsFunc(m.LiveKit, func(other LiveKit) bool { return other.URL == sfu.URL }) {
 		r.fail(key+".url", node, "%q stands here twice", sfu.URL)
 	}
 	m.LiveKit = append(m.LiveKit, sfu)
+}
+
+// number tells the paths of the next SFU from those of others: the APIs name none.
+func (m *MatrixRTC) number() string {
+	if n := len(m.LiveKit); n > 0 {
+		return fmt.Sprintf("/%d", n+1)
+	}
+	return ""
 }
 
 // list parses each element of a list. The key of an element is that of the list with a number, as in livekit[0].

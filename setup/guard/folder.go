@@ -56,7 +56,7 @@ func mendStream(stream string) error {
 		}
 		ok, err := hasMeta(consumer)
 		if err == nil && !ok {
-			logrus.Warnf("JetStream's folder %s cannot be read: its consumer reads again what there still is", consumer)
+			logrus.Warnf("JetStream's folder %s cannot be read: its consumer reads all remaining messages again", consumer)
 			err = os.RemoveAll(consumer)
 		}
 		if err != nil {
@@ -67,7 +67,7 @@ func mendStream(stream string) error {
 	if whole {
 		return nil
 	}
-	logrus.Warnf("JetStream's folder %s cannot be read as it is: the stream is created again, with its messages", stream)
+	logrus.Warnf("JetStream's folder %s cannot be read: the stream is created again, with its messages", stream)
 	return removeMeta(stream)
 }
 
@@ -126,7 +126,7 @@ func mendPosition(path string) error {
 	if err != nil {
 		return err
 	}
-	logrus.Warnf("JetStream's file %s cannot be read: its consumer reads again what there still is", path)
+	logrus.Warnf("JetStream's file %s cannot be read: its consumer reads all remaining messages again", path)
 	return os.Remove(path)
 }
 

@@ -59,7 +59,7 @@ func align(conn *nats.Conn, js nats.JetStreamContext, stream *nats.StreamInfo, c
 	}
 	last := stream.State.LastSeq
 	if ahead := max(c.AckFloor.Stream, c.Delivered.Stream); ahead > last {
-		logrus.Warnf("JetStream's stream %s has restarted: its consumer %s stood at message %d, the last one is %d. It starts anew",
+		logrus.Warnf("JetStream's stream %s has restarted: its consumer %s was at message %d, but the last message is %d. The consumer is created again",
 			c.Stream, c.Name, ahead, last)
 		return recreate(js, c)
 	}
@@ -91,11 +91,11 @@ func redeliver(conn *nats.Conn, c *nats.ConsumerInfo) error {
 		}
 	}
 	if _, err := conn.Request(last, []byte("-NAK"), releaseWait); errors.Is(err, nats.ErrTimeout) {
-		logrus.Warnf("JetStream may deliver what %s had in hand only after %s", c.Name, c.Config.AckWait)
+		logrus.Warnf("JetStream may redeliver the unacknowledged messages of %s only after %s", c.Name, c.Config.AckWait)
 		return nil
 	} else if err != nil {
 		return err
 	}
-	logrus.Infof("JetStream delivers %d messages again that its consumer %s had in hand", c.NumAckPending, c.Name)
+	logrus.Infof("JetStream redelivers %d messages that its consumer %s had not acknowledged", c.NumAckPending, c.Name)
 	return nil
 }

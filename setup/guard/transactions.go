@@ -102,8 +102,8 @@ func NewTransactions(ctx context.Context, store Store) *Transactions {
 		if err := store.openRecords(); err != nil {
 			logrus.WithError(err).Warn("Transactions of messages to devices will be forgotten at the next restart")
 		}
-		if err := t.recall(ctx, mostPages); err != nil {
-			logrus.WithError(err).Warn("Some transactions of the time before this start are not known; their repeats are sent again")
+		if err := t.recall(ctx, mostPages); err != nil && ctx.Err() == nil { // a stop in the middle is no trouble: nobody asks any more
+			logrus.WithError(err).Warn("Some transactions from before this start are unknown; if they are repeated, they are sent again")
 		}
 	}()
 	return t
@@ -203,7 +203,7 @@ func (t *Transactions) recheck(ctx context.Context, k key) (answer, bool, error)
 	defer t.mu.Unlock()
 	a, known := t.lookUp(k)
 	if err != nil && !known {
-		logrus.WithError(err).Warn("A transaction has failed, and nobody can say how far it got; its repeat is sent again")
+		logrus.WithError(err).Warn("A transaction has failed at an unknown point; if it is repeated, it is sent again")
 	}
 	if known {
 		close(t.running[k])

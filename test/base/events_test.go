@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 )
 
-// field is one member of a JSON object, its value as it stands there.
+// field is one member of a JSON object, with its raw value.
 type field struct{ name, raw string }
 
 type fields []field
@@ -25,7 +25,7 @@ func (f fields) String() string {
 	return "{" + strings.Join(members, ",") + "}"
 }
 
-// set sets a member, or removes it for "".
+// set sets a member; "" removes it.
 func (f fields) set(name, raw string) fields {
 	f = slices.DeleteFunc(slices.Clone(f), func(m field) bool { return m.name == name })
 	if raw != "" {
@@ -43,7 +43,7 @@ func (f fields) get(name string) string {
 	return ""
 }
 
-// hashed adds the right content hash.
+// hashed adds the correct content hash.
 func (f fields) hashed() fields {
 	hashless := f.set("hashes", "").set("signatures", "").set("unsigned", "")
 	canonical, err := gomatrixserverlib.CanonicalJSON([]byte(hashless.String()))
@@ -62,7 +62,7 @@ func quote(s string) string {
 	return string(raw)
 }
 
-// stable are the versions that must be as before; odd ones are in Dendrite, too.
+// stable are the versions that must not change; Dendrite also has odd ones.
 var stable = []string{"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"}
 
 func (g generator) version() string {
@@ -74,7 +74,7 @@ func (g generator) version() string {
 
 func hasReferences(version string) bool { return version == "1" || version == "2" }
 
-// references are the IDs as prev_events or auth_events of the version.
+// references encodes IDs as prev_events or auth_events of the version.
 func references(version string, ids []string) string {
 	items := make([]string, len(ids))
 	for i, id := range ids {
@@ -95,7 +95,7 @@ var someUsers = []string{"@a:one", "@b:one", "@c:two", "@d:three"}
 
 func (g generator) user() string { return pick(g, someUsers...) }
 
-// event makes an event of any type, valid or nearly so.
+// event creates an event of any type, valid or nearly so.
 func (g generator) event(version string) fields {
 	eventType := pick(g, eventTypes...)
 	f := fields{
@@ -178,7 +178,7 @@ func (g generator) mangled(f fields) fields {
 	return f
 }
 
-// content makes a content that makes sense for the type, or does so but for one value.
+// content creates a valid content for the type, sometimes with one wrong value.
 func (g generator) content(version, eventType string) string {
 	if g.one(15) {
 		return g.object(3)
@@ -233,7 +233,7 @@ func (g generator) member(version string) fields {
 	if g.one(4) {
 		f = append(f, field{"join_authorised_via_users_server", quote(g.user())})
 	}
-	if g.one(8) && version != "11" { // version 11 has questions of its own about these
+	if g.one(8) && version != "11" { // version 11 has separate tests for these
 		f = append(f, field{"third_party_invite", thirdPartyInvite(pick(g, someUsers...), g.one(4))})
 	}
 	if g.one(30) {
@@ -247,7 +247,7 @@ var (
 	inviteKey    = base64.RawStdEncoding.EncodeToString(inviteSigner.Public().(ed25519.PublicKey))
 )
 
-// thirdPartyInvite is one for the user, signed by the identity server.
+// thirdPartyInvite is an invite for the user, signed by the identity server.
 func thirdPartyInvite(user string, wrong bool) string {
 	signed, err := gomatrixserverlib.SignJSON("id.example", "ed25519:0", inviteSigner, fmt.Appendf(nil, `{"mxid":%q,"token":"token"}`, user))
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// generator makes questions by chance. The same seed makes the same ones.
+// generator creates random inputs. They follow from the seed.
 type generator struct{ *rand.Rand }
 
 func newGenerator(seed uint64) generator {
@@ -24,7 +24,7 @@ var oddPieces = []string{
 	`\u0041`, `\u00e9`, `\u2028`, `\ud83d\ude00`, `\uD83D\uDE00`, `\ud800`, `\udc00`, `\ud800\u0041`, `\ud800x`, `\udc00\ud800`, `\uffff`, `\u007f`,
 }
 
-// string makes the JSON of a string. Rarely it is invalid: control characters, bad escapes, bytes that are no UTF-8.
+// string creates the JSON of a string. Rarely it is invalid: control characters, bad escapes, bytes that are no UTF-8.
 func (g generator) string() string {
 	var b strings.Builder
 	b.WriteByte('"')
@@ -58,7 +58,7 @@ func (g generator) space() string {
 	return ""
 }
 
-// value makes the JSON of any value.
+// value creates the JSON of any value.
 func (g generator) value(depth int) string {
 	if depth > 0 && g.one(2) {
 		if g.one(2) {
@@ -83,7 +83,7 @@ func (g generator) value(depth int) string {
 	return g.string()
 }
 
-// object makes the JSON of an object. Its keys may be equal, as they stand or only once their escapes are read.
+// object creates the JSON of an object. Keys may be equal, as they are written or after unescaping.
 func (g generator) object(depth int) string {
 	var b strings.Builder
 	b.WriteByte('{')
@@ -98,7 +98,7 @@ func (g generator) object(depth int) string {
 	return b.String()
 }
 
-// damaged changes a few bytes of the JSON, so that it is most likely invalid.
+// damaged changes a few bytes of the JSON, so that it is probably invalid.
 func (g generator) damaged(raw string) string {
 	b := []byte(raw)
 	for range 1 + g.IntN(3) {
@@ -126,7 +126,7 @@ func (g generator) deep() string {
 	return strings.Repeat(`{"b":1,"a":`, n) + g.value(1) + strings.Repeat("}", n)
 }
 
-// json makes JSON of any kind, some of it invalid.
+// json creates JSON of any kind, some of it invalid.
 func (g generator) json() string {
 	raw := g.object(4)
 	switch {
@@ -146,7 +146,7 @@ var idPieces = []string{
 	"[::1]", "[", "]", "127.0.0.1", "xn--nxasmq6b", strings.Repeat("x", 43), strings.Repeat("Y-_0", 11)[:43], strings.Repeat("z", 255),
 }
 
-// id makes something that looks like an ID, more or less.
+// id creates a text that resembles an ID.
 func (g generator) id() string {
 	switch g.IntN(6) {
 	case 0:
@@ -163,7 +163,7 @@ func (g generator) id() string {
 	return b.String()
 }
 
-// hash makes 43 characters of URL-safe base64; rarely one is of the other alphabet.
+// hash creates 43 characters of URL-safe base64; rarely one is of the other alphabet.
 func (g generator) hash() string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	b := make([]byte, 43)

@@ -15,14 +15,14 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// difference is an answer under a name that the patched library gives otherwise than the original one.
+// difference is a named answer of the patched library that differs from the original's.
 type difference struct {
 	q                 question
 	name              string // of the part of the answer
 	original, patched string
 }
 
-// known are the differences that are meant. Nothing else may differ, and each of these has to be seen.
+// known are the intended differences. Nothing else may differ, and each of these must occur.
 var known = []struct {
 	name, reason string
 	explains     func(d difference) bool
@@ -95,11 +95,11 @@ func isUnredactable(d difference) bool {
 
 func hashRoomID(id string) bool {
 	raw, err := base64.RawURLEncoding.DecodeString(strings.TrimPrefix(id, "!"))
-	// The last of 43 characters has two bits that decode to nothing; the decoder does not mind them.
+	// The last of 43 characters has two bits that decode to nothing; the decoder ignores them.
 	return len(id) == 44 && id[0] == '!' && err == nil && len(raw) == 32
 }
 
-// isBuiltRedaction checks that the target stands at the one right place, and that nothing else differs.
+// isBuiltRedaction checks that the target is in the one right place, and that nothing else differs.
 func isBuiltRedaction(d difference) bool {
 	if d.q.Op != "build" || d.name != "built" {
 		return false
@@ -112,7 +112,8 @@ func isBuiltRedaction(d difference) bool {
 	return a != "" && a == b && places == "top"
 }
 
-// withoutTarget is a built redaction without the ID that it redacts and what is computed from it, and where that ID was.
+// withoutTarget returns a built redaction without the ID that it redacts and the values computed from it, and the
+// places of that ID.
 func withoutTarget(built string) (rest, places string) {
 	_, raw, ok := strings.Cut(built, "{")
 	var event map[string]any
@@ -137,7 +138,7 @@ func withoutTarget(built string) (rest, places string) {
 
 var describedFields = regexp.MustCompile(`(?s)^(.* "11" -?\d+ \d+ )(".*") (true|false)$`)
 
-// isTargetInContent reads an answer to "fields".
+// isTargetInContent parses an answer to "fields".
 func isTargetInContent(d difference) bool {
 	if d.q.Op != "event" || d.q.Version != "11" || !strings.HasSuffix(d.name, " fields") {
 		return false
@@ -153,13 +154,13 @@ func isTargetInContent(d difference) bool {
 	if strings.HasPrefix(b[1], `"m.room.redaction" none `) {
 		return target == "" || hasString(d.q.Raw, target)
 	}
-	return target == "" // it is no redaction, whatever it says
+	return target == "" // it is no redaction
 }
 
-// hasString reports whether the string stands anywhere in the JSON. Decoders differ in how many U+FFFD they make of lone
-// surrogates; these do not count.
+// hasString reports whether the string is anywhere in the JSON. Decoders differ in the number of U+FFFD for lone
+// surrogates, so these are ignored.
 func hasString(raw []byte, s string) bool {
-	if bytes.Contains(raw, []byte(s)) { // which may be no JSON further on
+	if bytes.Contains(raw, []byte(s)) { // the rest may be invalid JSON
 		return true
 	}
 	known := func(s string) string { return strings.ReplaceAll(s, "\ufffd", "") }
@@ -175,7 +176,7 @@ func hasString(raw []byte, s string) bool {
 	}
 }
 
-// isRedactedInvite checks that the patched library has what the specification says, computed here by other means.
+// isRedactedInvite checks that the patched library follows the specification, computed here in another way.
 func isRedactedInvite(d difference) bool {
 	if d.q.Op != "event" || d.q.Version != "11" {
 		return false
@@ -201,7 +202,7 @@ func isRedactedInvite(d difference) bool {
 		strings.Contains(d.patched, id) && strings.ReplaceAll(d.patched, id, oldID) == d.original
 }
 
-// redactedInvite redacts a third party invite by the list of room version 11. It reports whether it is one.
+// redactedInvite redacts a third party invite by the rules of room version 11. It reports whether it is one.
 func redactedInvite(raw []byte, keep bool) (map[string]any, bool) {
 	var event map[string]any
 	d := json.NewDecoder(bytes.NewReader(raw))
@@ -232,7 +233,7 @@ func redactedInvite(raw []byte, keep bool) (map[string]any, bool) {
 	return event, ok
 }
 
-// encoded is canonical JSON; no string of these events needs more care.
+// encoded returns canonical JSON; the strings of these events need no more care.
 func encoded(v any) string {
 	var b strings.Builder
 	e := json.NewEncoder(&b)
@@ -259,7 +260,7 @@ func equalJSON(got, prefix string, want map[string]any) bool {
 	return ok && d.Decode(&v) == nil && encoded(v) == encoded(want)
 }
 
-// isSigned reads an answer to "after Sign", and verifies the signature itself.
+// isSigned parses an answer to "after Sign", and verifies the signature itself.
 func isSigned(answer, id string, redacted map[string]any) bool {
 	answer, ok := strings.CutPrefix(answer, id+" ")
 	answer, verified := strings.CutSuffix(answer, " falseok")

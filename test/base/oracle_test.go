@@ -1,5 +1,5 @@
-// Package base tests the patched base: that it does for room versions up to 11 what the original modules do, and for
-// version 12 what the specification says.
+// Package base tests the patched base: for room versions up to 11 it behaves like the original modules, and for version
+// 12 as the specification says.
 package base
 
 import (
@@ -21,14 +21,14 @@ var (
 	firstSeed = flag.Uint64("seed", 1, "the seed of the first of them")
 )
 
-// oracle is the program of that name, running.
+// oracle is a running process of the program of that name.
 type oracle struct {
 	in  io.WriteCloser
 	out *bufio.Scanner
 	cmd *exec.Cmd
 }
 
-// start builds the oracle, with the environment added to ours, and runs it.
+// start builds the oracle, with the additional environment, and runs it.
 func start(t *testing.T, name string, env ...string) *oracle {
 	t.Helper()
 	binary := filepath.Join(t.TempDir(), name)
@@ -78,13 +78,13 @@ func (o *oracle) answer() ([]byte, error) {
 	return o.out.Bytes(), nil
 }
 
-// asked is a question that both have been asked, with the seed that made it.
+// asked is a question that both oracles have got, with its seed.
 type asked struct {
 	question
 	seed uint64
 }
 
-// Rooms of versions 1 to 11 are with the patched library what they are with the original one.
+// Rooms of versions 1 to 11 are the same with the patched library as with the original one.
 func TestOlderVersionsAreAsBefore(t *testing.T) {
 	original, patched := start(t, "original", "GOWORK=off"), start(t, "patched")
 	queue := make(chan asked, 10_000)
@@ -118,8 +118,8 @@ func TestOlderVersionsAreAsBefore(t *testing.T) {
 	t.Logf("%d questions in %v: %v", n, time.Since(begin).Round(time.Millisecond), ops)
 }
 
-// ask puts the questions to both. Each has a goroutine and a queue of its own: while one of them waits for its answers
-// to be read, the other must get its questions.
+// ask sends the questions to both. Each has a goroutine and a queue of its own: while one waits for its answers to be
+// read, the other must get its questions.
 func ask(queue chan<- asked, oracles ...io.WriteCloser) {
 	defer close(queue)
 	var lines []chan []byte
@@ -160,7 +160,7 @@ func write(to io.WriteCloser, lines <-chan []byte) {
 	to.Close()
 }
 
-// compare reports what differs that is not known to differ.
+// compare reports unknown differences.
 func compare(t *testing.T, q asked, original, patched []byte, seen map[string]int) {
 	t.Helper()
 	var a, b map[string]string

@@ -16,7 +16,7 @@ type question struct {
 	TS      int64    `json:"ts,omitempty"`
 }
 
-// questions makes about a hundred questions, of every kind.
+// questions creates about a hundred questions, of every kind.
 func questions(seed uint64) (qs []question) {
 	g := newGenerator(seed)
 	for range 15 {
@@ -55,7 +55,7 @@ func (g generator) eventQuestion() question {
 	return question{Op: "event", Version: version, Raw: []byte(raw)}
 }
 
-// allowedQuestion is about odd events that are judged by odd events.
+// allowedQuestion asks about odd events, checked by odd events.
 func (g generator) allowedQuestion() question {
 	q := question{Op: "allowed", Version: g.version()}
 	odd := func() []byte {
@@ -87,13 +87,13 @@ func (g generator) strippedQuestion() question {
 	return question{Op: "stripped", Version: version, Raw: []byte(f.String())}
 }
 
-// builtQuestion is about an event to build, in a room.
+// builtQuestion asks to build an event in a room.
 func (g generator) builtQuestion(h *history) question {
 	f := g.event(h.version)
 	for _, name := range []string{"hashes", "signatures", "event_id", "origin", "origin_server_ts"} {
 		f = f.set(name, "")
 	}
-	// The builder takes references as IDs in every version.
+	// The builder expects references as IDs in every version.
 	f = f.set("prev_events", references("11", g.ids(g.IntN(3)))).set("auth_events", pick(g, "", references("11", g.ids(g.IntN(3)))))
 	if g.one(8) {
 		f = g.mangled(f)
@@ -105,7 +105,7 @@ func (g generator) builtQuestion(h *history) question {
 	return q
 }
 
-// thirdPartyQuestion is about an event of version 11 whose redaction differs on purpose.
+// thirdPartyQuestion asks about an event of version 11 whose redaction differs intentionally.
 func (g generator) thirdPartyQuestion() question {
 	invite := pick(g, thirdPartyInvite(g.user(), g.one(3)), `{"display_name":"x"}`, `{"signed":{}}`, "{}", `{"signed":{"n":[1,2,{"é":"<&>"}]},"x":1}`, `{"signed":null}`)
 	member := fields{{"membership", `"invite"`}, {"third_party_invite", invite}}
@@ -123,7 +123,7 @@ func (g generator) thirdPartyQuestion() question {
 	return question{Op: "event", Version: "11", Raw: canonical}
 }
 
-// createQuestion is about a create event that names a room version, "12" among them.
+// createQuestion asks about a create event with a room version, such as "12".
 func (g generator) createQuestion() question {
 	version := g.version()
 	f := g.event(version).set("type", `"m.room.create"`).set("state_key", `""`).set("sender", `"@a:one"`).set("prev_events", "[]").set("auth_events", "[]")

@@ -9,8 +9,8 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// history is a random room of a version up to 11 with branches. Users do what they may and, at times, what they may
-// not. What is allowed is asked of the patched library, which makes it no judge: every event becomes a question.
+// history is a random room of a version up to 11 with branches. Users do what they may and sometimes what they may not.
+// The patched library decides what is allowed; it is tested nevertheless, because every event becomes a question.
 type history struct {
 	generator
 	version  string
@@ -155,7 +155,8 @@ func hasID(pdu gomatrixserverlib.PDU) (ok bool) {
 	return pdu.EventID() != ""
 }
 
-// questions are those about the room: each event, the resolution of its branches, and what its state is used for.
+// questions returns the questions about the room: each event, the resolution of its branches, and the uses of its
+// state.
 func (h *history) questions() []question {
 	qs := h.tried
 	resolve := question{Op: "resolve", Version: h.version}

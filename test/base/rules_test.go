@@ -11,7 +11,7 @@ import (
 
 var pairsWanted = flag.Int("pairs", 10_000, "how many events of version 12 to judge by the library and by the model")
 
-// The library's rules of version 12 and those of the model, which were written down from the text, agree.
+// The library's rules of version 12 agree with those of the model, which were written from the specification.
 func TestRulesAgreeWithTheModel(t *testing.T) {
 	v12 := gomatrixserverlib.MustGetRoomVersion("12")
 	model := resolution.Allowed("12")

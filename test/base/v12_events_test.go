@@ -15,7 +15,7 @@ import (
 
 var v12 = gomatrixserverlib.MustGetRoomVersion("12")
 
-// The vectors were computed by a program of its own, whose hashes agree with Synapse's.
+// The vectors were computed by a separate program, whose hashes agree with Synapse's.
 const (
 	createVector = `{"auth_events":[],"content":{"additional_creators":["@bob:hs2"],"room_version":"12"},"depth":1,"hashes":{"sha256":"5ua1Ls/Y/toWzrVS94Kh2RDMaw2eSwBuq4c0PNOYU7U"},"origin_server_ts":1700000000000,"prev_events":[],"sender":"@alice:hs1","state_key":"","type":"m.room.create"}`
 	roomVector   = "!14tuVj_Z3aAGzWmQdYkJaxUNaPx_Q5rPUaS6xRy1iNw"
@@ -79,7 +79,7 @@ func TestVectorsOfVersion12(t *testing.T) {
 	}
 }
 
-// A redacted third party invite keeps what was signed, in version 11, too.
+// A redacted third party invite keeps the signed part, also in version 11.
 func TestRedactedThirdPartyInvite(t *testing.T) {
 	for _, version := range []gomatrixserverlib.RoomVersion{"11", "12"} {
 		for content, want := range map[string]string{
@@ -175,7 +175,7 @@ func TestParsingOfVersion12(t *testing.T) {
 	}
 }
 
-// Of two members of one name the last one counts, for the hash as for everything else.
+// Of two members with the same name the last one counts, for the hash as for everything else.
 func TestDuplicateKeys(t *testing.T) {
 	last := event12("m.room.member", "@bob:hs2", "@bob:hs2", `{"a":[{"x":2}],"membership":"leave"}`, joinID).hashed()
 	twice := last.set("content", `{"membership":"join","a":[{"x":1,"x":2}],"m\u0065mbership":"leave"}`)
@@ -191,7 +191,7 @@ func TestDuplicateKeys(t *testing.T) {
 	}
 }
 
-// A name that is a field's but for the case of letters is nobody's.
+// A name that differs from a field's name only in case is not that field.
 func TestLookalikes(t *testing.T) {
 	plain := event12("m.room.name", "", "@alice:hs1", `{}`, joinID)
 	f := append(plain, field{"\u017fender", `"@bob:hs2"`}, field{"state_\u212aey", `"x"`}, field{"Type", `"m.room.topic"`}, field{"ROOM_ID", "1"}).hashed()

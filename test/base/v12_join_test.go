@@ -14,7 +14,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// rooms12 is what the library asks about a room of version 12 with some state.
+// rooms12 answers the library's questions about a room of version 12 with some state.
 type rooms12 struct {
 	t      *testing.T
 	state  room12
@@ -102,7 +102,7 @@ func serverKey(server string) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte(server)[:3], 11)[:32])
 }
 
-// keyring knows the keys of all servers.
+// keyring has the keys of all servers.
 type keyring struct{}
 
 func (keyring) VerifyJSONs(_ context.Context, requests []gomatrixserverlib.VerifyJSONRequest) ([]gomatrixserverlib.VerifyJSONResult, error) {
@@ -128,7 +128,7 @@ func (rooms12) GetState(context.Context, spec.RoomID, []gomatrixserverlib.StateK
 	return nil, errors.New("not asked for")
 }
 
-// The create event goes to an invited server whole, and all else with four fields, in and out.
+// An invited server gets the create event whole and other events with four fields, in both directions.
 func TestInviteStrippedState(t *testing.T) {
 	marshalled := func(v any) string {
 		t.Helper()

@@ -8,8 +8,8 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 )
 
-// room12 is a state of the room of the vectors: @alice:hs1 and @bob:hs2 are its creators. Its values are the contents
-// of events by type and, after a space, state key.
+// room12 is a state of the room of the vectors, whose creators are @alice:hs1 and @bob:hs2. Its values are contents by
+// type and, after a space, state key.
 type room12 map[string]string
 
 const (
@@ -18,7 +18,7 @@ const (
 	join, invited, left, banned, knocked = `{"membership":"join"}`, `{"membership":"invite"}`, `{"membership":"leave"}`, `{"membership":"ban"}`, `{"membership":"knock"}`
 )
 
-// ordinary is a room as they are: carol has 50, dave nothing.
+// ordinary is a typical room: carol has 50, dave nothing.
 func ordinary(changes ...string) room12 {
 	r := room12{
 		"m.room.member " + alice: join, "m.room.member " + bob: join, "m.room.member " + carol: join, "m.room.member " + dave: join,
@@ -65,7 +65,7 @@ func (r room12) provider(t *testing.T) gomatrixserverlib.AuthEventProvider {
 	return &provider
 }
 
-// judge judges the event in the room. In a room with another create event it is in that room.
+// judge checks the event in the room. If the room has another create event, the event gets that room's ID.
 func (r room12) judge(t *testing.T, event fields) error {
 	t.Helper()
 	provider := r.provider(t)
@@ -333,7 +333,7 @@ func TestRule10(t *testing.T) {
 	judgeAll(t, rulings)
 }
 
-// Creators are those of the create event, whoever asks.
+// The creators are those of the create event.
 func TestCreators(t *testing.T) {
 	create := received(t, createVector)
 	if got := fmt.Sprint(gomatrixserverlib.PrivilegedCreators(create)); got != "[@alice:hs1 @bob:hs2]" {

@@ -13,8 +13,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// bearerCPU compares the processor time of a delayed event's heartbeat that comes with an access token, as matrix-js-sdk
-// sends it, with that of one without.
+// bearerCPU compares the processor time of a delayed event's heartbeat with an access token, as matrix-js-sdk sends it,
+// with that of one without.
 func bearerCPU(b *bench, ctx context.Context) (results []Result, err error) {
 	for _, k := range kinds() {
 		with, without, err := b.bearerOn(ctx, k)

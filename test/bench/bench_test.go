@@ -38,7 +38,7 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// A run fails if, and only if, a row is below its floor, and names it.
+// A run fails if and only if a row is below its floor, and names the row.
 func TestReportFails(t *testing.T) {
 	r := newReport(true)
 	r.add("fast", []Result{ratio("", "", 2, 1, "s", atMost(3, 1))})
@@ -51,7 +51,7 @@ func TestReportFails(t *testing.T) {
 	}
 }
 
-// The load generator asks as often as it is told to, and takes no error for an answer.
+// The load generator sends as many requests as it is told to, and takes no error for a success.
 func TestSpin(t *testing.T) {
 	status := http.StatusOK
 	var asked atomic.Int64

@@ -22,10 +22,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// jobVariable is the environment variable that makes the program one of its own children.
+// jobVariable is the environment variable that turns the program into one of its own children.
 const jobVariable = "BENCH_JOB"
 
-// runJob is main in a child. When its standard input ends, so does it.
+// runJob is main in a child. It ends when its standard input ends.
 func runJob(name string) (code int) {
 	jobs := map[string]func() error{"bare": serveBare, "sleep": sleepBare, "load": loadAndWeigh}
 	job, ok := jobs[name]
@@ -47,13 +47,14 @@ type child struct {
 	exited chan struct{}
 }
 
-// spawn starts a program. pinned gives it a processor of its own, if there is more than one and a way to.
+// spawn starts a program. With pinned it gets a processor of its own, if there is more than one and the system can do
+// it.
 func spawn(cmd *exec.Cmd, pinned bool) (*child, error) {
 	if taskset, err := exec.LookPath("taskset"); pinned && err == nil && runtime.NumCPU() > 1 {
 		cmd.Args = slices.Concat([]string{taskset, "-c", "0", cmd.Path}, cmd.Args[1:])
 		cmd.Path = taskset
 	}
-	// A group of its own, so that Ctrl+C reaches this program alone, who then ends the child.
+	// A process group of its own, so that Ctrl+C reaches only this program, which then ends the child.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -78,8 +79,8 @@ func spawn(cmd *exec.Cmd, pinned bool) (*child, error) {
 	return c, nil
 }
 
-// stepAside leaves the processor of pinned children to them, until back is called: whether one has to share it with its own
-// client would be a matter of luck.
+// stepAside moves this process off the processor of pinned children, until back is called. Otherwise it would be chance
+// whether a child shares its processor with its own client.
 func stepAside() (back func(), err error) {
 	taskset, err := exec.LookPath("taskset")
 	if err != nil || runtime.NumCPU() == 1 {
@@ -126,7 +127,7 @@ func (c *child) kill() {
 	<-c.exited
 }
 
-// answer reads one line of JSON that the child writes.
+// answer reads one line of JSON from the child.
 func (c *child) answer(to any) error {
 	line, err := c.stdout.ReadBytes('\n')
 	if err != nil {
@@ -139,7 +140,7 @@ func (c *child) answer(to any) error {
 func (c *child) cpu() (time.Duration, error) { return cpuOf(c.cmd.Process.Pid) }
 
 func cpuOf(pid int) (time.Duration, error) {
-	// The clock of another process, as clock_getcpuclockid(3) names it: /proc tells whole hundredths of a second alone.
+	// The clock of another process, as clock_getcpuclockid(3) names it; /proc only has hundredths of a second.
 	var t unix.Timespec
 	if err := unix.ClockGettime(int32(^pid<<3|2), &t); err != nil {
 		return 0, os.NewSyscallError("clock_gettime", err)
@@ -159,7 +160,7 @@ func rss() float64 {
 	return 0
 }
 
-// untilStdinEnds is how a child learns that its parent needs it no more.
+// untilStdinEnds returns a context that ends when the parent no longer needs the child.
 func untilStdinEnds() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
@@ -172,9 +173,9 @@ func untilStdinEnds() context.Context {
 // say answers the parent.
 func say(v any) error { return json.NewEncoder(os.Stdout).Encode(v) }
 
-// serveBare is the least an HTTP server can do: a fixed answer, with the same headers as that to a heartbeat, and
-// the same time limit on writing it. So that the collector does not work more for it than for a server with a large heap,
-// it has one too.
+// serveBare is the least that an HTTP server can do: a fixed answer, with the headers of the answer to a heartbeat and
+// the same time limit on writing. It has a large heap, so that the garbage collector works no more for it than for a
+// server with futures.
 func serveBare() error {
 	debug.SetGCPercent(-1)
 	debug.SetMemoryLimit(512 << 20)
@@ -201,8 +202,7 @@ func serveBare() error {
 	return nil
 }
 
-// sleepBare sleeps for a millisecond, again and again, and answers how much longer that takes, in ms, in the
-// worst of a hundred cases.
+// sleepBare repeatedly sleeps for a millisecond and answers by how much it oversleeps, in ms, as p99.
 func sleepBare() error {
 	ctx := untilStdinEnds()
 	var over []time.Duration

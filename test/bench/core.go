@@ -16,8 +16,8 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// core is the futureserver alone, in this process: the real one with the real database, only that its rooms
-// are not real and answer at once.
+// core is the futureserver alone, in this process: the real one with the real database. Only its rooms are fakes that
+// answer at once.
 type core struct {
 	futureserver.Server
 	metrics tap
@@ -39,21 +39,21 @@ func openCore(ctx context.Context, source config.DataSource, room api.Room, chan
 	return c, err
 }
 
-// stop ends it as a crash would leave it: nobody needs the deadlines any more.
+// stop leaves the database as a crash would, because nobody needs the deadlines any more.
 func (c *core) stop() {
 	over, cancel := context.WithCancel(context.Background())
 	cancel()
 	c.Stop(over) //nolint:errcheck // the error says that it was hurried
 }
 
-// warm refreshes the first n futures once: the first time after a start waits for a commit.
+// warm refreshes the first n futures once, because the first refresh after a start waits for a commit.
 func (c *core) warm(ctx context.Context, n int) error {
 	return each(ctx, 4096, n, func(ctx context.Context, i int) error {
 		return c.PerformTokenAction(ctx, secret(i).Token(api.RefreshToken))
 	})
 }
 
-// tap is a prometheus.Registerer that lets metrics be read one by one, and in nanoseconds.
+// tap is a prometheus.Registerer from which metrics can be read one by one, in nanoseconds.
 type tap map[string]prometheus.Metric
 
 var _ prometheus.Registerer = tap{}
@@ -93,7 +93,7 @@ func (c *core) metric(name string) (float64, error) {
 	return value.GetHistogram().GetSampleSum() + value.GetCounter().GetValue() + value.GetGauge().GetValue(), err
 }
 
-// easyRoom says yes to everything at once. Its hook sees each event when it is to be built.
+// easyRoom accepts everything at once. Its hook sees each event when it is built.
 type easyRoom struct {
 	build func(*api.Future)
 }
@@ -135,7 +135,7 @@ func (easyRoom) Verdict(_ context.Context, fs []*api.Future) ([]api.Verdict, err
 	return verdicts, nil
 }
 
-// repeat has workers call f, with 0, 1, 2, ... in turn, for a while, and returns how often that was.
+// repeat makes workers call f, with 0, 1, 2, ... in turn, for a time, and returns the number of calls.
 func repeat(ctx context.Context, workers int, d time.Duration, f func(i int) error) (times int, took time.Duration, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -157,14 +157,15 @@ func repeat(ctx context.Context, workers int, d time.Duration, f func(i int) err
 	return int(done.Load()), time.Since(start), context.Cause(ctx)
 }
 
-// perSecond is how often f can be called.
+// perSecond returns how many calls of f a second are possible.
 func perSecond(ctx context.Context, workers int, d time.Duration, f func(i int) error) (float64, error) {
 	n, took, err := repeat(ctx, workers, d, f)
 	return float64(n) / took.Seconds(), err
 }
 
-// paced calls f with 0, 1, 2, ... at that rate for a while. If it cannot keep up it falls behind and goes on. It has many
-// goroutines, so that those who wait for a commit do not hold up the rest: a server has one for each of its clients.
+// paced calls f with 0, 1, 2, ... at that rate for a time. If it cannot keep up it falls behind and goes on. It has
+// many goroutines, so that calls that wait for a commit do not delay the rest, as in a server, which has one for each
+// client.
 func paced(ctx context.Context, rate float64, d time.Duration, f func(i int) error) error {
 	const clients, atOnce = 2048, 8
 	ctx, cancel := context.WithCancelCause(ctx)

@@ -17,8 +17,8 @@ import (
 
 const clients = 64
 
-// creation compares how many futures a second 64 clients can schedule, each durable when it is answered, with
-// one commit for each.
+// creation compares how many futures a second 64 clients can schedule, each durable when it is answered, with one
+// commit for each.
 func creation(b *bench, ctx context.Context) (results []Result, err error) {
 	bounds := map[kind]Bound{onSQLite: atLeast(8, 40), onPostgres: atLeast(4, 15)}
 	for _, k := range kinds() {
@@ -41,7 +41,7 @@ func creation(b *bench, ctx context.Context) (results []Result, err error) {
 	return results, nil
 }
 
-// newcomer is the i-th future to be scheduled. Users come in no order, or neighbours in an index would be cheap.
+// newcomer is the i-th future. Users come in random order, because neighbours in an index would be cheap.
 func newcomer(i int) *api.Future {
 	key := make([]byte, 32)
 	rand.Read(key)
@@ -100,7 +100,7 @@ func creationOn(b *bench, ctx context.Context, k kind) (ours, against float64, e
 	return ours, against, nil
 }
 
-// creationHTTP is how many a real server takes from its clients.
+// creationHTTP is the same rate of a real server over HTTP.
 func creationHTTP(b *bench, ctx context.Context, k kind) (float64, error) {
 	s, m, err := b.startWithRooms(ctx, plan{}, k, 16)
 	if err != nil {

@@ -32,7 +32,7 @@ const (
 	onPostgres kind = "PostgreSQL"
 )
 
-// kinds are those that can be measured here.
+// kinds are the databases that can be measured here.
 func kinds() []kind {
 	if hasPostgres() {
 		return []kind{onSQLite, onPostgres}
@@ -42,7 +42,7 @@ func kinds() []kind {
 
 func hasPostgres() bool { return os.Getenv("POSTGRES_HOST") != "" }
 
-// database makes an empty one and returns its connection string.
+// database creates an empty database and returns its connection string.
 func (b *bench) database(k kind) (config.DataSource, error) {
 	if k == onSQLite {
 		dir, err := b.folder()
@@ -92,7 +92,7 @@ func openStorage(ctx context.Context, source config.DataSource) (storage.Databas
 	return postgres.Open(ctx, o)
 }
 
-// openSQL opens it for plain SQL with the same driver, and as durable as the futureserver has it.
+// openSQL opens it for plain SQL with the same driver, with the futureserver's durability.
 func openSQL(source config.DataSource) (*sql.DB, error) {
 	if !source.IsSQLite() {
 		return sql.Open("postgres", string(source))
@@ -105,16 +105,16 @@ func openSQL(source config.DataSource) (*sql.DB, error) {
 	return sql.Open(sqlutil.SQLITE_DRIVER_NAME, "file:"+path+"?"+pragmas.Encode())
 }
 
-// crowd is a number of pending futures, all alike.
+// crowd is a number of similar pending futures.
 type crowd struct {
 	n       int
 	perUser int // futures of one user
 	perRoom int // and in one room
 	timeout time.Duration
-	slack   time.Duration // of heartbeats until now: the stored deadlines are up to that much higher
+	slack   time.Duration // of the heartbeats so far: stored deadlines may be higher by that much
 }
 
-// calls is the usual crowd: everybody in calls of ten, refreshing one future.
+// calls is the usual crowd: all users are in calls of ten, each refreshing one future.
 func calls(n int) crowd {
 	return crowd{n: n, perUser: 1, perRoom: 10, timeout: 6 * fconfig.Day}
 }
@@ -132,10 +132,10 @@ func (b *bench) pending(ctx context.Context, k kind) (source config.DataSource, 
 	if err := calls(n).seed(ctx, source); err != nil {
 		return "", 0, err
 	}
-	return source, n, settle(source, n) // to seed took a while
+	return source, n, settle(source, n) // the seeding took a while
 }
 
-// secret is that of the i-th future, so that its tokens are known without asking.
+// secret is that of the i-th future, so its tokens are known.
 func secret(i int) (s api.Secret) {
 	sum := sha256.Sum256(binary.LittleEndian.AppendUint64([]byte("bench"), uint64(i)))
 	copy(s[:], sum[:])
@@ -151,7 +151,7 @@ func refreshTokens(n int) []api.Token {
 	return tokens
 }
 
-// content is what a call's member event is like.
+// content resembles a call's member event.
 var content = json.RawMessage(`{"application":"m.call","call_id":"","device_id":"ABCDEFGHIJ","expires":14400000,` +
 	`"foci_preferred":[{"livekit_alias":"!room:example.com","livekit_service_url":"https://sfu.example.com","type":"livekit"}],` +
 	`"focus_active":{"focus_selection":"oldest_membership","type":"livekit"},"scope":"m.room"}`)
@@ -172,7 +172,7 @@ func (c crowd) future(i int, now time.Time) *api.Future {
 	}
 }
 
-// seed stores the crowd, as if it had been scheduled and the server been killed.
+// seed stores the crowd, as if it had been scheduled and the server had been killed.
 func (c crowd) seed(ctx context.Context, source config.DataSource) error {
 	db, err := openStorage(ctx, source)
 	if err != nil {
@@ -194,8 +194,7 @@ func (c crowd) seed(ctx context.Context, source config.DataSource) error {
 	return vacuum(source)
 }
 
-// settle makes the deadlines on disk those of a clean stop at this moment, and drops whoever came later than
-// the first n futures.
+// settle sets the deadlines on disk as after a clean stop now, and removes all but the first n futures.
 func settle(source config.DataSource, n int) error {
 	db, err := openSQL(source)
 	if err != nil {
@@ -212,7 +211,7 @@ func settle(source config.DataSource, n int) error {
 	return err
 }
 
-// refreshed makes the deadlines on disk those of a crowd whose heartbeats have raised them all.
+// refreshed sets the deadlines on disk as if heartbeats had raised them all.
 func refreshed(source config.DataSource) error {
 	db, err := openSQL(source)
 	if err != nil {
@@ -227,7 +226,7 @@ INSERT INTO futureserver_raised SELECT nid, deadline_ts + 1 FROM futureserver_ti
 	return err
 }
 
-// vacuum does what PostgreSQL would do by itself within the minutes that the crowd would have taken to come.
+// vacuum does what PostgreSQL would do by itself within minutes.
 func vacuum(source config.DataSource) error {
 	db, err := openSQL(source)
 	if err != nil {
@@ -238,7 +237,7 @@ func vacuum(source config.DataSource) error {
 	return err
 }
 
-// folderOf is the SQLite file's folder: where a server looks for it.
+// folderOf returns the SQLite file's folder, where a server looks for it.
 func folderOf(source config.DataSource) string {
 	return filepath.Dir(strings.TrimPrefix(string(source), "file:"))
 }

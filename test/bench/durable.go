@@ -11,8 +11,8 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// durableRefreshes compares refreshes, each of which is durable when it returns, with one committed UPDATE for
-// each in the same database.
+// durableRefreshes compares refreshes, each durable when it returns, with one committed UPDATE for each in the same
+// database.
 func durableRefreshes(b *bench, ctx context.Context) (results []Result, err error) {
 	for _, k := range kinds() {
 		r, err := durableOn(b, ctx, k)
@@ -24,8 +24,8 @@ func durableRefreshes(b *bench, ctx context.Context) (results []Result, err erro
 	return results, nil
 }
 
-// durableOn raises the load step by step, by more futures with the same heartbeat, until the futureserver falls
-// behind. All times are a twentieth of the usual client's.
+// durableOn raises the load step by step, with more futures and the same heartbeat, until the futureserver falls
+// behind. All times are a twentieth of the usual ones.
 func durableOn(b *bench, ctx context.Context, k kind) (Result, error) {
 	const beat, slack = heartbeat / 20, slackOfDefaults / 20
 	source, n, err := b.pending(ctx, k)
@@ -65,8 +65,8 @@ func durableOn(b *bench, ctx context.Context, k kind) (Result, error) {
 	return ratio("durable refreshes/s : one committed UPDATE each", how, ours, against, "/s", atLeast(10, 50)), nil
 }
 
-// sustain does what beat does, and takes the better of two tries if the first falls behind: a checkpoint of the database
-// is no limit.
+// sustain calls beat, and takes the better of two attempts if the first falls behind, because a checkpoint of the
+// database is no limit.
 func (c *core) sustain(ctx context.Context, hot int, beat, d time.Duration) (rate, rows float64, err error) {
 	if rate, rows, err = c.beat(ctx, hot, beat, d); err != nil || !behind(rate, hot, beat) {
 		return rate, rows, err
@@ -78,13 +78,13 @@ func (c *core) sustain(ctx context.Context, hot int, beat, d time.Duration) (rat
 	return rate, rows, err
 }
 
-// behind reports whether so many futures have not been refreshed as often as they should.
+// behind reports whether that many futures were refreshed less often than they should.
 func behind(rate float64, hot int, beat time.Duration) bool {
 	return rate < 0.95*float64(hot)/beat.Seconds()
 }
 
-// beat refreshes the first hot futures with that heartbeat for a while, and returns how many refreshes a second
-// there were, which is less if it does not keep up, and how many rows were written for each.
+// beat refreshes the first hot futures with that heartbeat for a time. It returns the refreshes a second, which are
+// fewer if it does not keep up, and the rows written for each.
 func (c *core) beat(ctx context.Context, hot int, beat, d time.Duration) (rate, rows float64, err error) {
 	if err := c.warm(ctx, hot); err != nil {
 		return 0, 0, err
@@ -105,7 +105,7 @@ func (c *core) beat(ctx context.Context, hot int, beat, d time.Duration) (rate, 
 	return refreshes / took.Seconds(), (after.rows - before.rows) / refreshes, err
 }
 
-// written is what the core has counted since its start.
+// written counts what the core has written since its start.
 type written struct{ rows, refreshes float64 }
 
 func (c *core) written() (w written, err error) {
@@ -123,7 +123,7 @@ func refresher(ctx context.Context, c *core, n int) func(int) error {
 	return func(i int) error { return c.PerformTokenAction(ctx, tokens[i%n]) }
 }
 
-// singleUpdates returns a function that raises one deadline, in a transaction of its own.
+// singleUpdates returns a function that raises one deadline in a transaction of its own.
 func singleUpdates(ctx context.Context, source config.DataSource, n int) (update func(int) error, done func(), err error) {
 	db, err := openSQL(source)
 	if err != nil {
@@ -146,18 +146,18 @@ func singleUpdates(ctx context.Context, source config.DataSource, n int) (update
 	}, func() { closing(db) }, nil
 }
 
-// rowsPerRefresh counts how many rows are written for a refresh when each future is refreshed every five
-// seconds; in a quick run, with a fifth of the slack, every second.
+// rowsPerRefresh counts the rows written for a refresh if each future is refreshed every five seconds; in a quick run,
+// with a fifth of the slack, every second.
 func rowsPerRefresh(b *bench, ctx context.Context) ([]Result, error) {
 	n, scale := size(b, 50_000, 5_000), size[time.Duration](b, 1, 5)
 	source, err := b.database(onSQLite)
 	if err != nil {
 		return nil, err
 	}
-	// A client's timer starts anew when the answer is there, so that its heart beats a round trip slower.
+	// A client's timer restarts when the answer arrives, so its heartbeat is slower by a round trip.
 	beat, slack := (heartbeat+50*time.Millisecond)/scale, slackOfDefaults/scale
 	crowd := calls(n)
-	crowd.timeout, crowd.slack = time.Minute, slack // more than the heartbeat's, for a machine that stands still
+	crowd.timeout, crowd.slack = time.Minute, slack // longer than the heartbeat's, in case the machine stalls
 	if err := crowd.seed(ctx, source); err != nil {
 		return nil, err
 	}

@@ -7,21 +7,21 @@ import (
 	"time"
 )
 
-// roomsInFlight is in how many rooms at a time clients send: as many as suits Dendrite best.
+// roomsInFlight is to how many rooms at a time clients send: the number that suits Dendrite best.
 const roomsInFlight = 6
 
-// toll is what it takes to get some events into their rooms, and to do all that follows from them: clients may be through
-// while Dendrite has yet to look who is to be notified of half of their messages, and no server can put that off for ever.
+// toll is the cost of sending some events, with everything that follows. Clients may be done while Dendrite has yet to
+// compute the notifications for half of their messages, and no server can postpone that for ever.
 type toll struct {
 	took time.Duration
 	rest time.Duration // of it, after the last event is in its room
 	cpu  time.Duration // of the server
 }
 
-// each is the processor time of one of n events in ms.
+// each returns the processor time of one of n events in ms.
 func (t toll) each(n int) float64 { return t.cpu.Seconds() * 1000 / float64(n) }
 
-// duel sends the same number of messages in the same rooms, by futures that are due at once and by clients.
+// duel sends the same number of messages to the same rooms, by futures that are due at once and by clients.
 func duel(ctx context.Context, s *server, m *members, n, rounds int) (ours, against scores, err error) {
 	return takeTurns(n, rounds, [2]func() (toll, error){
 		func() (toll, error) { return m.fire(ctx, s, n, nil) },
@@ -29,7 +29,7 @@ func duel(ctx context.Context, s *server, m *members, n, rounds int) (ours, agai
 	})
 }
 
-// sendAll has clients send n messages.
+// sendAll sends n messages by clients.
 func (m *members) sendAll(ctx context.Context, s *server, n int) (t toll, err error) {
 	before, err := s.cpu()
 	if err != nil {
@@ -42,9 +42,9 @@ func (m *members) sendAll(ctx context.Context, s *server, n int) (t toll, err er
 	return t, err
 }
 
-// finish waits until the server has nothing to do any more, and completes a toll that began at that processor time.
+// finish waits until the server is idle, and completes the toll, which began at that processor time.
 func (s *server) finish(ctx context.Context, before time.Duration, t *toll) error {
-	const look, quiet = 100 * time.Millisecond, 10 * time.Millisecond // what an idle server takes in it, and the clock's step
+	const look, quiet = 100 * time.Millisecond, 10 * time.Millisecond // what an idle server uses in it, and the clock's resolution
 	start := time.Now()
 	last, err := s.cpu()
 	for idle := 0; err == nil && idle < 3; idle++ {
@@ -64,7 +64,7 @@ func (s *server) finish(ctx context.Context, before time.Duration, t *toll) erro
 	return err
 }
 
-// firingRate compares how many due events a second reach their rooms with how many Dendrite takes from clients.
+// firingRate compares how many due events a second reach their rooms with how many Dendrite accepts from clients.
 func firingRate(b *bench, ctx context.Context) (results []Result, err error) {
 	for _, k := range kinds() {
 		for _, rooms := range []int{size(b, 30, 12), 1} {
@@ -120,12 +120,12 @@ func (b *bench) startWithRooms(ctx context.Context, p plan, k kind, rooms int) (
 	return s, m, nil
 }
 
-// cpuNote says what an event costs the server's processors on each side.
+// cpuNote describes the processor time of an event on each side.
 func cpuNote(ours, against float64) string {
 	return fmt.Sprintf("; CPU %.3g : %.3g ms an event", ours, against)
 }
 
-// restNote says for how long the server is busy on each side after its last event.
+// restNote describes how long the server is busy on each side after its last event.
 func restNote(ours, against float64) string {
 	return fmt.Sprintf("; of the time %.2g : %.2g s after the last event", ours, against)
 }

@@ -18,10 +18,10 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// lateness measures how late timers run out, with a million futures pending and fifty thousand refreshes a
-// second, over how late this machine wakes a program that only sleeps. Fifty thousand events a second are more
-// than any room server takes, so there a timer's end is when the event stands in its room's queue; the way on
-// to the room is measured at a rate that the database can follow.
+// lateness measures how late timers fire, with a million futures pending and fifty thousand refreshes a second, minus
+// how late this machine wakes a program that only sleeps. Fifty thousand events a second are more than any room server
+// accepts, so the measurement ends when the event is in its room's queue. The rest of the way is measured at a rate
+// that the database can sustain.
 func lateness(b *bench, ctx context.Context) ([]Result, error) {
 	source, n, err := b.pending(ctx, onSQLite)
 	if err != nil {
@@ -57,11 +57,11 @@ func lateness(b *bench, ctx context.Context) ([]Result, error) {
 		percentile(events, 0.99), sleeper, "ms", Bound{})), nil
 }
 
-// schedule makes n futures that become due one after another at that rate, each in a room of its own, and waits
-// until shortly before the first does. It returns their deadlines in order.
+// schedule creates n futures that become due one after another at that rate, each in a room of its own, and waits until
+// shortly before the first is due. It returns their deadlines in order.
 func (c *core) schedule(ctx context.Context, n int, rate float64) ([]time.Time, error) {
 	deadlines := make([]time.Time, n)
-	begin := time.Now().Add(time.Second + time.Duration(n)*75*time.Microsecond) // when all have been made
+	begin := time.Now().Add(time.Second + time.Duration(n)*75*time.Microsecond) // when all have been created
 	err := each(ctx, 1024, n, func(ctx context.Context, i int) error {
 		at := begin.Add(time.Duration(float64(i) / rate * float64(time.Second)))
 		f, err := c.PerformFutureCreation(ctx, &api.Future{
@@ -83,15 +83,16 @@ func (c *core) schedule(ctx context.Context, n int, rate float64) ([]time.Time, 
 	return deadlines, pause(ctx, time.Until(begin)-lead)
 }
 
-// lead is how long before the first deadline everything else begins: a process and thousands of goroutines have to start.
+// lead is how long before the first deadline everything else begins, because a process and thousands of goroutines must
+// start.
 const lead = 200 * time.Millisecond
 
 const dueUsers = 100
 
 func dueUser(i int) string { return fmt.Sprintf("@due%d:example.com", i%dueUsers) }
 
-// timerLateness returns how late each timer ran out, in ms, sorted, and the p99 of a sleeper beside it. The rooms that
-// may be in flight are held up meanwhile, so that the others gather, and are counted.
+// timerLateness returns how late each timer fired, in ms, sorted, and the p99 of a sleeping process. The rooms in
+// flight are blocked meanwhile, so that the others queue up and can be counted.
 func timerLateness(ctx context.Context, source config.DataSource, pending int, rate, refreshes float64, window time.Duration) ([]float64, float64, error) {
 	held := make(chan struct{})
 	var inFlight atomic.Int64
@@ -103,7 +104,7 @@ func timerLateness(ctx context.Context, source config.DataSource, pending int, r
 	defer c.stop()
 	release := sync.OnceFunc(func() { close(held) })
 	defer release()
-	// As many goroutines at a time as in the server (setup.KeepListening), and the one that watches.
+	// As many goroutines at a time as in the server (setup.KeepListening), plus the one that watches.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 2))
 	if err := c.warm(ctx, pending); err != nil {
 		return nil, 0, err
@@ -122,7 +123,7 @@ func timerLateness(ctx context.Context, source config.DataSource, pending int, r
 	if err != nil || watchErr != nil {
 		return nil, 0, errors.Join(err, watchErr)
 	}
-	for i := range dueUsers { // nobody wants to see them sent
+	for i := range dueUsers { // they need not be sent
 		if err := c.PerformUserRemoval(ctx, dueUser(i)); err != nil {
 			return nil, 0, err
 		}
@@ -131,7 +132,7 @@ func timerLateness(ctx context.Context, source config.DataSource, pending int, r
 	return late, asleep, nil
 }
 
-// watchQueue sees when events come into the queue. Some do not stay there, because they are in flight.
+// watchQueue records when events enter the queue. Some do not stay there, because they are in flight.
 func (c *core) watchQueue(deadlines []time.Time, inFlight *atomic.Int64) (late []float64, err error) {
 	for end := deadlines[len(deadlines)-1].Add(time.Minute); len(late) < len(deadlines); doze(100 * time.Microsecond) {
 		waiting, err := c.metric("storm_queue_rooms")
@@ -149,14 +150,14 @@ func (c *core) watchQueue(deadlines []time.Time, inFlight *atomic.Int64) (late [
 	return late, nil
 }
 
-// doze sleeps and keeps its place among Go's running goroutines. Go's own sleep ends up to a millisecond late, and has Go
-// look at all timers, the server's too.
+// doze sleeps and keeps its place among Go's running goroutines. Go's own sleep ends up to a millisecond late, and
+// makes Go look at all timers, also the server's.
 func doze(d time.Duration) {
 	span := syscall.NsecToTimespec(d.Nanoseconds())
 	syscall.RawSyscall(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&span)), 0, 0) // an early end does no harm
 }
 
-// beside runs f with a sleeper beside it, in a process of its own, and returns that one's p99 in ms.
+// beside runs f beside a sleeping process, and returns that process's p99 in ms.
 func beside(f func() error) (asleep float64, err error) {
 	sleeper, err := self("sleep", false)
 	if err != nil {
@@ -170,8 +171,8 @@ func beside(f func() error) (asleep float64, err error) {
 	return asleep, sleeper.answer(&asleep)
 }
 
-// eventLateness is the same for the whole way to a room that answers at once: read from disk, and asked to be
-// built. All rooms may be in flight.
+// eventLateness is the same for the whole way to a room that answers at once: the event is read from disk and built.
+// All rooms may be in flight.
 func eventLateness(ctx context.Context, source config.DataSource, pending int, rate, refreshes float64, window time.Duration) ([]float64, float64, error) {
 	clock := &stopwatch{want: int(rate * window.Seconds()), done: make(chan struct{})}
 	c, err := openCore(ctx, source, easyRoom{build: clock.see}, func(cfg *fconfig.FutureServer) { cfg.RoomsInFlight = 1024 })
@@ -194,7 +195,7 @@ func eventLateness(ctx context.Context, source config.DataSource, pending int, r
 	return late, asleep, err
 }
 
-// stopwatch sees events when they are built.
+// stopwatch records when events are built.
 type stopwatch struct {
 	mu   sync.Mutex
 	late []float64

@@ -18,7 +18,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// each calls f with 0 to n-1, that many at a time, and stops at the first error.
+// each calls f with 0 to n-1, at most workers at a time, and stops at the first error.
 func each(ctx context.Context, workers, n int, f func(ctx context.Context, i int) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -37,8 +37,8 @@ func each(ctx context.Context, workers, n int, f func(ctx context.Context, i int
 	return context.Cause(ctx)
 }
 
-// line is a connection on which one request follows another. It does as little as one can, so that what takes time
-// is the server.
+// line is a connection on which one request follows another. It does as little as possible, so that the server takes
+// the time.
 type line struct {
 	net.Conn
 	in *bufio.Reader
@@ -49,7 +49,7 @@ func dial(address string) (line, error) {
 	return line{conn, bufio.NewReader(conn)}, err
 }
 
-// ask sends a request that has to succeed.
+// ask sends a request that must succeed.
 func (l line) ask(request []byte) error {
 	if _, err := l.Write(request); err != nil {
 		return err
@@ -64,7 +64,7 @@ func (l line) close() {
 	}
 }
 
-// readOK reads a response, which has to be a 200.
+// readOK reads a response, which must be a 200.
 func readOK(in *bufio.Reader) error {
 	length := 0
 	for first := true; ; first = false {
@@ -87,14 +87,14 @@ func readOK(in *bufio.Reader) error {
 	}
 }
 
-// members are rooms in which events are sent, one at a time in each.
+// members are rooms for events, one at a time in each.
 type members struct {
 	*user
 	rooms []string
 	txns  atomic.Int64
 }
 
-// join makes a user on the server, and rooms for it.
+// join creates a user on the server, and rooms for it.
 func (s *server) join(ctx context.Context, name string, rooms int) (*members, error) {
 	u, err := s.register(ctx, name)
 	if err != nil {
@@ -105,13 +105,13 @@ func (s *server) join(ctx context.Context, name string, rooms int) (*members, er
 	return m, err
 }
 
-// message is what is sent, now or later. The number makes each different.
+// message is the content of a message. The number makes each different.
 func message(i int64) map[string]any {
 	return map[string]any{"msgtype": "m.text", "body": fmt.Sprintf("This is event %d of a number of events that are all alike.", i)}
 }
 
-// send sends n messages over all rooms: one in flight in each, and in so many rooms at a time. stateEach, if not
-// 0, makes each such event a state event. It returns how long that took.
+// send sends n messages to all rooms: one in flight in each, to inFlight rooms at a time. stateEach, if not 0, makes
+// each such event a state event. It returns the time.
 func (m *members) send(ctx context.Context, n, inFlight, stateEach int) (time.Duration, error) {
 	free := make(chan string, len(m.rooms))
 	for _, room := range m.rooms {
@@ -132,7 +132,7 @@ func (m *members) send(ctx context.Context, n, inFlight, stateEach int) (time.Du
 	return time.Since(start), err
 }
 
-// schedule makes futures of n messages over all rooms, all due at that time.
+// schedule schedules n messages in all rooms, all due at that time.
 func (m *members) schedule(ctx context.Context, n int, due time.Time) error {
 	return each(ctx, 32, n, func(ctx context.Context, i int) error {
 		_, err := m.future(ctx, m.rooms[i%len(m.rooms)], time.Until(due))
@@ -166,8 +166,8 @@ func (s *server) sent(ctx context.Context, c *rig.Client) (int, error) {
 	return 0, errors.New("the server does not tell how many futures it has sent")
 }
 
-// fire schedules n messages over all rooms for one moment, and returns what it takes from there until the last
-// is confirmed to be in its room and all is done that follows from them.
+// fire schedules n messages in all rooms for one moment. It returns the cost from there until the last is confirmed and
+// everything that follows is done.
 func (m *members) fire(ctx context.Context, s *server, n int, atDue func()) (t toll, err error) {
 	before, err := s.sent(ctx, &m.Client)
 	if err != nil {
@@ -201,7 +201,7 @@ func (m *members) fire(ctx context.Context, s *server, n int, atDue func()) (t t
 			err = s.finish(ctx, cpu, &t)
 			return t, err
 		case done > 0:
-			// To ask is work for the server, so it is asked more often near the end only. The first events are the slowest.
+			// Polling costs the server work, so it is frequent only near the end. The first events are the slowest.
 			left := t.took * time.Duration(n-done) / time.Duration(done)
 			wait = max(20*time.Millisecond, min(left*3/4, t.took/2, 2*time.Second))
 		}

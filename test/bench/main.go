@@ -1,6 +1,6 @@
-// Command bench measures what futures cost, each thing as a ratio inside one run: ours and what it is compared
-// with take turns, and the least CPU time or the best round of each counts, or the median of the rounds' ratios. docs/performance.md says what each
-// row means. What a user would do over HTTP it does over HTTP, to the real program in a process of its own.
+// Command bench measures what futures cost, as ratios inside one run: ours and the comparison take turns, and the least
+// CPU time or the best round of each counts, or the median of the rounds' ratios. docs/performance.md says what each
+// row means. What a user would do over HTTP is done over HTTP, to the real program in a process of its own.
 //
 //	go run ./test/bench                        every row
 //	go run ./test/bench -quick                 smaller, in about two minutes
@@ -34,14 +34,14 @@ import (
 // bench is one run of the program.
 type bench struct {
 	quick    bool
-	dir      string // for everything that is thrown away
+	dir      string // for temporary files
 	binaries map[string]string
 	seeded   map[kind]config.DataSource
-	made     int // folders and databases
+	made     int // number of folders and databases
 	undo     []func()
 }
 
-// row is one line of the goals table, or some that are measured together.
+// row is one row of the table, or several that are measured together.
 type row struct {
 	name string
 	run  func(*bench, context.Context) ([]Result, error)
@@ -66,7 +66,7 @@ func rows() []row {
 }
 
 func main() {
-	logrus.SetLevel(logrus.FatalLevel) // servers are stopped in a hurry here, and would complain
+	logrus.SetLevel(logrus.FatalLevel) // servers are stopped abruptly here, and would log it
 	if job := os.Getenv(jobVariable); job != "" {
 		os.Exit(runJob(job))
 	}
@@ -80,7 +80,7 @@ func main() {
 }
 
 func run(ctx context.Context) (err error) {
-	set := flag.NewFlagSet("bench", flag.ExitOnError) // Dendrite has flags of its own in the common one
+	set := flag.NewFlagSet("bench", flag.ExitOnError) // Dendrite has flags of its own in the common set
 	quick := set.Bool("quick", false, "measure with smaller numbers")
 	only := set.String("only", "", "measure these rows only, separated by commas")
 	file := set.String("json", "", "write the results to this file too")
@@ -191,5 +191,5 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// closing is for a deferred Close whose error matters no more.
+// closing closes; errors no longer matter.
 func closing(c io.Closer) { _ = c.Close() }

@@ -15,17 +15,17 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// cargo is what a child is to load, and weight what it answers.
+// cargo is the order to a child, and weight its answer.
 type cargo struct {
 	Empty, Full config.DataSource
 	N           int
 }
 
 type weight struct {
-	Heap, RSS float64 // bytes, more than the futureserver takes when it is empty
+	Heap, RSS float64 // bytes more than an empty futureserver takes
 }
 
-// memory weighs pending futures in a process of their own: the heap that lives after a collection.
+// memory measures pending futures in a process of their own: the live heap after a collection.
 func memory(b *bench, ctx context.Context) (results []Result, err error) {
 	n := size(b, 1_000_000, 100_000)
 	for _, shape := range []struct {
@@ -70,7 +70,7 @@ func weigh(b *bench, ctx context.Context, full config.DataSource, n int) (w weig
 	return w, c.answer(&w)
 }
 
-// loadAndWeigh is what such a child does.
+// loadAndWeigh runs in such a child.
 func loadAndWeigh() error {
 	var load cargo
 	if err := json.Unmarshal([]byte(os.Getenv("BENCH_CARGO")), &load); err != nil {
@@ -103,7 +103,7 @@ func loadAndWeigh() error {
 
 // live returns the bytes of the heap that are in use.
 func live() float64 {
-	debug.FreeOSMemory() // collects too
+	debug.FreeOSMemory() // also collects
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)

@@ -10,8 +10,8 @@ import (
 	"github.com/wcharczuk/go-chart/v2"
 )
 
-// draw plots how costs grow, each relative to what it is for the smallest number of futures, on logarithmic
-// axes: a straight line that rises with the diagonal grows like the number, a level one does not grow.
+// draw plots how costs grow, each relative to its value for the smallest number of futures, on logarithmic axes. A line
+// parallel to the diagonal grows like the number of futures; a level line does not grow.
 func draw(path string, all []growth) (err error) {
 	if len(all) < 2 {
 		return errors.New("a plot needs two numbers of futures at least")
@@ -52,7 +52,7 @@ func draw(path string, all []growth) (err error) {
 	return errors.Join(graph.Render(chart.SVG, f), f.Close())
 }
 
-// decades are the powers of ten from one number to another, at the places of their logarithms.
+// decades are the powers of ten between two numbers, at their logarithms.
 func decades(from, to float64) (ticks []chart.Tick) {
 	for v := from; v < to*1.5; v *= 10 {
 		ticks = append(ticks, chart.Tick{Value: math.Log10(v), Label: strconv.FormatFloat(v, 'f', -1, 64)})

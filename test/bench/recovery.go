@@ -15,9 +15,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// recovery kills a server with a million futures and compares the time from its next start to the first
-// refresh that it answers with that of reading the same rows through the same driver. In process it compares
-// the futureserver's own part alone.
+// recovery kills a server with a million futures and compares the time from its next start to the first answered
+// refresh with the time to read the same rows through the same driver. In process it measures the futureserver alone.
 func recovery(b *bench, ctx context.Context) (results []Result, err error) {
 	for _, k := range kinds() {
 		source, n, err := b.pending(ctx, k)
@@ -76,7 +75,7 @@ func recoveryOf(b *bench, ctx context.Context, k kind, source config.DataSource,
 		how(fmt.Sprintf("over HTTP, of it %.2g s for a server without futures", empty)), whole, read, "s", atMost(bound, goal))), nil
 }
 
-// readTimers reads the rows that recovery reads, and does nothing with them.
+// readTimers reads the rows that recovery reads, and discards them.
 func readTimers(ctx context.Context, source config.DataSource, n int) (seconds float64, err error) {
 	db, err := openSQL(source)
 	if err != nil {
@@ -117,7 +116,7 @@ func openAndRefresh(ctx context.Context, source config.DataSource) (seconds floa
 	return time.Since(start).Seconds(), err
 }
 
-// lives are those of one server.
+// lives are the runs of one server.
 type lives struct {
 	plan plan
 	path string // of its configuration
@@ -138,8 +137,7 @@ func (b *bench) newLives(ctx context.Context, source config.DataSource) (*lives,
 	return l, s.waitUp(ctx)
 }
 
-// toFirstAnswer starts a server that was killed, returns how long it takes until it has answered a refresh,
-// and kills it again.
+// toFirstAnswer starts a killed server, returns how long it takes to answer a refresh, and kills it again.
 func (l *lives) toFirstAnswer(ctx context.Context, b *bench, token api.Token) (seconds float64, err error) {
 	start := time.Now()
 	s, err := b.launch(ctx, l.plan, l.path)
@@ -153,7 +151,7 @@ func (l *lives) toFirstAnswer(ctx context.Context, b *bench, token api.Token) (s
 	return time.Since(start).Seconds(), err
 }
 
-// emptyStart returns how long a server without futures takes to its second start.
+// emptyStart returns how long the second start of a server without futures takes.
 func (b *bench) emptyStart(ctx context.Context, k kind) (seconds float64, err error) {
 	source, err := b.database(k)
 	if err != nil {

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// The heartbeat of a call's participant, as the usual client has it, and the slack that is the default.
+// The heartbeat and timeout of the usual client in a call, and the default slack.
 const (
 	heartbeat       = 5 * time.Second
 	slackOfDefaults = 30 * time.Second
 )
 
-// refreshCPU compares the processor time of a heartbeat with that of an HTTP server that does nothing. The
-// futures are refreshed every five seconds, so that what their durability costs is part of it; those that
-// one small machine cannot refresh so often are pending.
+// refreshCPU compares the processor time of a heartbeat with that of an HTTP server that does nothing. The futures are
+// refreshed every five seconds, so the cost of their durability is included. As many futures are refreshed as a small
+// machine can; the rest are pending.
 func refreshCPU(b *bench, ctx context.Context) ([]Result, error) {
 	source, n, err := b.pending(ctx, onSQLite)
 	if err != nil {
@@ -59,7 +59,7 @@ func refreshCPU(b *bench, ctx context.Context) ([]Result, error) {
 	return []Result{ratio("CPU time of a refresh : bare net/http", how, oursBest, bareBest, "µs", atMost(1.6, 1.25))}, nil
 }
 
-// heartbeats are those of many clients, who send them at the same pace.
+// heartbeats are those of many clients with the same interval.
 type heartbeats struct {
 	tokens []string
 	hot    int // of them are refreshed
@@ -75,12 +75,12 @@ func newHeartbeats(n int, every time.Duration) *heartbeats {
 	return h
 }
 
-// parts is how many heartbeats a future's row is good for, with the usual slack.
+// parts is how many heartbeats one row covers, with the usual slack.
 const parts = 5
 
-// begin finds out how many the machine can refresh in a quarter of the time, the rest being for what follows and for
-// the other server, and begins to. A fifth of them begins with each heartbeat, so that as many rows are written after each
-// as after any other.
+// begin finds out how many futures the machine can refresh in a quarter of the time; the rest is for the work that
+// follows and for the other server. It then starts: a fifth of the futures begins with each heartbeat, so that each
+// heartbeat is followed by the same number of rows.
 func (h *heartbeats) begin(ctx context.Context, address string) error {
 	h.hot = min(len(h.tokens), 20_000)
 	if _, err := h.refresh(ctx, address, parts); err != nil {
@@ -90,7 +90,7 @@ func (h *heartbeats) begin(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	slices.Reverse(h.tokens) // to begin with those whose time it is
+	slices.Reverse(h.tokens) // to begin with those that are due
 	h.hot = min(len(h.tokens), int(float64(h.hot)*h.every.Seconds()/4/took.Seconds())) / parts * parts
 	for begun := range parts {
 		next := time.After(h.every)
@@ -102,7 +102,7 @@ func (h *heartbeats) begin(ctx context.Context, address string) error {
 	return nil
 }
 
-// refresh refreshes once each that belongs to the first few of the parts.
+// refresh refreshes once each future of the first parts.
 func (h *heartbeats) refresh(ctx context.Context, address string, of int) (took time.Duration, err error) {
 	return spin(ctx, address, 32, h.hot/parts*of, func(buf []byte, i int) []byte {
 		return appendRefresh(buf, h.tokens[i/of*parts+i%of])
@@ -116,8 +116,8 @@ func appendRefresh(buf []byte, token string) []byte {
 	return append(buf, " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"...)
 }
 
-// compare refreshes all with each of two servers in turn, until all rows have been written once, and returns the
-// processor time of a heartbeat of both.
+// compare refreshes all futures with each of two servers in turn, until all rows have been written once, and returns
+// the processor time of a heartbeat for both.
 func (h *heartbeats) compare(ctx context.Context, a *child, aAddress string, b *child, bAddress string) (aCost, bCost float64, err error) {
 	for range parts {
 		next := time.After(h.every)
@@ -135,7 +135,7 @@ func (h *heartbeats) compare(ctx context.Context, a *child, aAddress string, b *
 	return aCost, bCost, nil
 }
 
-// cost is the processor time of a heartbeat in µs, what the server does after the last of them included.
+// cost is the processor time of a heartbeat in µs, including the server's work after the last of them.
 func (h *heartbeats) cost(ctx context.Context, c *child, address string) (float64, error) {
 	before, err := c.cpu()
 	if err != nil {

@@ -20,7 +20,7 @@ type Figure struct {
 	Unit  string  `json:"unit"`
 }
 
-// String shows three digits that matter.
+// String shows three significant digits.
 func (f Figure) String() string {
 	if f.Unit == "" && f.Value == 0 {
 		return "–"
@@ -37,17 +37,17 @@ func (f Figure) String() string {
 	return fmt.Sprintf("%.3g %s", f.Value, f.Unit)
 }
 
-// Bound says where a measure should lie. The zero value asks for nothing.
+// Bound is the floor and goal of a measure. The zero value has none.
 type Bound struct {
 	Floor   float64 `json:"floor"`
 	Goal    float64 `json:"goal"`
-	AtLeast bool    `json:"at_least"` // else at most
+	AtLeast bool    `json:"at_least"` // otherwise at most
 }
 
 func atMost(floor, goal float64) Bound  { return Bound{Floor: floor, Goal: goal} }
 func atLeast(floor, goal float64) Bound { return Bound{Floor: floor, Goal: goal, AtLeast: true} }
 
-// Verdict is how a measure lies to its bound.
+// Verdict compares a measure with its bound.
 type Verdict string
 
 const (
@@ -58,8 +58,8 @@ const (
 	missed  Verdict = "BELOW FLOOR"
 )
 
-// judge takes a measure and its standard error, or 0. What is nearer to the goal than twice that may be on the other
-// side of it in the next run. A floor is a floor.
+// judge takes a measure and its standard error, or 0. A measure that is closer to the goal than twice the error may be
+// on the other side in the next run. A floor has no tolerance.
 func (b Bound) judge(v, sigma float64) Verdict {
 	within := func(limit float64) bool { return b.AtLeast && v >= limit || !b.AtLeast && v <= limit }
 	switch {
@@ -79,22 +79,22 @@ func (b Bound) judge(v, sigma float64) Verdict {
 type Result struct {
 	Row     string  `json:"row"`
 	What    string  `json:"what"`
-	How     string  `json:"how"` // measured in process or over HTTP, and what else a reader must know
+	How     string  `json:"how"` // measured in process or over HTTP, and other notes
 	Ours    Figure  `json:"ours"`
 	Against Figure  `json:"against"`
-	Measure Figure  `json:"measure"` // what is judged: mostly the ratio of the two
-	Sigma   float64 `json:"sigma"`   // its standard error; 0 if the distance to the goal is no question of chance
+	Measure Figure  `json:"measure"` // the judged value: usually the ratio of the two
+	Sigma   float64 `json:"sigma"`   // its standard error; 0 if chance does not matter
 	Bound   Bound   `json:"bound"`
 	Verdict Verdict `json:"verdict"`
 }
 
-// ratio is a result whose measure is ours over theirs.
+// ratio is a result whose measure is ours divided by theirs.
 func ratio(what, how string, ours, against float64, unit string, bound Bound) Result {
 	return Result{What: what, How: how, Ours: Figure{ours, unit}, Against: Figure{against, unit},
 		Measure: Figure{ours / against, "×"}, Bound: bound}
 }
 
-// difference is a result whose measure is ours less theirs.
+// difference is a result whose measure is ours minus theirs.
 func difference(what, how string, ours, against float64, unit string, bound Bound) Result {
 	return Result{What: what, How: how, Ours: Figure{ours, unit}, Against: Figure{against, unit},
 		Measure: Figure{ours - against, unit}, Bound: bound}
@@ -105,7 +105,7 @@ func plain(what, how string, ours float64, unit string, bound Bound) Result {
 	return Result{What: what, How: how, Ours: Figure{ours, unit}, Measure: Figure{ours, unit}, Bound: bound}
 }
 
-// report gathers the results of a run. Its fields are what -json writes.
+// report has the results of a run. Its fields are written by -json.
 type report struct {
 	Time    time.Time `json:"time"`
 	Quick   bool      `json:"quick"`

@@ -10,11 +10,11 @@ import (
 	"github.com/matrix-org/dendrite/setup/config"
 )
 
-// growth is what a number of futures costs.
+// growth is the cost of a number of futures.
 type growth struct {
 	Futures  int
 	Heap     float64 // bytes for each
-	RSS      float64 // bytes, more than without them
+	RSS      float64 // bytes more than without them
 	Refresh  float64 // ns of processor time
 	Lateness float64 // p99 of a timer in ms, at 10,000 due and 10,000 refreshes a second
 	Recovery float64 // seconds
@@ -68,7 +68,7 @@ func grow(b *bench, ctx context.Context, n int) (g growth, err error) {
 	return g, err
 }
 
-// refreshNanoseconds is the processor time of a refresh in the core, with the commits that follow from it.
+// refreshNanoseconds is the processor time of a refresh in the core, with the commits that follow.
 func refreshNanoseconds(ctx context.Context, source config.DataSource, futures int) (float64, error) {
 	c, err := openCore(ctx, source, easyRoom{}, nil)
 	if err != nil {

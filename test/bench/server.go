@@ -33,11 +33,11 @@ type server struct {
 	log string // its file
 }
 
-// plan is what a server is to be like.
+// plan describes a server.
 type plan struct {
 	program  string            // ourProgram if empty
-	database config.DataSource // of the futures; or, if it is PostgreSQL, of everything
-	set      map[string]any    // in its configuration, by the full name of the key
+	database config.DataSource // of the futures or, if it is PostgreSQL, of everything
+	set      map[string]any    // configuration, by the full name of the key
 	pinned   bool              // to one processor
 }
 
@@ -62,8 +62,8 @@ func (b *bench) binary(ctx context.Context, program string) (string, error) {
 	return path, nil
 }
 
-// config writes a server's configuration: the quick start's, without the limits for single users, which a
-// benchmark is to its servers.
+// config writes a server's configuration: the quick start's, without the limits for single users, because a benchmark
+// is a single user.
 func (b *bench) config(p plan) (path string, err error) {
 	dir := ""
 	if p.database.IsSQLite() {
@@ -130,7 +130,7 @@ func dropConnections(node any) {
 	}
 }
 
-// start makes a server and starts it. It has to be killed.
+// start creates and starts a server. The caller must kill it.
 func (b *bench) start(ctx context.Context, p plan) (*server, error) {
 	path, err := b.config(p)
 	if err != nil {
@@ -189,7 +189,7 @@ func (s *server) waitUp(ctx context.Context) error {
 	})
 }
 
-// poll repeats a request until it is answered with 200.
+// poll repeats a request until it gets 200.
 func (s *server) poll(ctx context.Context, ask func(*http.Client) (*http.Response, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
@@ -214,7 +214,7 @@ func (s *server) poll(ctx context.Context, ask func(*http.Client) (*http.Respons
 	}
 }
 
-// user is somebody with an account.
+// user is a user with an account.
 type user struct {
 	rig.Client
 }
@@ -231,11 +231,11 @@ func (s *server) register(ctx context.Context, name string) (*user, error) {
 	return u, nil
 }
 
-// do sends a request that has to succeed.
+// do sends a request that must succeed.
 func (u *user) do(ctx context.Context, method, path string, query map[string][]string, body any) (rig.Response, error) {
 	r, err := u.Do(ctx, method, path, query, body)
 	if err == nil && r.Status != http.StatusOK {
-		err = fmt.Errorf("%s: %d %s", method, r.Status, r.Body) // the path may hold a token
+		err = fmt.Errorf("%s: %d %s", method, r.Status, r.Body) // the path may contain a token
 	}
 	return r, err
 }

@@ -16,9 +16,9 @@ import (
 // spinPatience is how long spin waits for an answer.
 const spinPatience = 10 * time.Second
 
-// spin sends n requests over some connections, one after another on each, by one thread that never sleeps. To wake a client
-// on the same machine, which a server has to whenever it is the slower of the two, is a tenth of what a heartbeat costs;
-// a client that is far away does not have to be woken up by it.
+// spin sends n requests over some connections, one after another on each, from one thread that never sleeps. Waking a
+// client on the same machine, which a server must do whenever it is the slower of the two, costs a tenth of a
+// heartbeat; a remote client does not cost that.
 func spin(ctx context.Context, address string, connections, n int, request func(buf []byte, i int) []byte) (took time.Duration, err error) {
 	poll, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
@@ -82,12 +82,12 @@ func spin(ctx context.Context, address string, connections, n int, request func(
 type spinLine struct {
 	fd      int
 	request []byte
-	answer  []byte // as much as has come
+	answer  []byte // received so far
 	buf     [4096]byte
 	in      bufio.Reader
 }
 
-// dialSpin opens one that never blocks, and has poll tell when there is an answer.
+// dialSpin opens a connection that never blocks; poll reports answers.
 func dialSpin(poll int, address string) (*spinLine, error) {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -113,11 +113,11 @@ func dialSpin(poll int, address string) (*spinLine, error) {
 func (l *spinLine) send(request func(buf []byte, i int) []byte, i int) error {
 	l.request = request(l.request[:0], i)
 	l.answer = l.buf[:0]
-	_, err := syscall.Write(l.fd, l.request) // all of it: there is nothing else in the buffer of the socket
+	_, err := syscall.Write(l.fd, l.request) // complete, because the socket's buffer is empty
 	return os.NewSyscallError("write", err)
 }
 
-// receive takes what has come, and reports whether that is an answer. It has to be a 200.
+// receive reads what has arrived, and reports whether that is a whole answer, which must be a 200.
 func (l *spinLine) receive() (whole bool, err error) {
 	n, err := syscall.Read(l.fd, l.buf[len(l.answer):])
 	switch {

@@ -13,8 +13,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// storm lets thousands of futures become due at one moment, and measures how long that lasts and what others
-// notice of it.
+// storm makes thousands of futures due at one moment, and measures how long that lasts and what others notice of it.
 func storm(b *bench, ctx context.Context) (results []Result, err error) {
 	for _, k := range kinds() {
 		list, err := stormOn(b, ctx, k)
@@ -66,7 +65,7 @@ func stormInMany(b *bench, ctx context.Context, s *server, m *members, k kind, n
 	}
 	var ours, against toll
 	stormy, err := w.during(ctx, func() (err error) {
-		ours, err = m.fire(ctx, s, n, w.forget) // what was before the futures were due is not the storm
+		ours, err = m.fire(ctx, s, n, w.forget) // the time before the deadline is not part of the storm
 		return err
 	})
 	if err != nil {
@@ -83,15 +82,15 @@ func stormInMany(b *bench, ctx context.Context, s *server, m *members, k kind, n
 	if err != nil {
 		return nil, err
 	}
-	calm = calm.and(after) // before and after, so that it is not another hour of the machine
+	calm = calm.and(after) // before and after, so that both are measured in the same conditions
 	how := func(other []float64) string {
 		return fmt.Sprintf("over HTTP, %s, while the above was sent by futures; by clients: %.3g ms", k, p99(other))
 	}
-	// A server that does nothing cannot always answer within five times the calm either while both processors are taken.
-	// What takes half as long again as it does there is ours.
+	// A server that does nothing cannot always answer within five times the calm either while both processors are busy.
+	// More than half as long again as that server takes is our fault.
 	bound := atMost(max(5, 1.5*p99(stormy.bares)/p99(calm.refreshes)), 2)
 	if b.quick {
-		bound = Bound{} // the p99 of 300 is the third-slowest, which says little
+		bound = Bound{} // the p99 of 300 is the third slowest, which says little
 	}
 	machine := fmt.Sprintf("; a bare net/http in a process of its own: %.3g : %.3g ms", p99(stormy.bares), p99(calm.bares))
 	return []Result{
@@ -103,20 +102,20 @@ func stormInMany(b *bench, ctx context.Context, s *server, m *members, k kind, n
 
 func p99(took []float64) float64 { return percentile(slices.Sorted(slices.Values(took)), 0.99) }
 
-// witness has nothing to do with a storm, and sees how long its own requests take.
+// witness has no part in a storm, and measures its own requests.
 type witness struct {
 	*user
 	tokens []string
 	since  string
 
-	own, other line   // to the server, and to one that does nothing but to answer: what the machine alone makes of it
-	bare       *child // that one
+	own, other line   // to the server, and to a bare one, which shows the effect of the machine alone
+	bare       *child // the bare server
 
 	mu sync.Mutex
 	seen
 }
 
-// seen is how long each request took, in ms.
+// seen has the time of each request, in ms.
 type seen struct{ refreshes, bares, syncs []float64 }
 
 func (s seen) and(more seen) seen {
@@ -155,7 +154,7 @@ func (w *witness) prepare(ctx context.Context, own *members, bareAddress string)
 			return err
 		}
 		w.tokens = append(w.tokens, token)
-		if err := w.refresh(ctx, len(w.tokens)-1); err != nil { // the first waits for a commit, and is none of a storm's
+		if err := w.refresh(ctx, len(w.tokens)-1); err != nil { // the first waits for a commit, and does not belong to the storm
 			return err
 		}
 	}
@@ -187,7 +186,7 @@ func (w *witness) look(ctx context.Context) error {
 	return err
 }
 
-// forget drops what has been seen so far.
+// forget discards the measurements so far.
 func (w *witness) forget() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

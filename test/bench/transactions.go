@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// transactions compares the processor time of an ordinary message without a transaction ID with that of one that has it,
-// which stands for one event whatever happens (setup/guard).
+// transactions compares the processor time of an ordinary message without a transaction ID with that of one that has
+// it, which stands for one event in all circumstances (setup/guard).
 func transactions(b *bench, ctx context.Context) (results []Result, err error) {
 	for _, k := range kinds() {
 		without, with, err := b.sendsOn(ctx, k)

@@ -12,9 +12,9 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// consumerCost compares the rate at which a server takes events when it looks at each for the sake of pending
-// futures with that of the same server without futures. Two servers that are equal differ by a few per cent from
-// start to start, so there are several pairs.
+// consumerCost compares the rate at which a server accepts events when it checks each for pending futures with that of
+// the same server without futures. Two equal servers differ by a few per cent from start to start, so there are several
+// pairs.
 func consumerCost(b *bench, ctx context.Context) (results []Result, err error) {
 	for _, k := range kinds() {
 		var ours, against scores
@@ -29,7 +29,7 @@ func consumerCost(b *bench, ctx context.Context) (results []Result, err error) {
 		}
 		how := fmt.Sprintf("over HTTP, %s, %d rooms, a state future pending in each, every 5th event is state, %d pairs of servers", k, rooms, pairs)
 		rate := paired("Dendrite's send rate with futures : without", how, ours.rate, against.rate, "/s", atLeast(0.92, 0.99))
-		rate.Sigma = sigma(quotients(ours.rate, against.rate)) // no less than the distance from the goal to 1
+		rate.Sigma = sigma(quotients(ours.rate, against.rate)) // not below the distance from the goal to 1
 		results = append(results, rate,
 			paired("CPU time of an event with futures : without", how, ours.cpu, against.cpu, "ms", Bound{}))
 		if b.quick {
@@ -39,7 +39,8 @@ func consumerCost(b *bench, ctx context.Context) (results []Result, err error) {
 	return results, nil
 }
 
-// consumerPair starts a server with futures and one without and has them compete. Which is older makes a difference.
+// consumerPair starts a server with futures and one without, and compares them. The older of two servers is slower, so
+// the order matters.
 func (b *bench) consumerPair(ctx context.Context, k kind, rooms int, oursFirst bool) (ours, against scores, err error) {
 	var sides [2]contestant // ours, the other
 	for i := range sides {
@@ -56,11 +57,11 @@ func (b *bench) consumerPair(ctx context.Context, k kind, rooms int, oursFirst b
 	if err := sides[0].keepStateFutures(ctx); err != nil {
 		return ours, against, err
 	}
-	// Short turns: the machine is another one from second to second.
+	// Short turns, because the machine changes from second to second.
 	return contest(ctx, sides, 40, roomsInFlight, size(b, 24, 5), 5)
 }
 
-// keepStateFutures schedules one in each room, so that the consumer has to look at all state there.
+// keepStateFutures schedules a state future in each room, so that the consumer checks all state there.
 func (m *members) keepStateFutures(ctx context.Context) error {
 	return each(ctx, 4, len(m.rooms), func(ctx context.Context, i int) error {
 		_, err := m.do(ctx, http.MethodPut, rig.Path("rooms", m.rooms[i], "state_future", "com.example.pending", ""),
@@ -69,7 +70,7 @@ func (m *members) keepStateFutures(ctx context.Context) error {
 	})
 }
 
-// serverRate compares the whole server with stock Dendrite, both as they come, on SQLite.
+// serverRate compares the whole server with stock Dendrite, both with their defaults, on SQLite.
 func serverRate(b *bench, ctx context.Context) ([]Result, error) {
 	rooms, n := size(b, 100, 16), size(b, 500, 120)
 	const inFlight = 8
@@ -92,24 +93,24 @@ func serverRate(b *bench, ctx context.Context) ([]Result, error) {
 	return []Result{paired("the server's event rate : stock Dendrite v0.13.8", how, us.rate, them.rate, "/s", atLeast(2, 3))}, nil
 }
 
-// contestant is a server and who sends there.
+// contestant is a server and its sender.
 type contestant struct {
 	*server
 	*members
 }
 
-// scores are what a contestant reached, round by round: events a second, processor time of an event in ms, and for how
+// scores are a contestant's results, round by round: events a second, processor time of an event in ms, and for how
 // many seconds it was busy afterwards.
 type scores struct{ rate, cpu, rest []float64 }
 
-// warm is without the first round.
+// warm leaves out the first round.
 func (s scores) warm() scores { return scores{s.rate[1:], s.cpu[1:], s.rest[1:]} }
 
 func (s scores) and(more scores) scores {
 	return scores{append(s.rate, more.rate...), append(s.cpu, more.cpu...), append(s.rest, more.rest...)}
 }
 
-// contest has two servers take the same events. The first round is for warming up.
+// contest sends the same events to two servers. The first round is for warming up.
 func contest(ctx context.Context, sides [2]contestant, n, inFlight, rounds, stateEach int) (first, second scores, err error) {
 	first, second, err = takeTurns(n, rounds+1, [2]func() (toll, error){
 		func() (toll, error) { return sides[0].take(ctx, n, inFlight, stateEach) },
@@ -121,8 +122,8 @@ func contest(ctx context.Context, sides [2]contestant, n, inFlight, rounds, stat
 	return first.warm(), second.warm(), nil
 }
 
-// takeTurns has both sides deal with n events, one right after the other, so that whatever else the machine does at the
-// time is the same for both. Who begins has it harder or easier; so they take turns in that.
+// takeTurns gives n events to both sides, one directly after the other, so that other load on the machine is the same
+// for both. Being first makes a difference, so they alternate.
 func takeTurns(n, rounds int, sides [2]func() (toll, error)) (first, second scores, err error) {
 	var all [2]scores
 	for round := range rounds {
@@ -147,7 +148,7 @@ func (c contestant) take(ctx context.Context, n, inFlight, stateEach int) (t tol
 	if t.took, err = c.send(ctx, n, inFlight, stateEach); err != nil {
 		return t, err
 	}
-	if err := pause(ctx, 100*time.Millisecond); err != nil { // what follows an event is a part of it
+	if err := pause(ctx, 100*time.Millisecond); err != nil { // the work that follows an event is a part of it
 		return t, err
 	}
 	after, err := c.cpu()
@@ -155,7 +156,7 @@ func (c contestant) take(ctx context.Context, n, inFlight, stateEach int) (t tol
 	return t, err
 }
 
-// paired is a result whose measure is the median of what ours is to theirs in each round.
+// paired is a result whose measure is the median of the rounds' ratios.
 func paired(what, how string, ours, against []float64, unit string, bound Bound) Result {
 	r := ratio(what, how, median(ours), median(against), unit, bound)
 	r.Measure.Value = median(quotients(ours, against))
@@ -170,7 +171,7 @@ func quotients(ours, against []float64) []float64 {
 	return q
 }
 
-// sigma is the standard error of a median, if the values are distributed normally.
+// sigma is the standard error of a median, for a normal distribution.
 func sigma(values []float64) float64 {
 	n := float64(len(values))
 	sum, squares := 0.0, 0.0

@@ -15,13 +15,13 @@ const (
 	memberType = "org.matrix.msc3401.call.member"
 	managePath = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
 
-	// What matrix-js-sdk's sessions do when they are told nothing else.
+	// The defaults of matrix-js-sdk's sessions.
 	leaveDelay = 8 * time.Second
 	heartbeat  = 5 * time.Second
 
 	stay   = time.Minute
 	late   = 5 * time.Second  // how late a leave may be seen
-	margin = 20 * time.Second // how late all else
+	margin = 20 * time.Second // how late anything else may be
 
 	poll = 500 * time.Millisecond // the list has a rate limit
 )
@@ -76,7 +76,7 @@ func scheduled(t *testing.T, u *rig.User) []gjson.Result {
 	return r.JSON.Get("delayed_events").Array()
 }
 
-// theLeave waits until the user has one delayed event, with another ID than before, and returns it: it is the leave.
+// theLeave waits until the user has exactly one delayed event, with another ID than before, and returns it: the leave.
 func theLeave(t *testing.T, u *rig.User, before string) gjson.Result {
 	t.Helper()
 	for end := time.Now().Add(leaveDelay + margin); ; time.Sleep(poll) {
@@ -93,7 +93,7 @@ func theLeave(t *testing.T, u *rig.User, before string) gjson.Result {
 	}
 }
 
-// each runs the test with every release of matrix-js-sdk, at the same time and on one server.
+// each runs the test with every release of matrix-js-sdk, in parallel on one server.
 func each(t *testing.T, test func(t *testing.T, s *rig.Server, sdk string)) {
 	t.Helper()
 	requireNode(t)
@@ -107,8 +107,8 @@ func each(t *testing.T, test func(t *testing.T, s *rig.Server, sdk string)) {
 	}
 }
 
-// TestStayAndDie: who stays in a call is not thrown out of it, who leaves has left at once, and whoever dies has
-// left when the delay is over.
+// TestStayAndDie: a participant who stays is not removed from the call, one who leaves has left at once, and one who
+// dies has left after the delay.
 func TestStayAndDie(t *testing.T) {
 	each(t, func(t *testing.T, s *rig.Server, sdk string) {
 		c := newCall(t, s, sdk)
@@ -154,7 +154,7 @@ func TestStayAndDie(t *testing.T) {
 	})
 }
 
-// judgeHeartbeats checks that each heartbeat was a single request, and was heard.
+// judgeHeartbeats checks that each heartbeat was a single successful request.
 func judgeHeartbeats(t *testing.T, c *client) {
 	t.Helper()
 	c.order("requests")
@@ -170,8 +170,8 @@ func judgeHeartbeats(t *testing.T, c *client) {
 	}
 }
 
-// TestThrownOut: a participant whose leave is cancelled by a service schedules another, and one who is thrown out
-// comes back for good.
+// TestThrownOut: a participant whose leave is cancelled by a service schedules another, and one who is removed comes
+// back for good.
 func TestThrownOut(t *testing.T) {
 	each(t, func(t *testing.T, s *rig.Server, sdk string) {
 		c := newCall(t, s, sdk)
@@ -189,14 +189,14 @@ func TestThrownOut(t *testing.T) {
 		_, gone := c.b.wait("members", seen, margin, among())
 		_, back := c.b.wait("members", gone, margin, among(c.alice))
 		theLeave(t, c.alice, second.Get("delay_id").String())
-		time.Sleep(leaveDelay + heartbeat) // long enough for a leave that nobody restarts
+		time.Sleep(leaveDelay + heartbeat) // longer than a leave that nobody restarts
 		if lines, _ := c.b.told(); len(lines) > back {
 			t.Errorf("after alice had come back bob's client saw %s", lines[back:])
 		}
 	})
 }
 
-// act manages a delayed event as services do that hold it for a client: without a login.
+// act acts on a delayed event as services do that hold it for a client: without a login.
 func act(t *testing.T, s *rig.Server, event gjson.Result, action string) {
 	t.Helper()
 	anybody := s.Client()
@@ -206,7 +206,7 @@ func act(t *testing.T, s *rig.Server, event gjson.Result, action string) {
 	}
 }
 
-// TestServerDies: a call goes on when the server is killed and started again, even if everybody has to join anew.
+// TestServerDies: a call goes on after the server is killed and restarted, even if all participants must join again.
 func TestServerDies(t *testing.T) {
 	requireNode(t)
 	t.Parallel()
@@ -248,7 +248,7 @@ func (c *call) inCall() bool {
 	return among(c.alice)(lines[len(lines)-1].Get("members"))
 }
 
-// TestPolicies: a client makes do with a maximum that is shorter than the delay it wants, with a server that wants a
+// TestPolicies: a client copes with a maximum that is shorter than the delay it wants, with a server that requires a
 // login for heartbeats, and without delayed events.
 func TestPolicies(t *testing.T) {
 	requireNode(t)

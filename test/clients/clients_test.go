@@ -1,6 +1,6 @@
-// Package clients runs the clients that people use against a whole server: matrix-js-sdk in three releases, which
-// manage delayed events in three ways, and mautrix-go. What they cannot live with is a defect of the server,
-// whatever the specification says.
+// Package clients runs today's clients against a whole server: matrix-js-sdk in three releases, which manage delayed
+// events in three ways, and mautrix-go. If a client fails, it is a fault of the server, whatever the specification
+// says.
 package clients
 
 import (
@@ -18,21 +18,21 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// sdks are the releases of matrix-js-sdk, as js/package.json names them: the newest, which puts the action in the
-// path and sends a token; one that does so without a token; and one with a token and the action in the body.
+// sdks are the releases of matrix-js-sdk, named as in js/package.json: the newest, which puts the action in the path
+// and sends a token; one that does so without a token; and one with a token and the action in the body.
 var sdks = []string{"js-sdk-43", "js-sdk-39", "js-sdk-38"}
 
 func TestMain(m *testing.M) {
-	// The tests wait for most of their time, so that a few fit on each core. More would start so many clients at
-	// once that the first of them miss their heartbeats.
+	// The tests mostly wait, so several fit on each core. With more of them so many clients would start at once that
+	// the first miss their heartbeats.
 	if err := flag.Set("test.parallel", "6"); err != nil {
 		panic(err)
 	}
 	rig.Main(m)
 }
 
-// newServer starts a server with the rate limits that an operator gets who sets none: clients must live with them.
-// All clients of a test have one address, so that there is none for what they get wrong on purpose.
+// newServer starts a server with the default rate limits, because clients must work with them. All clients of a test
+// have one address, so there is no limit for their deliberate errors.
 func newServer(t *testing.T, policies map[string]any) *rig.Server {
 	t.Helper()
 	var standard fconfig.FutureServer
@@ -48,7 +48,7 @@ func newServer(t *testing.T, policies map[string]any) *rig.Server {
 	return rig.New(t, rig.Config{Set: set})
 }
 
-// TestCalls lets each client make every call it has for delayed events. The programs judge for themselves.
+// TestCalls makes each client use all its functions for delayed events. The programs check the results themselves.
 func TestCalls(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, nil)
@@ -73,7 +73,7 @@ func TestCalls(t *testing.T) {
 	})
 }
 
-// judgeCalls runs a program that tells {"passed": …} or {"failed": …, "error": …} of each of its checks.
+// judgeCalls runs a program that prints {"passed": …} or {"failed": …, "error": …} for each of its checks.
 func judgeCalls(t *testing.T, s *rig.Server, program *exec.Cmd, name string) {
 	t.Helper()
 	u := s.Register(t, name)

@@ -18,10 +18,10 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// processEnd is how long a client may take, from its start to its end.
+// processEnd is the longest time for a client, from its start to its end.
 const processEnd = 150 * time.Second
 
-// client is a process with a Matrix client in it: what it has told, line by line, and its log.
+// client is a process with a Matrix client: the lines that it has printed, and its log.
 type client struct {
 	t     testing.TB
 	name  string
@@ -35,8 +35,8 @@ type client struct {
 	more  chan struct{} // closed and replaced with each line
 }
 
-// start runs the program as the user's client in the room. The process ends with the test at the latest, and if
-// the test failed its log is shown.
+// start runs the program as the user's client in the room. The process ends with the test, and if the test failed its
+// log is shown.
 func start(t testing.TB, program *exec.Cmd, sdk string, u *rig.User, room string) *client {
 	t.Helper()
 	who, err := json.Marshal(map[string]string{
@@ -69,7 +69,7 @@ func start(t testing.TB, program *exec.Cmd, sdk string, u *rig.User, room string
 	return c
 }
 
-// read takes down what the process tells until it ends.
+// read records what the process prints until it ends.
 func (c *client) read(stdout io.Reader) {
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
 		c.mu.Lock()
@@ -96,15 +96,15 @@ func (c *client) order(what string) {
 	}
 }
 
-// told returns all lines so far, and a channel that is closed when there is another.
+// told returns all lines so far, and a channel that is closed at the next line.
 func (c *client) told() ([]gjson.Result, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.lines, c.more
 }
 
-// wait waits until the process has told a line of the kind, after the first skip lines, that is as wanted, and
-// returns it with the number of lines up to it.
+// wait waits until the process has printed a wanted line of the kind, after the first skip lines. It returns the line,
+// and the number of lines up to it.
 func (c *client) wait(kind string, skip int, within time.Duration, wanted func(gjson.Result) bool) (gjson.Result, int) {
 	c.t.Helper()
 	deadline := time.After(within)
@@ -137,7 +137,7 @@ func (c *client) finish() int {
 	return c.cmd.ProcessState.ExitCode()
 }
 
-// lockedBuffer is a log that is written and read at the same time.
+// lockedBuffer is a log for concurrent writing and reading.
 type lockedBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -157,8 +157,8 @@ func (b *lockedBuffer) tail(n int) []byte {
 	return bytes.Join(lines[max(0, len(lines)-n):], nil)
 }
 
-// requireNode makes sure that the packages of js/package-lock.json, and no others, lie in js/node_modules. Without
-// Node.js the test is skipped, or fails if FUTURES_TEST_CLIENTS=required.
+// requireNode makes sure that js/node_modules has exactly the packages of js/package-lock.json. Without Node.js the
+// test is skipped, or fails if FUTURES_TEST_CLIENTS=required.
 func requireNode(t testing.TB) {
 	t.Helper()
 	for _, tool := range []string{"node", "npm"} {
@@ -180,7 +180,7 @@ var install = sync.OnceValue(func() error {
 	if err != nil {
 		return err
 	}
-	const mark = "js/node_modules/.installed" // what is installed: a copy of its lock file
+	const mark = "js/node_modules/.installed" // a copy of the lock file of the installed packages
 	if done, err := os.ReadFile(mark); err == nil && bytes.Equal(done, lock) {
 		return nil
 	}
@@ -192,7 +192,7 @@ var install = sync.OnceValue(func() error {
 	return os.WriteFile(mark, lock, 0o600)
 })
 
-// script is a program of matrix-js-sdk's clients.
+// script is a program with a client of matrix-js-sdk.
 func script(t testing.TB, name string) *exec.Cmd {
 	t.Helper()
 	tracked(t, "js/*.mjs")
@@ -201,7 +201,7 @@ func script(t testing.TB, name string) *exec.Cmd {
 	return cmd
 }
 
-// tracked makes the files known to go test, whose cache would otherwise miss that they have changed.
+// tracked makes the files known to go test, whose cache would otherwise not notice changes.
 func tracked(t testing.TB, pattern string) {
 	t.Helper()
 	paths, err := filepath.Glob(pattern)

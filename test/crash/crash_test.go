@@ -1,5 +1,5 @@
-// Package crash kills whole servers, with SIGKILL, at every step of a future's life and at random times, and
-// judges by the rooms' timelines alone whether futures were lost, doubled or early.
+// Package crash kills whole servers with SIGKILL, at every step of a future's life and at random times. It decides by
+// the rooms' timelines alone whether futures were lost, doubled or early.
 package crash_test
 
 import (
@@ -26,35 +26,34 @@ func TestMain(m *testing.M) {
 	rig.Main(m)
 }
 
-// steps are the points in a future's life at which the server can be killed, in their order.
+// steps are the points in a future's life at which the server can be killed, in order.
 var steps = []string{
-	"accepted",  // decided, not yet on the way to the disk
+	"accepted",  // decided, not yet in a batch
 	"commit",    // a batch is about to be written
-	"committed", // it has been
+	"committed", // it has been written
 	"built",     // the event has its ID
 	"claimed",   // the event is on disk; from here on it is this event or none
-	"submitted", // the room has been given the event
-	"proved",    // the room has it
-	"finalised", // and the disk says so
+	"submitted", // the event has been submitted to the room
+	"proved",    // the event is confirmed to be in the room
+	"finalised", // the outcome is on disk
 }
 
-// rare are steps that a life of few futures does not come to by itself.
+// rare are steps that a run with few futures does not reach by itself.
 var rare = []string{
 	"raised",    // a refreshed deadline is on disk
-	"exact",     // at a clean stop all true deadlines are
-	"recovered", // memory is as the disk, nothing runs yet
-	"graced",    // what became due while no server ran has its grace on disk
+	"exact",     // at a clean stop all true deadlines are on disk
+	"recovered", // memory equals the disk, nothing runs yet
+	"graced",    // the grace of futures that became due while no server ran is on disk
 }
 
 const timeout = 500 * time.Millisecond
 
-// patience is beyond the 30 s after which JetStream would by itself deliver an event anew that one of Dendrite's
-// components had in hand when it was killed: until then the event is in the room, but clients do not see it.
+// patience exceeds the 30 s after which JetStream redelivers an event that one of Dendrite's components had not
+// acknowledged when it was killed. Until then the event is in the room, but clients do not see it.
 const patience = 60 * time.Second
 
-// TestEachStep kills a server once at each step of a single future's life, in which there are three commits:
-// of the request, the claim and the outcome. After the restart its event is in the room exactly once,
-// whatever had been done by then.
+// TestEachStep kills a server once at each step of a single future's life, which has three commits: of the creation,
+// the claim and the outcome. After the restart its event is in the room exactly once.
 func TestEachStep(t *testing.T) {
 	for i, step := range slices.Concat(steps, []string{"commit", "commit", "committed", "committed"}) {
 		nth := 1
@@ -73,7 +72,7 @@ func TestEachStep(t *testing.T) {
 				t.Fatalf("the future never came to the step %q", step)
 			}
 			s.Start()
-			if f.Send == "" { // the crash came first: the same request again
+			if f.Send == "" { // the crash came first: repeat the request
 				f = schedule(t, s, alice, room)
 			}
 			event := alice.WaitFor(room, isMark(room), patience)
@@ -88,7 +87,7 @@ func TestEachStep(t *testing.T) {
 	}
 }
 
-// TestStormAtEachStep kills a server while many events of one room are on their way together.
+// TestStormAtEachStep kills a server while it sends many events of one room together.
 func TestStormAtEachStep(t *testing.T) {
 	const events = 30
 	for _, step := range []string{"built", "claimed", "submitted", "proved"} {
@@ -127,7 +126,7 @@ func TestStormAtEachStep(t *testing.T) {
 	}
 }
 
-// schedule asks for a future of the room; the answer is empty if the server died over it.
+// schedule schedules a future; the answer is empty if the server died during the request.
 func schedule(t *testing.T, s *rig.Server, u *rig.User, room string) rig.Future {
 	t.Helper()
 	path := rig.Path("rooms", room, "send_future", "m.room.message", room)

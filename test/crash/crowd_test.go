@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/workload"
 )
 
-// TestCrowd kills a server again and again under a crowd of clients. Then the judge is asked.
+// TestCrowd kills a server repeatedly under a crowd of clients, and then asks the judge.
 func TestCrowd(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
@@ -24,7 +24,7 @@ func TestCrowd(t *testing.T) {
 	})
 }
 
-// crowd is the ordinary test's.
+// crowd is the normal test.
 func crowd(t *testing.T, s *rig.Server, kills int) {
 	t.Logf("-seed %d, %d kills", *seed, kills)
 	patient := s.Register(t, "patient")
@@ -44,7 +44,7 @@ func crowd(t *testing.T, s *rig.Server, kills int) {
 			t.Errorf("no server died at the step %q", step)
 		}
 	}
-	// Whoever waits for an hour has noticed nothing.
+	// The client of an hour-long future has noticed nothing.
 	for _, token := range []string{long.Refresh, long.Cancel} {
 		if got := s.UseToken(t, token).Status; got != http.StatusOK {
 			t.Errorf("the future that is due in an hour has a token that is answered with %d", got)
@@ -52,14 +52,14 @@ func crowd(t *testing.T, s *rig.Server, kills int) {
 	}
 }
 
-// killer ends the server's lives, at a step or at a time by turns, and starts it again.
+// killer kills the server, alternately at a step and at a random time, and restarts it.
 type killer struct {
 	t        *testing.T
 	server   *rig.Server
 	seed     uint64
-	wide     bool // also at the rare steps, and while it starts
+	wide     bool // also at the rare steps, and during the start
 	random   *rand.Rand
-	died     map[string]int // by where
+	died     map[string]int // number of kills by place
 	turn     int
 	restarts []time.Duration
 }
@@ -70,7 +70,7 @@ func newKiller(t *testing.T, s *rig.Server, seed uint64) *killer {
 	return &killer{t: t, server: s, seed: seed, random: rand.New(rand.NewPCG(seed, 1<<32)), died: make(map[string]int)}
 }
 
-// round lets a crowd live while the server is killed, and returns the judgement.
+// round runs a crowd while the server is killed, and returns the verdict.
 func (k *killer) round(kills int) judge.Report {
 	c := workload.New(k.t, k.server, 6, k.seed)
 	ctx, stop := context.WithCancel(k.t.Context())
@@ -79,7 +79,7 @@ func (k *killer) round(kills int) judge.Report {
 	for range kills {
 		k.next()
 	}
-	k.server.Kill() // a crash may still be waiting for its step; the last life has none
+	k.server.Kill() // a crash may still be armed; the last run has none
 	k.server.Start()
 	stop()
 	c.Wait()
@@ -114,10 +114,10 @@ func (k *killer) next() {
 
 func (k *killer) common(step string) {
 	switch k.random.IntN(6) {
-	case 0: // around expiry: the crowd's futures are due all the time
+	case 0: // around expiry: futures of the crowd are due all the time
 		k.server.WaitExit(time.Duration(k.random.IntN(400)) * time.Millisecond)
 		k.kill()
-	case 1: // the next life is short, too: recovery itself is hit
+	case 1: // the next run is short too, so that recovery itself is hit
 		k.kill()
 		k.server.CrashAt(step, 1+k.random.IntN(3))
 	default:
@@ -125,12 +125,12 @@ func (k *killer) common(step string) {
 	}
 }
 
-// rare kills where an ordinary life seldom is.
+// rare kills at places that an ordinary run seldom reaches.
 func (k *killer) rare() {
 	switch k.random.IntN(5) {
 	case 0:
 		k.await("raised", 1+k.random.IntN(3))
-	case 1: // it is asked to end, and dies over it
+	case 1: // it is stopped, and dies during the stop
 		k.server.CrashAt("exact", 1)
 		k.server.Terminate()
 		if !k.server.WaitExit(10 * time.Second) {
@@ -154,7 +154,7 @@ func (k *killer) rare() {
 	}
 }
 
-// await kills at the step or, if the server does not come to it soon, there.
+// await kills at the step or, if the server does not reach it soon, wherever it is.
 func (k *killer) await(step string, nth int) {
 	k.server.CrashAt(step, nth)
 	if k.server.WaitExit(3 * time.Second) {

@@ -27,9 +27,9 @@ var (
 
 const killsOfRound = 80
 
-// outcome is a line of the file.
+// outcome is a line of the report file.
 type outcome struct {
-	Revision, Database, Broken string // Broken says why the round has no judgement
+	Revision, Database, Broken string // Broken says why the round has no verdict
 	Seed                       uint64
 	Kills                      int
 	Died                       map[string]int
@@ -39,7 +39,7 @@ type outcome struct {
 	judge.Report
 }
 
-// TestKills kills servers on both databases at once, thousands of times, in rounds that are each judged.
+// TestKills kills servers on both databases in parallel, thousands of times, in rounds with a verdict each.
 func TestKills(t *testing.T) {
 	if *many == 0 {
 		t.Skip("only with -many")
@@ -65,7 +65,7 @@ func TestKills(t *testing.T) {
 	fmt.Print(summary(r.all))
 }
 
-// rounds are all that have been played, by this run and by those before it.
+// rounds are all rounds, of this run and of earlier ones.
 type rounds struct {
 	path string
 	end  time.Time

@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// TestRareSteps kills a server at each step to which only a heartbeat, a clean stop or a restart leads.
+// TestRareSteps kills a server at each step that only a heartbeat, a clean stop or a restart reaches.
 func TestRareSteps(t *testing.T) {
 	const wait = 3 * time.Second
 	for _, step := range rare {

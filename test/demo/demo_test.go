@@ -10,8 +10,8 @@ import (
 
 func TestMain(m *testing.M) { rig.Main(m) }
 
-// TestShow plays the demonstration on a server of the kit. What it promises it must show, in that order, and
-// in half a minute.
+// TestShow plays the demonstration on a server of the kit. It must show everything that it announces, in order and
+// within half a minute.
 func TestShow(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	start := time.Now()

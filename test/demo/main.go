@@ -1,5 +1,5 @@
-// Command demo shows in half a minute what futures are for: a call that somebody leaves without saying so,
-// and a message that destroys itself. It starts a homeserver of its own in a temporary folder.
+// Command demo shows in half a minute what futures are for: a user who leaves a call without saying so, and a message
+// that is deleted after a set time. It starts a homeserver of its own in a temporary folder.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 
 const (
 	startTime = 20 * time.Second
-	showTime  = time.Minute // twice what it needs
+	showTime  = time.Minute // twice the time needed
 	stopTime  = 15 * time.Second
 )
 
@@ -60,7 +60,7 @@ func run(ctx context.Context, binary string, out *os.File) error {
 	return show(ctx, newStage(out, isTerminal(out)), url, secret)
 }
 
-// startServer starts the homeserver on a free port, waits until it says where it is, and returns that.
+// startServer starts the homeserver on a free port, waits until it listens, and returns its URL.
 func startServer(binary, dir string) (server *exec.Cmd, url string, err error) {
 	server = exec.Command(binary, "-quickstart", dir, "-http-bind-address", "127.0.0.1:0")
 	output, err := server.StdoutPipe()
@@ -90,7 +90,7 @@ func stopServer(server *exec.Cmd) {
 	server.Wait()
 }
 
-// readSecret finds what allows to create accounts in the configuration that the quick start has written.
+// readSecret reads the secret for creating accounts from the quick start's configuration.
 func readSecret(path string) (string, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {

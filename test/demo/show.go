@@ -15,22 +15,22 @@ import (
 
 const (
 	callMember = "org.matrix.msc3401.call.member"
-	leaveAfter = 4 * time.Second // without a sign of life
+	leaveAfter = 4 * time.Second // without a heartbeat
 	heartbeat  = time.Second
 	heartbeats = 4
 	messageTTL = 3 * time.Second
 )
 
-// play is the room with its two people. Alice acts; Bob only watches.
+// play is the room with its two users. Alice acts; Bob only watches.
 type play struct {
 	*stage
 	alice, bob rig.Client
 	aliceID    string
 	room       string
-	seen       chan gjson.Result // by Bob, as it comes
+	seen       chan gjson.Result // events that Bob sees
 }
 
-// show plays both acts on the homeserver at url. An error means that it has not shown what it promises.
+// show plays both acts on the homeserver at url. It returns an error if something that it announces did not happen.
 func show(ctx context.Context, s *stage, url, secret string) error {
 	p := &play{stage: s, seen: make(chan gjson.Result, 64)}
 	p.alice = rig.Client{URL: url, HTTP: http.DefaultClient}
@@ -71,7 +71,7 @@ func (p *play) prepare(ctx context.Context, secret string) error {
 	return check(r, err, "Bob joining the room")
 }
 
-// watch is Bob's client: it syncs, and shows what comes.
+// watch is Bob's client: it syncs, and shows new events.
 func (p *play) watch(ctx context.Context) {
 	defer close(p.seen)
 	p.bob.Watch(ctx, p.room, func(e gjson.Result) bool {
@@ -98,9 +98,9 @@ func isLeave(e gjson.Result) bool {
 
 // call is the first act: a membership that ends by itself when the heartbeat stops.
 func (p *play) call(ctx context.Context) error {
-	p.act("1. A call that is left without a word",
-		"Alice joins a call. At once her device hands the server a second event, \"Alice has left\", as a FUTURE: to\n"+
-			"be sent after 4 seconds. Each heartbeat starts the 4 seconds anew. Then her battery dies.")
+	p.act("1. A participant who vanishes from a call",
+		"Alice joins a call. At once her device schedules a second event, \"Alice has left\", as a FUTURE: it is sent\n"+
+			"after 4 seconds. Each heartbeat restarts the 4 seconds. Then her battery dies.")
 	p.stage.alice("joins the call")
 	state := rig.Path("rooms", p.room, "state", callMember, p.aliceID)
 	r, err := p.alice.Do(ctx, http.MethodPut, state, nil, map[string]any{"application": "m.call", "call_id": "", "scope": "m.room"})
@@ -112,10 +112,10 @@ func (p *play) call(ctx context.Context) error {
 	if err := check(r, err, "scheduling the leave"); err != nil {
 		return err
 	}
-	p.stage.alice("hands over \"Alice has left\", due in 4 s")
+	p.stage.alice("schedules \"Alice has left\", due in 4 s")
 
 	refresh, last := r.Future().Refresh, time.Now()
-	anybody := rig.Client{URL: p.alice.URL, HTTP: p.alice.HTTP} // the token is all that a heartbeat needs
+	anybody := rig.Client{URL: p.alice.URL, HTTP: p.alice.HTTP} // a heartbeat needs nothing but the token
 	for n := range heartbeats {
 		sleep(ctx, heartbeat)
 		last = time.Now()
@@ -135,14 +135,14 @@ func (p *play) call(ctx context.Context) error {
 	if after < leaveAfter {
 		return fmt.Errorf("the leave came %s after the last heartbeat", after)
 	}
-	p.say("\nThe server sent Alice's leave by itself, %.2f s after the last heartbeat. Nobody hangs in the call.", after.Seconds())
+	p.say("\nThe server sent Alice's leave by itself, %.2f s after the last heartbeat. No ghost is left in the call.", after.Seconds())
 	return nil
 }
 
 // message is the second act: a message, and its redaction as a future.
 func (p *play) message(ctx context.Context) error {
-	p.act("2. A message that destroys itself",
-		"Alice sends a message, and hands over its deletion as a future, due in 3 seconds. Then she goes offline.")
+	p.act("2. A message that is deleted after a set time",
+		"Alice sends a message, and schedules its deletion, due in 3 seconds. Then she goes offline.")
 	p.stage.alice("sends the message")
 	r, err := p.alice.Do(ctx, http.MethodPut, rig.Path("rooms", p.room, "send", "m.room.message", "1"), nil,
 		map[string]any{"msgtype": "m.text", "body": "The door code is 4711."})
@@ -155,7 +155,7 @@ func (p *play) message(ctx context.Context) error {
 	if err := check(r, err, "scheduling the redaction"); err != nil {
 		return err
 	}
-	p.stage.alice("hands over its deletion, due in 3 s")
+	p.stage.alice("schedules its deletion, due in 3 s")
 	isRedaction := func(e gjson.Result) bool { return e.Get("type").String() == "m.room.redaction" }
 	if _, err := p.await(ctx, "offline", isRedaction); err != nil {
 		return err
@@ -171,7 +171,7 @@ func (p *play) message(ctx context.Context) error {
 	return nil
 }
 
-// await lets the seconds tick until Bob sees the event.
+// await shows the seconds until Bob sees the event.
 func (p *play) await(ctx context.Context, silence string, wanted func(gjson.Result) bool) (gjson.Result, error) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()

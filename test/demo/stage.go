@@ -33,14 +33,14 @@ func (s *stage) alice(text string) { s.line(text, "", "0") }
 
 func (s *stage) bob(text string) { s.line("", text, "1;32") }
 
-// note prints what did not come from either.
+// note prints a line that comes from neither.
 func (s *stage) note(text string) { s.line(text, "", "33") }
 
 func (s *stage) line(left, right, style string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clock := fmt.Sprintf("%6.1f s", time.Since(s.start).Seconds())
-	if right != "" { // the colours come after the padding, which would count them
+	if right != "" { // colours come after the padding, which would count them
 		left = fmt.Sprintf("%-*s", column, left)
 	}
 	fmt.Fprintf(s.out, " %s   %s%s\n", s.paint("2", clock), s.paint(style, left), s.paint(style, right))

@@ -11,7 +11,7 @@ import (
 
 const alerts = "setup/packaging/prometheus"
 
-// TestAlerts runs the unit tests of the alert rules, if Prometheus' own tool for that is installed.
+// TestAlerts runs the unit tests of the alert rules, if Prometheus' tool for that is installed.
 func TestAlerts(t *testing.T) {
 	tool, err := exec.LookPath("promtool")
 	if err != nil {
@@ -27,7 +27,7 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// TestAlertsAreNamed: each alert has its line in the page on operations and a test, and asks for metrics that exist.
+// TestAlertsAreNamed: each alert has a row in docs/operations.md and a test, and uses existing metrics.
 func TestAlertsAreNamed(t *testing.T) {
 	rules, tests, page := read(t, alerts+"/rules.yml"), read(t, alerts+"/rules_test.yml"), read(t, "docs/operations.md")
 	for _, m := range regexp.MustCompile(`alert: (\w+)`).FindAllStringSubmatch(rules, -1) {

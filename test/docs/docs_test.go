@@ -1,6 +1,5 @@
-// Package docs_test keeps the documents true where a program can: links lead somewhere, the table of
-// requirements names tests that exist and leaves none out, and settings, metrics, paths and steps are
-// spelt as in the code.
+// Package docs_test checks the documents: links have targets, the tables of requirements are complete and name existing
+// tests, and settings, metrics, paths and steps are spelt as in the code.
 package docs_test
 
 import (
@@ -52,7 +51,7 @@ var (
 	heading = regexp.MustCompile(`(?m)^#+ +(.+)$`)
 )
 
-// anchors lists what #links into the page may say, as code forges derive it from headings.
+// anchors lists the anchors of the page, as code forges derive them from headings.
 func anchors(page string) []string {
 	var found []string
 	for _, m := range heading.FindAllStringSubmatch(fence.ReplaceAllString(page, ""), -1) {
@@ -70,7 +69,7 @@ func anchors(page string) []string {
 	return found
 }
 
-// TestLinks follows every link inside the repository.
+// TestLinks checks every link inside the repository.
 func TestLinks(t *testing.T) {
 	for _, page := range documents(t) {
 		text := read(t, page)
@@ -97,7 +96,7 @@ func TestLinks(t *testing.T) {
 	}
 }
 
-// TestExamplesAreComplete: a fence that is not closed swallows the rest of its page.
+// TestExamplesAreComplete: a fence that is not closed would swallow the rest of its page.
 func TestExamplesAreComplete(t *testing.T) {
 	for _, page := range documents(t) {
 		if n := strings.Count("\n"+read(t, page), "\n```"); n%2 != 0 {
@@ -106,7 +105,7 @@ func TestExamplesAreComplete(t *testing.T) {
 	}
 }
 
-// TestNames: what an operator or a client's author looks up is spelt as in the code, and nothing is left out.
+// TestNames: names that operators and authors of clients look up are spelt as in the code, and none is missing.
 func TestNames(t *testing.T) {
 	for _, c := range []struct {
 		what, source string
@@ -127,6 +126,7 @@ func TestNames(t *testing.T) {
 		{"key", "clientapi/send_state_future.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},
 		{"key", "clientapi/admin_futures.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},
 		{"key", "clientapi/admin_ghosts.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},
+		{"key", "clientapi/admin_futures_statistics.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},
 		{"key", "clientapi/delayed_events_lookup.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", `"$"`},
 		{"key", "clientapi/delayed_events_list.go", regexp.MustCompile(`json:"([a-z_]+)`), "docs/api.md", "$"},
 		{"key", "clientapi/delayed_event.go", regexp.MustCompile(`fields\["([a-z_]+)"`), "docs/api.md", "`$`"},
@@ -150,7 +150,17 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestPackagesAreNamed: every folder of test has its line in the page on testing.
+// TestIndexIsComplete: docs/README.md leads to every page.
+func TestIndexIsComplete(t *testing.T) {
+	index := read(t, "docs/README.md")
+	for _, page := range documents(t) {
+		if name, ok := strings.CutPrefix(page, "docs/"); ok && name != "README.md" && !strings.Contains(index, "]("+name+")") {
+			t.Errorf("docs/README.md does not lead to %s", name)
+		}
+	}
+}
+
+// TestPackagesAreNamed: every folder of test has a row in docs/testing.md.
 func TestPackagesAreNamed(t *testing.T) {
 	entries, err := os.ReadDir(filepath.Join(root, "test"))
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package federation tests futures between two whole servers that talk TLS to each other on this machine:
-// a future is its own server's business until it fires, and newer state counts wherever it comes from.
+// Package federation tests futures on two whole servers that federate over TLS on this machine. A future concerns only
+// its own server until it fires, and newer state from any server counts.
 package federation_test
 
 import (
@@ -20,7 +20,7 @@ const (
 	member   = "org.matrix.msc3401.call.member"
 )
 
-// rooms is what the tests start from: a room of alice's on one server that bob on the other has joined.
+// rooms is the start of each test: a room of alice on one server, which bob on the other has joined.
 type rooms struct {
 	a, b       *rig.Server
 	alice, bob *rig.User
@@ -62,7 +62,7 @@ func isState(content string) func(gjson.Result) bool {
 
 func status(text string) map[string]any { return map[string]any{"status": text} }
 
-// TestFiresAcross: futures fired on A, a message and a state event, reach B once, and not before their time.
+// TestFiresAcross: futures that fire on A, a message and a state event, reach B once and not early.
 func TestFiresAcross(t *testing.T) {
 	r := setUp(t)
 	start := time.Now()
@@ -92,8 +92,8 @@ func TestFiresAcross(t *testing.T) {
 	}
 }
 
-// TestNewerStateFromAfar: bob sets the piece of state on B before the future on A is due. The future is over
-// as soon as A has the event.
+// TestNewerStateFromAfar: bob sets the piece of state on B before the future on A is due. The future ends as soon as A
+// has the event.
 func TestNewerStateFromAfar(t *testing.T) {
 	r := setUp(t)
 	const key = "a desk"
@@ -114,8 +114,8 @@ func TestNewerStateFromAfar(t *testing.T) {
 	}
 }
 
-// TestRaceConverges: B's state event and A's deadline come together. Whoever wins, both servers must agree on
-// it and the future must be over.
+// TestRaceConverges: B's state event and A's deadline come together. Either may win, but both servers must agree, and
+// the future must have ended.
 func TestRaceConverges(t *testing.T) {
 	r := setUp(t)
 	const key, timeout = "a desk", 600 * time.Millisecond
@@ -148,8 +148,8 @@ func TestOfflineReceiver(t *testing.T) {
 	r.bob.WaitFor(r.room, rig.HasBody("later"), 2*patience)
 }
 
-// waitOver polls alice's running futures until this one is none of them; then its tokens must be spent. (A
-// refresh token would keep alive what is waited for.)
+// waitOver polls alice's running futures until this one has ended. Then its tokens must be spent. (A refresh token
+// would keep it alive.)
 func (r *rooms) waitOver(t *testing.T, f rig.Future) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)

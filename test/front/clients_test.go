@@ -19,7 +19,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// Device keys that the specification does not allow are neither kept nor handed on.
+// Device keys that the specification does not allow are neither stored nor passed on.
 func TestDeviceKeys(t *testing.T) {
 	server := rig.New(t, rig.Config{})
 	alice, bob := server.Register(t, "alice"), server.Register(t, "bob")
@@ -87,7 +87,7 @@ func TestOpenIDTokenSaysHowLong(t *testing.T) {
 	}
 }
 
-// Where a pusher or a gateway's redirect leads, the server goes only if the operator lets it.
+// If a pusher or a gateway's redirect leads to this network, the server connects only if the operator allows it.
 func TestPushGatewaysOfThisNetwork(t *testing.T) {
 	var calls atomic.Int64
 	called := make(chan struct{}, 100)
@@ -133,7 +133,7 @@ func TestPushGatewaysOfThisNetwork(t *testing.T) {
 	}
 }
 
-// A quick start makes small pictures of large ones.
+// A quick start creates thumbnails.
 func TestThumbnails(t *testing.T) {
 	picture := image.NewRGBA(image.Rect(0, 0, 800, 600))
 	for i := range 800 * 600 {
@@ -155,7 +155,7 @@ func TestThumbnails(t *testing.T) {
 	}
 }
 
-// Pages of all origins may read authenticated media, and why they do not get them.
+// Pages of all origins may read authenticated media, and the errors.
 func TestMediaAreForBrowsersToo(t *testing.T) {
 	server := rig.New(t, rig.Config{})
 	alice := server.Register(t, "alice")

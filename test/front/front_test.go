@@ -1,5 +1,5 @@
-// Package front looks at the server's HTTP side from outside: clients that stop in the middle of a request, answers that
-// nobody may keep, browsers.
+// Package front tests the server's HTTP side from outside: clients that stop in the middle of a request, answers that
+// must not be cached, browsers.
 package front
 
 import (
@@ -29,8 +29,8 @@ func dial(t *testing.T, server *rig.Server, from string) net.Conn {
 	return c
 }
 
-// One client opens more connections than the server may have files open, and sends half a request on each. Heartbeats
-// of others go on, on new connections too.
+// One client opens more connections than the server may have files, and sends half a request on each. Heartbeats of
+// others still work, also on new connections.
 func TestHalfOpenRequests(t *testing.T) {
 	server := rig.New(t, rig.Config{Descriptors: 1024})
 	alice := server.Register(t, "alice")
@@ -39,7 +39,7 @@ func TestHalfOpenRequests(t *testing.T) {
 		var attack []net.Conn
 		for i := range 1100 {
 			half := "POST /_matrix/client/v3/login HTTP/1.1\r\nHost: localhost\r\n"
-			if i%2 == 0 && from != "127.0.0.1" { // from the address of the heartbeats they would keep these out for a while
+			if i%2 == 0 && from != "127.0.0.1" { // from the address of the heartbeats they would block these for a while
 				half += "Content-Length: 9\r\n\r\n{"
 			}
 			c := dial(t, server, from)
@@ -63,7 +63,7 @@ func TestHalfOpenRequests(t *testing.T) {
 	}
 }
 
-// An action whose body never ends is not done: its client gets no answer in time, and must not find it done afterwards.
+// An action whose body never ends is not done: its client gets no answer in time, so it must not be done afterwards.
 func TestUnfinishedAction(t *testing.T) {
 	server := rig.New(t, rig.Config{})
 	alice := server.Register(t, "alice")
@@ -75,7 +75,7 @@ func TestUnfinishedAction(t *testing.T) {
 	alice.WaitFor(room, rig.HasBody("due"), time.Minute)
 }
 
-// What holds tokens is kept by nobody on its way.
+// Answers with tokens are never cached.
 func TestTokensAreNotCached(t *testing.T) {
 	server := rig.New(t, rig.Config{})
 	alice := server.Register(t, "alice")

@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// alone holds the proofs that need a server of their own: because they kill it, or want other settings, or two.
+// alone has the tests that need a server of their own, because they kill it, or need other settings or two servers.
 func alone() map[string]func(*testing.T) {
 	return map[string]func(*testing.T){
 		"4.9,10.25":                  invalidTokenLimit,
@@ -47,7 +47,7 @@ func invalidTokenLimit(t *testing.T) {
 		limited(s.use("made-up"))
 	}
 	s.works(f.Refresh, f.Refresh, other.Refresh)
-	limited(s.use(f.Refresh)) // its own limit
+	limited(s.use(f.Refresh)) // has its own limit
 	s.works(other.Refresh, f.Send)
 	s.Sees("x")
 }
@@ -94,7 +94,7 @@ func restart(t *testing.T) {
 	refreshedAt := time.Now()
 	s.works(refreshed.Refresh)
 	s.Server.Kill()
-	<-time.After(time.Until(lastDue)) // the server sleeps through three deadlines
+	<-time.After(time.Until(lastDue)) // the server is down at three deadlines
 	s.Server.Start()
 
 	notBefore := func(body string, deadline time.Time) {
@@ -113,7 +113,7 @@ func restart(t *testing.T) {
 	if !slices.Equal(order, []string{"first", "second", "third"}) {
 		s.Errorf("the overdue ones came as %v", order)
 	}
-	for i, element := range s.futures(s.Alice) { // the first of the list was the one refreshed
+	for i, element := range s.futures(s.Alice) { // the first of the list was the refreshed one
 		if element.Raw != listed[i+1].Raw {
 			s.Errorf("element %d was %s and is %s", i, listed[i+1].Raw, element.Raw)
 		}
@@ -146,7 +146,7 @@ func crashWhileSending(t *testing.T) {
 	}
 }
 
-// pair is a scene whose room has a user of another server.
+// pair is a scene whose room has a user on another server.
 func pair(t *testing.T) (s *scene, carol *rig.User) {
 	s = ownScene(t, rig.Config{Federation: true})
 	carol = rig.New(t, rig.Config{Federation: true}).Register(t, "carol")

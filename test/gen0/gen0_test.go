@@ -1,6 +1,6 @@
-// Package gen0 proves every numbered requirement of docs/gen0-requirements.md on a whole server, from outside: requests
-// go in, events come out. Each subtest of TestGen0 is named by the requirements it proves; 10.x are the
-// scenarios of that document's test list.
+// Package gen0 tests every numbered requirement of docs/gen0-requirements.md on a whole server, from outside: requests
+// go in, events come out. The name of each subtest of TestGen0 has the numbers of its requirements; 10.x are the
+// scenarios of that document.
 package gen0
 
 import (
@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { rig.Main(m) }
 
-// TestGen0 runs all subtests side by side, each with users and rooms, or even a server, of its own.
+// TestGen0 runs all subtests in parallel, each with users and rooms, or even a server, of its own.
 func TestGen0(t *testing.T) {
 	w := &world{server: rig.New(t, rig.Config{Set: rig.Guests(t)})}
 	for _, r := range slices.Concat(requests(), refusals(), tokenCalls(), lifecycle(), invalidation(), listing(), secrecy()) {
@@ -29,7 +29,7 @@ func TestGen0(t *testing.T) {
 		})
 	}
 	rig.CheckAlone(t, alone())
-	t.Cleanup(func() { // 7.3 once more, for all that has been done
+	t.Cleanup(func() { // 7.3 once more, for all requests so far
 		log := w.server.Log()
 		w.tokens.Range(func(token, _ any) bool {
 			if strings.Contains(log, token.(string)) {
@@ -130,8 +130,8 @@ func (s *scene) getsGone(f rig.Future) {
 	s.Eventually("the future to go", func() bool { return s.use(f.Refresh).Status == 410 })
 }
 
-// passes lets the time pass: a message scheduled now to be sent then has come. What was due before it in the
-// same room has come too, or never will.
+// passes lets time pass: it schedules a message and waits for it. Events of the room that were due earlier have arrived
+// too, or never will.
 func (s *scene) passes(d time.Duration) {
 	s.Helper()
 	marker := fmt.Sprint("marker ", s.Alice.NextTxn())
@@ -139,7 +139,7 @@ func (s *scene) passes(d time.Duration) {
 	s.Sees(marker)
 }
 
-// put sends alice's request with that body.
+// put sends a request of alice with that body.
 func (s *scene) put(path string, body any) rig.Response {
 	s.Helper()
 	r := s.Alice.Do("PUT", path, nil, body)

@@ -6,7 +6,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// invalidation proves 5.7: newer state wins. Another server's state is in federation_test.go.
+// invalidation tests 5.7: newer state wins. Newer state from another server is in federation_test.go.
 func invalidation() []requirement {
 	return []requirement{
 		{"5.7 by the same user,10.14", func(s *scene) { newerState(s, s.Alice) }},
@@ -43,7 +43,7 @@ func newerState(s *scene, by *rig.User) {
 	}
 }
 
-// newerMembership is what MatrixRTC does: rejoin before the heartbeat stops.
+// newerMembership does what MatrixRTC does: rejoin before the heartbeat stops.
 func newerMembership(s *scene) {
 	const call = "org.matrix.msc3401.call.member"
 	s.Alice.SendState(s.Room, call, s.Alice.ID, rig.Text("joined"))
@@ -104,7 +104,7 @@ func lastTimeoutInvalidated(s *scene) {
 	s.Has(0, "old", "action", "other", "rescue")
 }
 
-// earlierState is design invariant 6: state, then at once the future, over and over.
+// earlierState is invariant 6: first state, at once the future, many times.
 func earlierState(s *scene) {
 	var f rig.Future
 	for round := range 20 {
@@ -121,7 +121,7 @@ func earlierState(s *scene) {
 	s.Sees("left")
 }
 
-// equalState: Dendrite answers a repeat of the current state with the old event, so nothing is newer.
+// equalState: Dendrite answers a repeat of the current state with the old event, so there is no newer state.
 func equalState(s *scene) {
 	s.Alice.SendState(s.Room, "test", "", rig.Text("same"))
 	f := s.state("test", "", "x", 2*soon, "")

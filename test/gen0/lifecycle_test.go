@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// lifecycle proves section 5 but for newer state (invalidation_test.go) and restarts (restart_test.go).
+// lifecycle tests section 5 except newer state (invalidation_test.go) and restarts (alone_test.go).
 func lifecycle() []requirement {
 	return []requirement{
 		{"5.1,10.17 raised", powerRaised},
@@ -44,7 +44,7 @@ func powerDropped(s *scene) {
 	s.SetPower("events_default", 50)
 	s.passes(timeout)
 	s.getsGone(f)
-	s.gone(f, action, other) // the whole group is consumed
+	s.gone(f, action, other) // the whole group is closed
 	s.Has(0, "x", "action", "other")
 	if n := len(s.futures(s.Bob)); n > 0 {
 		s.Errorf("%d futures are left", n)

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// listing proves section 6, and the administrator's view.
+// listing tests section 6, and the admin API.
 func listing() []requirement {
 	return []requirement{
 		{"6.1,6.2,6.4,10.19", list},
@@ -22,10 +22,10 @@ func listing() []requirement {
 	}
 }
 
-// secrecy proves what section 7 asks for beyond tokens_test.go.
+// secrecy tests the parts of section 7 that are not in tokens_test.go.
 func secrecy() []requirement { return []requirement{{"7.3", noTokensInLog}} }
 
-// noTokensInLog takes tokens through all that can become of them.
+// noTokensInLog uses tokens with all possible results.
 func noTokensInLog(s *scene) {
 	refused := s.note(s.Bob.StateFuture(s.Room, "test", "", rig.Text("refused"), rig.Params{Timeout: soon}))
 	s.use(refused.Send) // 403
@@ -43,7 +43,7 @@ func noTokensInLog(s *scene) {
 			}
 		}
 	}
-	if !strings.Contains(log, s.Room) { // the refusal above is
+	if !strings.Contains(log, s.Room) { // the refusal above is in the log
 		s.Error("the log does not speak of the room, so it proves nothing")
 	}
 }
@@ -71,7 +71,7 @@ func list(s *scene) {
 	s.gone(action.Future())
 }
 
-// sameJSON reports whether two objects have the same members, whatever their order.
+// sameJSON reports whether two objects have the same members, in any order.
 func sameJSON(a, b gjson.Result) bool {
 	one, two := a.Map(), b.Map()
 	if len(one) != len(two) {
@@ -109,10 +109,10 @@ func listURLs(s *scene) {
 			s.Errorf("got  %s\nwant %s", got, prefix+c.want)
 		}
 	}
-	// Where the server made up the group, the URL names it all the same, and is a request by itself.
+	// If the server has chosen the group, the URL also names it, and is a complete request.
 	f := s.message("y", later, "")
 	all := s.futures(s.Alice)
-	at := all[1].Get("url").String() // by deadline: after the first, before the action futures
+	at := all[1].Get("url").String() // ordered by deadline: after the first, before the action futures
 	if !strings.HasSuffix(at, "?future_timeout=3600000&future_group_id="+f.Group) {
 		s.Errorf("got %s", at)
 	}

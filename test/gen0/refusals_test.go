@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// refusals proves section 3, and that nothing which asks for a future is sent at once.
+// refusals tests section 3, and that no request for a future is sent at once.
 func refusals() []requirement {
 	return []requirement{
 		{"3.1", likeSend},
@@ -63,7 +63,7 @@ func unknownGroup(s *scene) {
 			s.Errorf("got %s", r.Body)
 		}
 	}
-	// A group whose timeout future has run is as unknown.
+	// A group whose timeout future has fired is unknown.
 	f := s.message("x", later, "groupA")
 	s.works(f.Send)
 	s.Wants(s.put(s.At("v3", "send_future/m.room.message/t?future_group_id=groupA"), rig.Text("x")), 409, "M_UNKNOWN")
@@ -101,7 +101,7 @@ func foreignGroup(s *scene) {
 	if string(join.Body) != string(never.Body) {
 		s.Error("bob can tell a group of alice's from none")
 	}
-	// Bob may have a group of that name himself. What happens to it is nothing to alice's.
+	// Bob may have a group of that name too. It does not affect alice's.
 	own := s.Bob.SendFuture(s.Room, "m.room.message", rig.Text("bob's"), rig.Params{Timeout: later, Group: f.Group})
 	s.works(own.Send, f.Refresh)
 	s.Sees("bob's")
@@ -142,7 +142,7 @@ func outsider(s *scene) {
 	for _, path := range []string{"send_future/m.room.message/t", "state_future/test/"} {
 		s.Wants(carol.Do("PUT", s.At("v3", path+"?future_timeout=10"), nil, rig.Text("x")), 403, "M_FORBIDDEN")
 	}
-	// Lack of power is nothing to refuse a request for: bob is in the room.
+	// Missing power is no reason to refuse a request: bob is in the room.
 	s.Wants(s.Bob.Do("PUT", s.At("v3", "state_future/m.room.name/?future_timeout=3600000"), nil, rig.Text("x")), 200, "")
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// requests proves sections 2.1 to 2.5: how a future is scheduled, and what is answered.
+// requests tests sections 2.1 to 2.5: how a future is scheduled, and the answers.
 func requests() []requirement {
 	return []requirement{
 		{"2.1.1", seedPaths},
@@ -112,7 +112,7 @@ func timeoutFuture(s *scene) {
 	if len(r.JSON.Map()) != 4 || r.Header.Get("Content-Type") != "application/json" {
 		s.Errorf("got %s as %s", r.Body, r.Header.Get("Content-Type"))
 	}
-	if time.Since(start) < 500*time.Millisecond { // on a slow machine it may be there already
+	if time.Since(start) < 500*time.Millisecond { // on a slow machine it may already be there
 		s.Has(0, "bye")
 	}
 	event := s.Sees("bye")

@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// tokenCalls proves section 4: what the three kinds of tokens do.
+// tokenCalls tests section 4: the three kinds of tokens.
 func tokenCalls() []requirement {
 	return []requirement{
 		{"4.1,4.2,10.13 credentials and body", ignored},
@@ -140,7 +140,7 @@ func cancelOneOfTwo(s *scene) {
 	s.Has(0, "one", "action")
 }
 
-// alike wants live tokens of all kinds to be answered the same, and dead ones likewise.
+// alike checks that the answers for live tokens of all kinds are equal, and those for spent tokens.
 func alike(s *scene) {
 	a, b, c := s.message("a", later, "g"), s.message("b", later, ""), s.message("c", later, "g")
 	shape := func(r rig.Response) string {

@@ -9,7 +9,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// alone holds the proofs that need a server of their own: because they stop it, or want other settings.
+// alone has the tests that need a server of their own, because they stop it or need other settings.
 func alone() map[string]func(*testing.T) {
 	return map[string]func(*testing.T){
 		"2.1,2.3,2.4,3.6 switched off": switchedOff,
@@ -62,7 +62,7 @@ func tooMany(t *testing.T) {
 	if err != nil || time.Duration(wait)*time.Second < left || r.JSON.Get("retry_after_ms").Int() > 3000 {
 		s.Errorf("%s are left, the answer is %s %s", left, r.Header.Get("Retry-After"), r.Body)
 	}
-	if s.ID(schedule("first", later)) != first { // a repeat is not one more
+	if s.ID(schedule("first", later)) != first { // a repeat does not count
 		s.Error("a repeat gets another delay_id")
 	}
 	s.ID(s.Bob.Delay(s.Room, "state/test/", rig.Text("x"), later))
@@ -92,7 +92,7 @@ func closedManagement(t *testing.T) {
 	s.Has(1, "x")
 }
 
-// manageTooFast: people behind one address do not throw each other out of a call.
+// manageTooFast: users behind one address do not remove each other from a call.
 func manageTooFast(t *testing.T) {
 	s := ownScene(t, map[string]any{
 		"rate_limits.token":         map[string]any{"per_second": 0.01, "burst": 3},
@@ -131,7 +131,7 @@ func othersCancel(t *testing.T) {
 	s.Has(1, "own", "others")
 }
 
-// crashWhileSending kills the server between expiry and send, at each step in turn: the event comes once.
+// crashWhileSending kills the server between expiry and send, at each step in turn. The event arrives once.
 func crashWhileSending(t *testing.T) {
 	s := ownScene(t, nil)
 	for _, step := range []string{"built", "claimed", "submitted", "proved"} {
@@ -155,7 +155,7 @@ func restart(t *testing.T) {
 	pending, start := s.Message("pending", 12*time.Second), time.Now()
 	s.State("test", "", "hour", later)
 	s.Server.Stop()
-	<-time.After(time.Until(start.Add(1200 * time.Millisecond))) // the server sleeps through two delays
+	<-time.After(time.Until(start.Add(1200 * time.Millisecond))) // the server is down while two delays end
 	s.Server.Start()
 	s.Sees("first")
 	s.Sees("second")

@@ -1,6 +1,6 @@
-// Package gen1 proves the numbered requirements of docs/gen1-requirements.md on a whole server, from outside:
-// requests go in, events come out. Each subtest of TestGen1 is named by the requirements it proves; 7.x are what
-// Complement asks of a server.
+// Package gen1 tests the numbered requirements of docs/gen1-requirements.md on a whole server, from outside: requests
+// go in, events come out. The name of each subtest of TestGen1 has the numbers of its requirements; 7.x are the tests
+// of Complement.
 package gen1
 
 import (
@@ -17,13 +17,13 @@ import (
 func TestMain(m *testing.M) { rig.Main(m) }
 
 const (
-	soon   = 800 * time.Millisecond // a delay that is to run out in the test
-	later  = time.Hour              // one that is not
+	soon   = 800 * time.Millisecond // a delay that ends during the test
+	later  = time.Hour              // a delay that does not
 	delay  = "?org.matrix.msc4140.delay="
 	parent = "?org.matrix.msc4140.parent_delay_id=x"
 )
 
-// TestGen1 runs all subtests side by side, each with users and rooms, or even a server, of its own.
+// TestGen1 runs all subtests in parallel, each with users and rooms, or even a server, of its own.
 func TestGen1(t *testing.T) {
 	rig.CheckRequirements(t, alone(), scheduling(), management(), listing(), semantics())
 }
@@ -89,7 +89,7 @@ func prefixes(s *rig.Scene) {
 	}
 }
 
-// bareDelay: the stable names of this generation were never served by anybody.
+// bareDelay: no server ever served the stable names of this generation.
 func bareDelay(s *rig.Scene) {
 	r := s.Wants(s.Alice.Do("PUT", s.At("v3", "send/m.room.message/t?delay=3600000"), nil, rig.Text("x")), 200, "")
 	if !r.JSON.Get("event_id").Exists() {
@@ -98,7 +98,7 @@ func bareDelay(s *rig.Scene) {
 	if r := s.Alice.Do("GET", rig.StableDelayed, nil, nil); r.Status != 404 || r.ErrCode() != "M_UNRECOGNIZED" {
 		s.Errorf("1.2: the list has a stable path: %d %s", r.Status, r.Body)
 	}
-	for _, name := range []string{"scheduled", "finalised"} { // 1.3: of a draft that was never deployed
+	for _, name := range []string{"scheduled", "finalised"} { // 1.3: paths of a draft that was never deployed
 		s.Wants(s.Alice.Do("GET", rig.UnstableDelayed+"/"+name, nil, nil), 404, "M_NOT_FOUND")
 	}
 }
@@ -135,7 +135,7 @@ func transaction(s *rig.Scene) {
 	again(nil)
 	again(rig.Text("y"))
 	s.Sees("x")
-	again(nil) // after the end, too
+	again(nil) // also after the end
 	if device := s.Server.Login(s, s.Alice); s.ID(device.Do("PUT", path+"3600000", nil, rig.Text("z"))) == id {
 		s.Error("another device has the same transactions")
 	}
@@ -175,7 +175,7 @@ func shape(s *rig.Scene) {
 	s.Wants(schedule(s.Alice, s.Room, "[]"), 400, "M_BAD_JSON")
 	s.Wants(schedule(s.Alice, s.Room, `{"a":1.5}`), 400, "M_BAD_JSON")
 	s.SetPower("events_default", 50)
-	s.Wants(schedule(s.Bob, s.Room, rig.Text("x")), 200, "") // power does not count yet
+	s.Wants(schedule(s.Bob, s.Room, rig.Text("x")), 200, "") // power levels do not count yet
 }
 
 func maximum(s *rig.Scene) {
@@ -208,7 +208,7 @@ func timestamp(s *rig.Scene) {
 	}
 }
 
-// sticky: Dendrite knows no sticky events, at once or later; the rest of the request counts.
+// sticky: Dendrite does not know sticky events; it ignores the parameter.
 func sticky(s *rig.Scene) {
 	s.ID(s.Alice.Do("PUT", s.At("v3", "send/m.room.message/t"+delay+"500&org.matrix.msc4354.sticky_duration_ms=60000"), nil, rig.Text("x")))
 	if event := s.Sees("x"); event.Get(`msc4354_sticky`).Exists() {
@@ -246,5 +246,5 @@ func ownScene(t *testing.T, set map[string]any) *rig.Scene {
 	return rig.NewScene(t, rig.New(t, rig.Config{Set: all}), new(atomic.Int64))
 }
 
-// actions are all that can be done to a delayed event.
+// actions are all actions on a delayed event.
 var actions = []string{"send", "cancel", "restart"}

@@ -21,7 +21,7 @@ func management() map[string]func(*rig.Scene) {
 	}
 }
 
-// act does an action with somebody's access token, or none.
+// act performs an action with an access token, or without one.
 func act(s *rig.Scene, accessToken, id, action string) rig.Response {
 	s.Helper()
 	return s.As(accessToken, "POST", rig.UnstableDelayed+"/"+id+"/"+action, nil)
@@ -78,14 +78,14 @@ func requests(s *rig.Scene) {
 	s.Sees("x")
 }
 
-// chain: what clients take for "there is no such path" and for "there is no such event" is never mixed up.
+// chain: answers that clients read as "no such path" and as "no such event" are never mixed up.
 func chain(s *rig.Scene) {
 	s.Wants(act(s, s.Alice.Token, "abc", "oops"), 404, "M_UNRECOGNIZED")
 	s.Wants(act(s, s.Alice.Token, "abc", "restart"), 404, "M_NOT_FOUND")
 	s.Wants(s.As("", "POST", rig.UnstableDelayed+"/abc", `{"action":"restart"}`), 404, "M_NOT_FOUND")
 }
 
-// finished: whatever is not M_NOT_FOUND ends the call of a client whose leave was sent.
+// finished: any answer but M_NOT_FOUND ends the call of a client whose leave was sent.
 func finished(s *rig.Scene) {
 	sent, cancelled, failed := s.Message("sent", soon), s.Message("cancelled", later), s.ID(s.Bob.Delay(s.Room, "send/m.room.message/t", rig.Text("failed"), 2*soon))
 	done(s, act(s, s.Alice.Token, cancelled, "cancel"))

@@ -160,7 +160,7 @@ func filters(s *rig.Scene) {
 	s.Wants(s.Alice.Do("GET", rig.UnstableDelayed+"?status=oops", nil, nil), 400, "M_INVALID_PARAM")
 }
 
-// bodyWithGet: mautrix-go sends one.
+// bodyWithGet: mautrix-go sends a body.
 func bodyWithGet(s *rig.Scene) {
 	s.Message("x", later)
 	r := s.Wants(s.Alice.Do("GET", rig.UnstableDelayed, nil, "{}"), 200, "")
@@ -196,7 +196,7 @@ func nothingCancels(s *rig.Scene) {
 	}
 }
 
-// sameKeyAtOnce: all are sent, in the order of their times.
+// sameKeyAtOnce: all are sent, in the order of their deadlines.
 func sameKeyAtOnce(s *rig.Scene) {
 	want := []string{"first", "second", "third"}
 	for _, body := range want { // one after the other, so they are due in that order, however long requests take
@@ -217,7 +217,7 @@ func kick(s *rig.Scene) {
 	s.Wants(s.Bob.Do("PUT", s.At("v3", "send/m.room.message/t"), nil, rig.Text("x")), 403, "M_FORBIDDEN")
 }
 
-// firingIsNotLimited: scheduling is, and Dendrite's own limits do not reach a timer.
+// firingIsNotLimited: scheduling is limited, but Dendrite's own limits do not apply to a timer.
 func firingIsNotLimited(s *rig.Scene) {
 	var bodies []string
 	due := time.Now().Add(2 * soon)

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// alone holds the proofs that need a server of their own: because they stop it, or want other settings.
+// alone has the tests that need a server of their own, because they stop it or need other settings.
 func alone() map[string]func(*testing.T) {
 	return map[string]func(*testing.T){
 		"2.3,3.6,11.6":          switchedOff,
@@ -60,7 +60,7 @@ func tooMany(t *testing.T) {
 	if err != nil || time.Duration(wait)*time.Second < left || wait > 3 || r.JSON.Get("retry_after_ms").Int() > 3000 {
 		s.Errorf("%s are left, the answer is %s %s", left, r.Header.Get("Retry-After"), r.Body)
 	}
-	if s.ID(s.Alice.Do("PUT", path, nil, delayed("first", later))) != first { // at the limit, too
+	if s.ID(s.Alice.Do("PUT", path, nil, delayed("first", later))) != first { // also at the limit
 		s.Error("a repeat gets another delay_id")
 	}
 	<-time.After(time.Until(start.Add(time.Duration(wait) * time.Second)))
@@ -82,7 +82,7 @@ func rateLimits(t *testing.T) {
 		}
 	}
 	limited(put(s, stable, "m.room.message", delayed("third", soon)))
-	// Whatever could be scheduled is sent, though the user may send no more at that moment.
+	// All accepted events are sent, even if the user may send no more at that moment.
 	s.Sees("first")
 	s.Sees("second")
 	for _, id := range []string{first, second} {
@@ -115,7 +115,7 @@ func restart(t *testing.T) {
 	pending, start := schedule(s, "pending", 10*time.Second), time.Now()
 	was := s.Lookup(pending)
 	s.Server.Kill()
-	<-time.After(time.Until(start.Add(1200 * time.Millisecond))) // the server sleeps through two delays
+	<-time.After(time.Until(start.Add(1200 * time.Millisecond))) // the server is down while two delays end
 	s.Server.Start()
 	s.Sees("first")
 	s.Sees("second")
@@ -138,7 +138,7 @@ func restart(t *testing.T) {
 	s.Has(1, "sent", "cancelled")
 }
 
-// crashWhileSending kills the server between expiry and send, at each step in turn: the event comes once.
+// crashWhileSending kills the server between expiry and send, at each step in turn. The event arrives once.
 func crashWhileSending(t *testing.T) {
 	s := ownScene(t, nil)
 	for _, step := range []string{"built", "claimed", "submitted", "proved"} {

@@ -1,6 +1,6 @@
-// Package gen2 proves the numbered requirements of docs/gen2-requirements.md on a whole server, from outside:
-// requests go in, events come out. Each subtest of TestGen2 is named by the requirements it proves; 11.x are the
-// scenarios of that document's test list.
+// Package gen2 tests the numbered requirements of docs/gen2-requirements.md on a whole server, from outside: requests
+// go in, events come out. The name of each subtest of TestGen2 has the numbers of its requirements; 11.x are the
+// scenarios of that document.
 package gen2
 
 import (
@@ -20,14 +20,14 @@ import (
 func TestMain(m *testing.M) { rig.Main(m) }
 
 const (
-	soon  = 800 * time.Millisecond // a delay that is to run out in the test
-	later = time.Hour              // one that is not
+	soon  = 800 * time.Millisecond // a delay that ends during the test
+	later = time.Hour              // a delay that does not
 	week  = 7 * 24 * time.Hour     // the server's maximum
 
 	stable, unstable = "v3", "unstable/org.matrix.msc4140"
 )
 
-// TestGen2 runs all subtests side by side, each with users and rooms, or even a server, of its own.
+// TestGen2 runs all subtests in parallel, each with users and rooms, or even a server, of its own.
 func TestGen2(t *testing.T) {
 	rig.CheckRequirements(t, alone(), scheduling(), management(), outcomes())
 }
@@ -52,7 +52,7 @@ func delayed(body string, delay time.Duration) map[string]any {
 	return map[string]any{"delay_ms": delay.Milliseconds(), "content": rig.Text(body)}
 }
 
-// put schedules Alice's event of the type under a prefix.
+// put schedules an event of Alice under a prefix.
 func put(s *rig.Scene, version, eventType string, body any) rig.Response {
 	s.Helper()
 	return s.Alice.Do("PUT", s.At(version, "delayed_event/"+eventType+"/"+s.Alice.NextTxn()), nil, body)
@@ -64,13 +64,13 @@ func schedule(s *rig.Scene, body string, delay time.Duration) string {
 	return s.ID(put(s, stable, "m.room.message", delayed(body, delay)))
 }
 
-// by schedules somebody's message and returns its delay_id.
+// by schedules a message of a user and returns its delay_id.
 func by(s *rig.Scene, u *rig.User, body string, delay time.Duration) string {
 	s.Helper()
 	return s.ID(u.Do("PUT", s.At(stable, "delayed_event/m.room.message/"+u.NextTxn()), nil, delayed(body, delay)))
 }
 
-// act does an action with somebody's access token.
+// act performs an action with the user's access token.
 func act(s *rig.Scene, u *rig.User, id, action string) rig.Response {
 	s.Helper()
 	return u.Do("POST", rig.StableDelayed+"/"+id+"/"+action, nil, nil)
@@ -83,7 +83,7 @@ func done(s *rig.Scene, r rig.Response) {
 	}
 }
 
-// keys returns the names of an object's members, by the alphabet.
+// keys returns the names of an object's members, sorted.
 func keys(o gjson.Result) string { return strings.Join(slices.Sorted(maps.Keys(o.Map())), " ") }
 
 func message(s *rig.Scene) {

@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// TestLogout: from the moment at which a device's logout is answered, its token cannot send heartbeats, in whatever way
-// Dendrite ended it. Before, it can, over and over.
+// TestLogout: once a device's logout is answered, its token cannot send heartbeats, for all ways in which Dendrite ends
+// sessions. Before that it can, many times.
 func TestLogout(t *testing.T) {
 	server, users := rig.New(t, rig.Config{}), new(atomic.Int64)
 	admin := server.RegisterAdmin(t, "admin")

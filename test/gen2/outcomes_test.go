@@ -54,7 +54,7 @@ func actions(s *rig.Scene) {
 	s.Has(0, "cancelled", "restarted")
 }
 
-// outcomeTable goes through all cells of 5.2 but the first row, on both paths.
+// outcomeTable tests all cells of 5.2 except the first row, on both paths.
 func outcomeTable(s *rig.Scene) {
 	s.SetPower("events", map[string]any{"m.room.message": 0, "powerful": 50})
 	sent, cancelled := by(s, s.Bob, "sent", soon), by(s, s.Bob, "cancelled", later)
@@ -164,7 +164,7 @@ func noDelegation(s *rig.Scene) {
 	s.Has(0, "x")
 }
 
-// races lets actions meet the timer: one outcome, and the lookup agrees with the room.
+// races performs actions at the moment of the deadline: there is one outcome, and the lookup agrees with the room.
 func races(s *rig.Scene) {
 	const delay = 300 * time.Millisecond
 	var wait sync.WaitGroup
@@ -194,7 +194,7 @@ func lists(s *rig.Scene) {
 	if got := s.Listed(s.Alice, ""); len(got) != 1 || got[0] != id {
 		s.Errorf("%v are listed", got)
 	}
-	for _, path := range []string{rig.StableDelayed, rig.UnstableDelayed} { // other fields would be refused by some clients
+	for _, path := range []string{rig.StableDelayed, rig.UnstableDelayed} { // some clients refuse other fields
 		r := s.Wants(s.Alice.Do("GET", path+"/"+id, nil, nil), 200, "")
 		if got := keys(r.JSON); got != "content delay_id delay_ms delayed_since_ts room_id type" {
 			s.Errorf("the fields are %s", got)
@@ -248,7 +248,7 @@ func lookUpFailed(s *rig.Scene) {
 		s.Errorf("got %s", f.Raw)
 	}
 	s.SetPower("events_default", 0)
-	s.Passes(soon) // it is not tried again
+	s.Passes(soon) // it is not retried
 	s.Has(0, "x")
 }
 
@@ -302,7 +302,7 @@ func logout(s *rig.Scene) {
 	}
 }
 
-// order: events that are due together come in the order of their times, then of scheduling.
+// order: events that are due together are sent in order of their deadlines, then of scheduling.
 func order(s *rig.Scene) {
 	due := time.Now().Add(2 * soon)
 	left := func() time.Duration { return time.Until(due) }

@@ -9,15 +9,15 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/storagetest"
 )
 
-// TestRetentionByCount: of each user the newest that have ended are kept, and whatever is scheduled (7.1). A
-// server counts only every few minutes, so this asks the database itself.
+// TestRetentionByCount: each user's newest ended events are kept, and all scheduled ones (7.1). A server counts only
+// every few minutes, so this test reads the database.
 func TestRetentionByCount(t *testing.T) {
 	for name, source := range map[string]storagetest.Source{"SQLite": storagetest.SQLite, "PostgreSQL": storagetest.Postgres} {
 		t.Run(name, func(t *testing.T) {
 			db := storagetest.MustOpen(t, source(t))
 			var batch storage.Batch
 			var ids []string
-			for i := range 7 { // the last of alice's stays scheduled, and bob has one of his own
+			for i := range 7 { // the last of alice's stays scheduled, and bob has one too
 				f := &api.Future{
 					NID: api.NID(i + 1), Secret: api.NewSecret(), State: api.Scheduled, Policy: api.Managed, UserID: "@alice:test",
 					RoomID: "!r:test", Type: "m.room.message", Content: []byte("{}"), Timeout: 1e9, Deadline: 1e12, Created: 1e12,

@@ -17,7 +17,7 @@ import (
 
 var earlier = flag.Int("earlier", 40, "how many messages were sent before the disk was full")
 
-// TestFullDisk fills the disk, kills the server and makes room. The first message that is sent then is answered and seen.
+// TestFullDisk fills the disk, kills the server and frees space. The first message after that is answered and seen.
 func TestFullDisk(t *testing.T) {
 	t.Run("of JetStream", func(t *testing.T) {
 		disk := mountSmallDisk(t)
@@ -70,7 +70,7 @@ func endureFullDisk(t *testing.T, s *rig.Server, disk string, kill bool) {
 	}
 }
 
-// restartEnded does what a service manager does when a server has ended in order.
+// restartEnded restarts a server that has ended cleanly, as a service manager does.
 func restartEnded(t *testing.T, s *rig.Server) {
 	t.Helper()
 	if s.Exit() != "exit status 1" {
@@ -79,11 +79,11 @@ func restartEnded(t *testing.T, s *rig.Server) {
 	s.Start()
 }
 
-// sendIntoFullDisk sends until some messages have been refused, and returns those that were not.
+// sendIntoFullDisk sends until some messages have been refused, and returns the accepted ones.
 func sendIntoFullDisk(t *testing.T, s *rig.Server, disk string, u *rig.User, room string) (filler string, answered []string) {
 	refused := 0
 	for i := 0; refused < 5 && i < 100 && s.Running(); i++ {
-		filler = fill(t, disk) // what a log has given back too
+		filler = fill(t, disk) // also fills what the log has freed
 		body := fmt.Sprint("while it is full ", i)
 		if err := trySend(u, room, fmt.Sprint("com.example.full", i), body, time.Second); err == nil {
 			answered = append(answered, body)
@@ -113,10 +113,10 @@ func sees(u *rig.User, room, body string, within time.Duration) bool {
 	return u.Watch(ctx, room, rig.HasBody(body)) == nil
 }
 
-// mountSmallDisk needs the rights to mount.
+// mountSmallDisk needs the right to mount.
 func mountSmallDisk(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "disk") // t.TempDir would have all folders of the test beside it
+	dir, err := os.MkdirTemp("", "disk") // t.TempDir would put all folders of the test beside it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func mountSmallDisk(t *testing.T) string {
 	return dir
 }
 
-// fill makes a file longer until the disk is full.
+// fill extends a file until the disk is full.
 func fill(t *testing.T, disk string) (path string) {
 	t.Helper()
 	path = filepath.Join(disk, "filler")

@@ -37,16 +37,16 @@ var damage = map[string]func(path string) error{
 	},
 }
 
-// ofEachKind are files, one of each kind, of the stream that all clients' events pass.
+// ofEachKind matches one file of each kind, of the stream that all clients' events pass.
 var ofEachKind = regexp.MustCompile(`OutputRoomEvent/(meta|msgs/|obs/DendriteSyncAPI.*Pull)|InputRoomEvent/obs/DendriteRoomInput.*/o.dat`)
 
-// TestTornFolder damages the files of JetStream's folder after a crash. The server starts, and what it has acknowledged
-// before is in /sync, unless it was the message itself that was damaged.
+// TestTornFolder damages files of JetStream's folder after a crash. The server starts, and everything that it had
+// acknowledged is in /sync, unless the message itself was damaged.
 func TestTornFolder(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice := s.Register(t, "alice")
 	room := alice.CreateRoom(nil)
-	s.Stop() // in order, so that JetStream's index is there too
+	s.Stop() // a clean stop, so that JetStream's index exists too
 	for _, file := range jetStreamFiles(t, s) {
 		for name, harm := range damage {
 			torn := name == "cut" || name == "zeroed" && strings.HasSuffix(file, "o.dat")
@@ -83,7 +83,7 @@ func TestTornFolder(t *testing.T) {
 	}
 }
 
-// newest returns the last block of messages in place of any other, since blocks come and go.
+// newest replaces any block of messages by the last one, because blocks come and go.
 func newest(path string) string {
 	blocks, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*.blk"))
 	if filepath.Ext(path) != ".blk" || err != nil || len(blocks) == 0 {
@@ -92,7 +92,7 @@ func newest(path string) string {
 	return slices.MaxFunc(blocks, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
 }
 
-// jetStreamFiles are relative to the server's folder.
+// jetStreamFiles returns the files, relative to the server's folder.
 func jetStreamFiles(t *testing.T, s *rig.Server) (files []string) {
 	err := filepath.WalkDir(filepath.Join(s.Dir, "jetstream"), func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {

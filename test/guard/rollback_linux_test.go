@@ -18,8 +18,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// TestRolledBackNumbers has the roomserver's transactions fail when they are committed while new event types and state
-// keys arrive. The server survives that, and what is sent afterwards is stored under numbers that mean it.
+// TestRolledBackNumbers makes the commits of the roomserver's transactions fail while new event types and state keys
+// arrive. The server survives that, and later events are stored under the right numbers.
 func TestRolledBackNumbers(t *testing.T) {
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()
@@ -47,7 +47,7 @@ func TestRolledBackNumbers(t *testing.T) {
 }
 
 const (
-	// A deferred constraint speaks when everything has been done, and undoes it.
+	// A deferred constraint fails at the commit and rolls everything back.
 	refuseCommits = `
 CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the disk is full'; END $$;
 CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON roomserver_event_types DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse();
@@ -76,10 +76,10 @@ func rollBack(t *testing.T, s *rig.Server, db *sql.DB, hurt func() (mend func())
 		if refused == 0 {
 			t.Fatal("no transaction failed")
 		}
-		alice.Do("POST", "/_matrix/client/v3/createRoom", nil, map[string]any{}) // in vain
+		alice.Do("POST", "/_matrix/client/v3/createRoom", nil, map[string]any{}) // will fail
 		mend()
 		for i := range 20 {
-			// The types in another order, each with the key of another, so that the numbers are given to others.
+			// The types come in another order, each with the key of another, so that the numbers are given to others.
 			name, key := fmt.Sprintf("com.example.%d.%d", round, 19-i), fmt.Sprint("key ", (i+7)%20)
 			if !setState(t, alice, room, name, key) {
 				t.Fatalf("%s is refused after the disk has space", name)
@@ -94,7 +94,7 @@ func rollBack(t *testing.T, s *rig.Server, db *sql.DB, hurt func() (mend func())
 	meansWhatItSays(t, db)
 }
 
-// setState reports whether the server has taken it.
+// setState reports whether the server has accepted it.
 func setState(t *testing.T, u *rig.User, room, eventType, key string) bool {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -103,7 +103,7 @@ func setState(t *testing.T, u *rig.User, room, eventType, key string) bool {
 	return err == nil && r.Status == http.StatusOK
 }
 
-// meansWhatItSays compares all events with what their numbers stand for.
+// meansWhatItSays compares all events with the meaning of their numbers.
 func meansWhatItSays(t *testing.T, db *sql.DB) {
 	t.Helper()
 	rows, err := db.QueryContext(t.Context(), `

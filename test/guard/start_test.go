@@ -1,5 +1,5 @@
-// Package guard tests whole servers whose foundations have suffered: lost or torn JetStream folders, crashes at the
-// worst moment, full disks. What clients were told must be in their timelines all the same, and at once.
+// Package guard tests whole servers after damage to their services: lost or damaged JetStream folders, crashes at bad
+// moments, full disks. Everything that clients were told must nevertheless be in their timelines, at once.
 package guard_test
 
 import (
@@ -25,8 +25,8 @@ func TestMain(m *testing.M) {
 
 const patience = 30 * time.Second
 
-// TestNothingFiresBeforeTheReaders has futures that are overdue at the start of a server whose JetStream knows no
-// consumer, and whose start takes long after the futures are recovered. The events must be seen by local clients.
+// TestNothingFiresBeforeTheReaders starts a server with overdue futures. Its JetStream knows no consumer, and its start
+// takes long after the futures are recovered. Local clients must see the events.
 func TestNothingFiresBeforeTheReaders(t *testing.T) {
 	inMemory := map[string]any{"global.jetstream.in_memory": true}
 	for _, c := range []struct {

@@ -12,11 +12,11 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// soon is far below the 30 s after which JetStream delivers again by itself, and far above what it takes.
+// soon is far below the 30 s after which JetStream redelivers by itself, and far above the time needed.
 const soon = 10 * time.Second
 
-// TestInHand has the sync API's consumer hold a message whose receiver is gone when the server starts, on an external
-// NATS: the test receives it in the sync API's name. Clients see the event at once.
+// TestInHand starts a server on an external NATS while the sync API's consumer has an unacknowledged message whose
+// receiver is gone: the test receives it in the sync API's name. Clients see the event at once.
 func TestInHand(t *testing.T) {
 	t.Parallel()
 	n := startNATS(t)
@@ -59,7 +59,7 @@ func startNATS(t *testing.T) *server.Server {
 	return n
 }
 
-// takeOne sends until a message has come to the test instead of the sync API, whose requests and ours are served in turn.
+// takeOne sends until the test has received a message instead of the sync API; JetStream serves both in turn.
 func takeOne(t *testing.T, n *server.Server, send func(i int) string) (sent []string) {
 	t.Helper()
 	conn, err := nats.Connect(n.ClientURL())
@@ -94,7 +94,7 @@ func takeOne(t *testing.T, n *server.Server, send func(i int) string) (sent []st
 	}
 }
 
-// TestKilledAtTheDeadline kills the server about when an event is due. After the restart everybody sees it at once.
+// TestKilledAtTheDeadline kills the server about when an event is due. After the restart all clients see it at once.
 func TestKilledAtTheDeadline(t *testing.T) {
 	t.Parallel()
 	s := rig.New(t, rig.Config{})

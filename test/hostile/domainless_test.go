@@ -11,13 +11,13 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// join joins without saying through which servers.
+// join joins without naming servers.
 func join(u *rig.User, room string) rig.Response {
 	return u.Do(http.MethodPost, rig.Path("join", room), nil, map[string]any{})
 }
 
-// TestServersToJoinThrough: a room ID of version 12 names no server. Servers come from the request, an alias, an
-// invitation, or what is known of the room.
+// TestServersToJoinThrough: a room ID of version 12 names no server. The servers come from the request, an alias, an
+// invitation, or known members of the room.
 func TestServersToJoinThrough(t *testing.T) {
 	s, f := rig.New(t, rig.Config{Federation: true}), rig.NewFake(t)
 	alice, bob := s.Register(t, "alice"), f.User("bob")
@@ -89,8 +89,7 @@ var malformed = []string{
 	"!" + strings.Repeat("+", 43), "!a b:c", "!\x00:x", "!" + strings.Repeat("a", 300) + ":x", "!é:x", "..",
 }
 
-// TestMalformedRoomIDs: federation requests with malformed room IDs, or with those of rooms that nobody knows, are
-// refused.
+// TestMalformedRoomIDs: federation requests with malformed room IDs, or IDs of unknown rooms, are refused.
 func TestMalformedRoomIDs(t *testing.T) {
 	c := newScene(t, "12", nil)
 	ids := append([]string{"!" + strings.Repeat("a", 43), "!unknown:" + c.f.Name}, malformed...)
@@ -129,7 +128,7 @@ func TestMalformedRoomIDs(t *testing.T) {
 			}
 			r := c.f.Ask(c.s, method, target+strings.ReplaceAll(query, "$x", url.QueryEscape(event.ID)), body)
 			if version == "v3" {
-				continue // invites by pseudo IDs, which are not in use; what counts is that there is no panic
+				continue // invites by pseudo IDs, which are not in use; there must be no panic
 			}
 			if r.Status >= 500 || r.Status < 300 && name != "event_auth" && name != "get_missing_events" {
 				t.Errorf("%s of %q: %d %s", path, id, r.Status, r.Body)
@@ -174,7 +173,7 @@ func TestPeek(t *testing.T) {
 	noPanic(t, s)
 }
 
-// TestFirstEventOnTheWire: the create event goes to other servers without a room_id (MSC4291).
+// TestFirstEventOnTheWire: other servers get the create event without a room_id (MSC4291).
 func TestFirstEventOnTheWire(t *testing.T) {
 	c := newScene(t, "12", nil)
 	create := "$" + c.room.ID[1:]
@@ -203,7 +202,7 @@ func TestFirstEventOnTheWire(t *testing.T) {
 		}
 	}
 
-	room := c.f.NewRoom("12", c.bob, nil) // and the other way round: our server reads back to the first event
+	room := c.f.NewRoom("12", c.bob, nil) // the other direction: our server reads back to the first event
 	for range 30 {
 		room.Message(c.bob, "history")
 	}

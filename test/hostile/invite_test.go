@@ -7,8 +7,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// TestInvitesHaveWholeEvents: what an invite of ours says of the room is whole events, in rooms of all versions, so that
-// the other server can check them (MSC4311). In version 12 the room's ID is the create event's.
+// TestInvitesHaveWholeEvents: our invites contain whole events of the room, in all versions, so that the other server
+// can check them (MSC4311). In version 12 the room's ID is the create event's.
 func TestInvitesHaveWholeEvents(t *testing.T) {
 	s, f := rig.New(t, rig.Config{Federation: true}), rig.NewFake(t)
 	alice := s.Register(t, "alice")

@@ -10,8 +10,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// TestPowerLevelsThatNameACreator: such power levels are rejected although somebody with the power has signed them, and
-// the room goes on with the old ones.
+// TestPowerLevelsThatNameACreator: such power levels are rejected although a user with the power has signed them, and
+// the room keeps the old ones.
 func TestPowerLevelsThatNameACreator(t *testing.T) {
 	bob := ""
 	c := newSceneFor(t, "12", func(c *scene) map[string]any {
@@ -37,7 +37,7 @@ func TestPowerLevelsThatNameACreator(t *testing.T) {
 	c.works()
 }
 
-// TestRemoteCreator: a creator of another server, who joins later, bans an administrator of ours.
+// TestRemoteCreator: a creator on another server, who joins later, bans an administrator of ours.
 func TestRemoteCreator(t *testing.T) {
 	c := newSceneFor(t, "12", func(c *scene) map[string]any {
 		return map[string]any{
@@ -58,8 +58,8 @@ func TestRemoteCreator(t *testing.T) {
 	c.works()
 }
 
-// stale lets bob send an event whose forebears our server does not know. It asks for the state there and is told the
-// given one. It returns once dora sees the event.
+// stale sends an event of bob whose predecessors our server does not know. Our server asks for the state there and gets
+// the given one. stale returns once dora sees the event.
 func (c *scene) stale(old *rig.FakeRoom, dora *rig.User) {
 	c.Helper()
 	unknown := old.Message(c.bob, "known to nobody")
@@ -88,7 +88,7 @@ func (c *scene) stale(old *rig.FakeRoom, dora *rig.User) {
 	}
 }
 
-// current is the ID of the event that dora gets for a piece of state, "" if there is none.
+// current returns the ID of the event that dora gets for a piece of state, or "".
 func (c *scene) current(dora *rig.User, eventType, stateKey string) string {
 	c.Helper()
 	r := dora.Do(http.MethodGet, rig.Path("rooms", c.room.ID, "state"), nil, nil)
@@ -115,8 +115,8 @@ func (c *scene) settles(dora *rig.User, eventType, stateKey, wanted string) {
 	}
 }
 
-// TestResolutionStartsEmpty: alice changes something and leaves; another server says that the room is as before the
-// change. Resolution that starts from the unconflicted state refuses both, as alice is gone (MSC4297, problem A).
+// TestResolutionStartsEmpty: alice changes something and leaves. Another server claims that the room is as before the
+// change. Resolution that starts from the unconflicted state refuses both, because alice is gone (MSC4297, problem A).
 func TestResolutionStartsEmpty(t *testing.T) {
 	for _, test := range []struct {
 		name, eventType, key string
@@ -164,8 +164,8 @@ func TestResolutionStartsEmpty(t *testing.T) {
 	}
 }
 
-// TestResolutionSeesSubgraph: alice gives bob power, and bob gives charlie power. Another server says that the room
-// has the power levels of before, and a member whose events span both. The step between has to be replayed, or the
+// TestResolutionSeesSubgraph: alice gives bob power, and bob gives charlie power. Another server claims that the room
+// has the earlier power levels, and a member whose events span both. The step in between must be replayed, or the
 // newest power levels are refused (MSC4297, problem B).
 func TestResolutionSeesSubgraph(t *testing.T) {
 	c := newScene(t, "12", nil)

@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// refused checks the status and the code of a refusal.
+// refused checks the status and the error code.
 func refused(t testing.TB, what string, r rig.Response, status int, code string) {
 	t.Helper()
 	if r.Status != status || r.ErrCode() != code || r.JSON.Get("error").Str == "" {
@@ -20,7 +20,7 @@ func refused(t testing.TB, what string, r rig.Response, status int, code string)
 	}
 }
 
-// invite lets bob invite alice to a room of the fake server.
+// invite invites alice to a room of the fake server, in bob's name.
 func invite(f *rig.Fake, s *rig.Server, room *rig.FakeRoom, user string, state ...any) rig.Response {
 	e := f.Sign(room.Version, room.Draft(f.User("bob"), "m.room.member", map[string]any{"membership": "invite"}, user))
 	return f.Ask(s, http.MethodPut, rig.FederationPath("v2", "invite", room.ID, e.ID), map[string]any{
@@ -35,7 +35,7 @@ func stripped(e rig.FakeEvent) map[string]any {
 	}
 }
 
-// TestInvitesThatLie: an invite into a room of version 12 is refused if what it says of the room is not of this room.
+// TestInvitesThatLie: an invite to a room of version 12 is refused if its events are not of that room.
 func TestInvitesThatLie(t *testing.T) {
 	s, f := rig.New(t, rig.Config{Federation: true}), rig.NewFake(t)
 	alice := s.Register(t, "alice")
@@ -81,7 +81,7 @@ func TestInvitesThatLie(t *testing.T) {
 	noPanic(t, s)
 }
 
-// invited waits for an invitation and returns the state that came with it.
+// invited waits for an invitation and returns its state.
 func invited(u *rig.User, room string) (state gjson.Result) {
 	for end := time.Now().Add(patience); time.Now().Before(end) && !state.Exists(); time.Sleep(20 * time.Millisecond) {
 		r := u.Do(http.MethodGet, rig.Path("sync"), nil, nil)
@@ -90,7 +90,7 @@ func invited(u *rig.User, room string) (state gjson.Result) {
 	return state
 }
 
-// TestNobodyMayLetIn: a restricted join is refused with the reason if the room has nobody here who may let others in.
+// TestNobodyMayLetIn: a restricted join is refused with the reason if no user here may let others in.
 func TestNobodyMayLetIn(t *testing.T) {
 	c := newScene(t, "12", nil) // the room whose members may join
 	carol := c.s.Register(t, "carol")
@@ -112,7 +112,7 @@ func TestNobodyMayLetIn(t *testing.T) {
 	refused(t, "without", ask(), 400, "M_UNABLE_TO_GRANT_JOIN")
 }
 
-// TestIncompatibleVersion: who does not know the room's version learns which it is.
+// TestIncompatibleVersion: a server that does not know the room's version is told the version.
 func TestIncompatibleVersion(t *testing.T) {
 	c := newScene(t, "12", nil)
 	for _, query := range []string{"?ver=11", "?ver=1&ver=11", ""} {
@@ -124,8 +124,8 @@ func TestIncompatibleVersion(t *testing.T) {
 	}
 }
 
-// TestWrongCreateEvent: a join through a server that does not give the room's own create event fails, leaves nothing
-// of the room, and the next server is tried.
+// TestWrongCreateEvent: a join through a server that does not return the room's own create event fails and leaves
+// nothing of the room, and the next server is tried.
 func TestWrongCreateEvent(t *testing.T) {
 	s, good, bad := rig.New(t, rig.Config{Federation: true}), rig.NewFake(t), rig.NewFake(t)
 	alice := s.Register(t, "alice")

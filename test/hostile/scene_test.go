@@ -1,5 +1,5 @@
-// Package hostile shows what the server does with another homeserver that breaks the rules, or uses rare ones. The
-// other homeserver is rig.Fake.
+// Package hostile tests the server with another homeserver that breaks the rules, or uses rare ones. The other
+// homeserver is rig.Fake.
 package hostile_test
 
 import (
@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { rig.Main(m) }
 
 const patience = 20 * time.Second
 
-// A scene is a room of alice's on our server, which bob of the fake server has joined.
+// A scene is a room of alice on our server, which bob of the fake server has joined.
 type scene struct {
 	*testing.T
 	s     *rig.Server
@@ -26,7 +26,7 @@ type scene struct {
 	alice *rig.User
 	bob   string
 	room  *rig.FakeRoom
-	eyes  *rig.User // whose view of the room counts: alice, unless a test says otherwise
+	eyes  *rig.User // the user whose view of the room counts: alice, unless a test sets another
 }
 
 func newScene(t *testing.T, version string, opts map[string]any) *scene {
@@ -34,7 +34,7 @@ func newScene(t *testing.T, version string, opts map[string]any) *scene {
 	return newSceneFor(t, version, func(*scene) map[string]any { return opts })
 }
 
-// newSceneFor makes the options of the room once the servers have names.
+// newSceneFor creates the options of the room when the servers have names.
 func newSceneFor(t *testing.T, version string, opts func(c *scene) map[string]any) *scene {
 	t.Helper()
 	c := &scene{T: t, s: rig.New(t, rig.Config{Federation: true}), f: rig.NewFake(t)}
@@ -44,7 +44,7 @@ func newSceneFor(t *testing.T, version string, opts func(c *scene) map[string]an
 	return c
 }
 
-// newRoom makes another room of that kind.
+// newRoom creates another such room.
 func (c *scene) newRoom(version string, opts map[string]any) *rig.FakeRoom {
 	c.Helper()
 	all := map[string]any{"preset": "public_chat", "room_version": version}
@@ -81,7 +81,7 @@ func (c *scene) seesNot(what string, e rig.FakeEvent) {
 	}
 }
 
-// receive waits until the fake server is sent the event, and makes it the end of the room.
+// receive waits until the fake server gets the event, and appends it to the room.
 func (c *scene) receive(pred func(pdu gjson.Result) bool) {
 	c.Helper()
 	c.room.Receive(c.f.WaitPDU(patience, func(pdu gjson.Result) bool {

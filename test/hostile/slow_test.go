@@ -15,17 +15,17 @@ import (
 
 var long = flag.Bool("long", false, "also runs what takes minutes")
 
-// promised is how long a room may keep its own users waiting, whatever another server does.
+// promised is how long a room may delay its own users, whatever another server does.
 const promised = 5 * time.Second
 
-// A stall is a way to keep our server waiting: the request that the other server does not answer, and an event that
-// makes our server send it.
+// A stall is a way to make our server wait: the request that the other server does not answer, and an event that makes
+// our server send it.
 type stall struct {
 	request string
 	event   func(c *scene, n int) rig.FakeEvent
 }
 
-// message is an event that changes as the test wants it.
+// message is an event with the given changes.
 func (c *scene) message(n int, changes map[string]any) rig.FakeEvent {
 	d := c.room.Fork().Draft(c.bob, "m.room.message", rig.Text(fmt.Sprintf("hangs %d", n)))
 	for field, value := range changes {
@@ -34,14 +34,14 @@ func (c *scene) message(n int, changes map[string]any) rig.FakeEvent {
 	return c.f.Sign(c.room.Version, d)
 }
 
-// unknown is the ID of an event that nobody has.
+// unknown is the ID of an event that does not exist.
 func unknown(n int) string { return fmt.Sprintf("$%043d", n) }
 
 func afterUnknown(c *scene, n int) rig.FakeEvent {
 	return c.message(n, map[string]any{"prev_events": []string{unknown(n)}})
 }
 
-// afterGap is an event with one predecessor that the other server shows, and another before that which it does not.
+// afterGap is an event with one predecessor that the other server has, and another before that which it does not have.
 func afterGap(c *scene, n int) rig.FakeEvent {
 	hidden := c.message(n, map[string]any{"prev_events": []string{unknown(n)}})
 	e := c.message(n, map[string]any{"prev_events": []string{hidden.ID}})
@@ -75,8 +75,8 @@ var stalls = map[string]stall{
 	}},
 }
 
-// TestServerThatDoesNotAnswer: a server that sends events whose history is not known here, and does not say what came
-// before them, keeps nobody but itself waiting.
+// TestServerThatDoesNotAnswer: a server sends events whose history is unknown here, and does not answer when asked for
+// it. Nobody else has to wait.
 func TestServerThatDoesNotAnswer(t *testing.T) {
 	for name, stall := range stalls {
 		t.Run(name, func(t *testing.T) {
@@ -95,7 +95,7 @@ func TestServerThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
-// hang lets the other server answer a kind of request only when the test is over.
+// hang makes the other server answer a kind of request only when the test is over.
 func (c *scene) hang(request string) {
 	over := make(chan struct{})
 	c.Cleanup(func() { close(over) })
@@ -105,7 +105,7 @@ func (c *scene) hang(request string) {
 	})
 }
 
-// roomIsQuick checks that what local users do, and a leave that is due, is in the room in time.
+// roomIsQuick checks that events of local users, and a leave that is due, are in the room in time.
 func (c *scene) roomIsQuick() {
 	c.Helper()
 	start := time.Now()
@@ -164,8 +164,8 @@ func TestServerBesideOneThatDoesNotAnswer(t *testing.T) {
 	c.roomIsQuick()
 }
 
-// TestStateDuringAGap: what local users change while another server is asked what came before its event stays, and so
-// does what the event says: the two are resolved as other branches of a room are.
+// TestStateDuringAGap: local users change state while another server is asked for the predecessors of its event. Both
+// their changes and the event's state stay: the two are resolved like other branches of a room.
 func TestStateDuringAGap(t *testing.T) {
 	t.Parallel()
 	c := newScene(t, "10", nil)
@@ -177,7 +177,7 @@ func TestStateDuringAGap(t *testing.T) {
 	c.f.Answer("/get_missing_events/", func(rig.FakeRequest) (int, any) {
 		asked <- struct{}{}
 		<-answer
-		return http.StatusOK, map[string]any{"events": []any{here}} // so that the state has to be fetched
+		return http.StatusOK, map[string]any{"events": []any{here}} // so that the state must be fetched
 	})
 	c.f.MustSend(c.s, renamed)
 	<-asked
@@ -197,8 +197,8 @@ func TestStateDuringAGap(t *testing.T) {
 	c.works()
 }
 
-// TestServerThatAnswersAgain: a server that did not answer is not asked for a minute, so that what it has sent does not
-// pile up here; then it is.
+// TestServerThatAnswersAgain: a server that did not answer is not asked for a minute, so that its events do not pile up
+// here. After that it is asked again.
 func TestServerThatAnswersAgain(t *testing.T) {
 	if !*long {
 		t.Skip("takes two minutes; -long")
@@ -225,7 +225,7 @@ func TestServerThatAnswersAgain(t *testing.T) {
 		t.Errorf("the server was asked %d times", n)
 	}
 	close(answer)
-	time.Sleep(time.Minute) // for which it is not asked
+	time.Sleep(time.Minute) // the minute
 	c.room.Message(c.bob, "not sent")
 	e := c.room.Message(c.bob, "after a gap")
 	c.f.MustSend(c.s, e)

@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// TestUnreadablePDUs: what cannot be read of a transaction is left out, and the rest of it is processed.
+// TestUnreadablePDUs: an unreadable PDU of a transaction is skipped, and the rest is processed.
 func TestUnreadablePDUs(t *testing.T) {
 	for _, version := range []string{"10", "12"} {
 		t.Run(version, func(t *testing.T) {
@@ -22,7 +22,7 @@ func TestUnreadablePDUs(t *testing.T) {
 			pdus := []any{first}
 			numbers := []string{"1.5", "9007199254740992", "-9007199254740992", "1e300"}
 			if version == "12" {
-				numbers = append(numbers, "1E2", "-0.0", "0.0") // older versions have always taken these
+				numbers = append(numbers, "1E2", "-0.0", "0.0") // older versions have always accepted these
 			}
 			for _, n := range numbers {
 				pdus = append(pdus, number(n))
@@ -58,8 +58,8 @@ func TestUnreadablePDUs(t *testing.T) {
 	}
 }
 
-// TestListedAuthEvents: an event of version 12 that lists what it must not list as auth events is rejected, others
-// of its transaction are not, and the room goes on even if other servers build upon it.
+// TestListedAuthEvents: an event of version 12 with forbidden entries in its auth events is rejected. Other events of
+// its transaction are not, and the room goes on even if other servers build on it.
 func TestListedAuthEvents(t *testing.T) {
 	c := newScene(t, "12", nil)
 	other := c.newRoom("12", nil)
@@ -99,10 +99,10 @@ func TestListedAuthEvents(t *testing.T) {
 	}
 	c.works()
 
-	for i, e := range events { // somebody builds upon it
+	for i, e := range events { // another event builds on it
 		branch := c.room
 		if names[i] == "the create event" {
-			branch = c.room.Fork() // nobody can read it, so nobody can follow
+			branch = c.room.Fork() // it is unreadable, so nothing can follow it
 		}
 		good := branch.Draft(c.bob, "m.room.message", rig.Text("on "+names[i]))
 		next := branch.Add(good.With("prev_events", []string{branch.Last[0], e.ID}))

@@ -20,7 +20,8 @@ func delayedScenarios() []scenario {
 	}
 }
 
-// futuresFire: generation 0, which only ours has: by time, by token, messages and state; and a group's one event.
+// futuresFire: generation 0, which only our server has: by timer, by token, messages and state, and one event of a
+// group.
 func futuresFire(s *scene) {
 	owner, guest, room := s.meet(nil)
 	ours, theirs := s.sides(owner, guest)
@@ -46,7 +47,7 @@ func futuresFire(s *scene) {
 	s.has(0, "loses", room, owner, guest)
 }
 
-// delayedEventsFire: generation 1, on both sides at once.
+// delayedEventsFire: generation 1, on both sides.
 func delayedEventsFire(s *scene) {
 	owner, guest, room := s.meet(nil)
 	users := []*rig.User{owner, guest}
@@ -68,7 +69,7 @@ func delayedEventsFire(s *scene) {
 	}
 }
 
-// delay schedules an event by generation 1 and returns its delay_id.
+// delay schedules an event with generation 1 and returns its delay_id.
 func (s *scene) delay(u *rig.User, room, rest, body string, delay time.Duration) string {
 	s.Helper()
 	r := s.wants(u.Delay(room, rest, rig.Text(body), delay), 200, "")
@@ -79,7 +80,7 @@ func (s *scene) delay(u *rig.User, room, rest, body string, delay time.Duration)
 	return id
 }
 
-// newerState: what the other side sets ends what was scheduled for the same key, and nothing else.
+// newerState: state set on the other side ends what was scheduled for the same key, and nothing else.
 func newerState(s *scene) {
 	owner, guest, room := s.meet(nil)
 	ours, theirs := s.sides(owner, guest)
@@ -138,8 +139,8 @@ func pendingDelayed(s *scene, u *rig.User) (ids []string) {
 	return ids
 }
 
-// thrownOut: one guest is kicked, one banned, one loses the power to speak, all from the other side. What they have
-// scheduled before does not come.
+// thrownOut: one guest is kicked, one banned, one loses the power to speak, all by the other side. Their scheduled
+// events do not arrive.
 func thrownOut(s *scene) {
 	owner, witness, room := s.meet(nil)
 	s.setPower(owner, room, func(levels map[string]any) {

@@ -42,7 +42,7 @@ func messagesAndState(s *scene) {
 	s.agree(room, owner, guest)
 }
 
-// redactions is the stage of the scenarios about them: who may redact whose message.
+// redactions has the users of the scenarios about redactions: who may redact whose message.
 type redactions struct {
 	*scene
 	owner, guest *rig.User
@@ -55,8 +55,8 @@ func (s *scene) redactions() *redactions {
 	return &redactions{s, owner, guest, room}
 }
 
-// each calls redact for all that may be redacted: the guest's message by the guest and by the owner, the owner's own.
-// Then both must see the message empty.
+// each calls redact for all that may be redacted: the guest's message by the guest and by the owner, the owner's own
+// message. Then both must see the message without content.
 func (r *redactions) each(redact func(by *rig.User, target string)) {
 	r.Helper()
 	type redaction struct{ by, of *rig.User }
@@ -73,7 +73,7 @@ func (r *redactions) each(redact func(by *rig.User, target string)) {
 	r.agree(r.room, r.owner, r.guest)
 }
 
-// gone waits until the users see the event without its content, wherever they look.
+// gone waits until the users see the event without its content, in all answers.
 func (r *redactions) gone(target string, users ...*rig.User) {
 	r.Helper()
 	for _, u := range users {
@@ -90,7 +90,7 @@ func (r *redactions) gone(target string, users ...*rig.User) {
 	}
 }
 
-// redactionOf is a predicate for the redaction of the event. Where its target stands has changed with version 11;
+// redactionOf is a predicate for the redaction of the event. The place of its target has changed with version 11;
 // clients get it in both places.
 func (r *redactions) redactionOf(u *rig.User, target string) func(gjson.Result) bool {
 	return func(event gjson.Result) bool {
@@ -130,7 +130,7 @@ func redactBySend(s *scene) {
 	})
 }
 
-// redactLater: a message that destroys itself, as a delayed event of generation 1.
+// redactLater: a message that is deleted after a set time, by a delayed event of generation 1.
 func redactLater(s *scene) {
 	r := s.redactions()
 	r.each(func(by *rig.User, target string) {
@@ -148,7 +148,7 @@ func redactWithoutPower(s *scene) {
 	r.guest.WaitFor(r.room, is(target), patience)
 	s.wants(r.byVerb(r.guest, target), 403, "M_FORBIDDEN")
 
-	// Ours does not know /redact with a delay, and must not take it for one without. (Synapse does.)
+	// Our server has no delayed /redact and must not redact at once. (Synapse has it.)
 	own, _ := s.sides(r.owner, r.guest)
 	mine := own.Send(r.room, "m.room.message", rig.Text("stays too"))
 	answer := own.Delay(r.room, "redact/"+mine+"/"+own.NextTxn(), map[string]any{}, time.Second)
@@ -165,7 +165,7 @@ func redactWithoutPower(s *scene) {
 	}
 }
 
-// sides sorts the owner and the guest: who is on our server comes first.
+// sides returns the owner and the guest; the user on our server comes first.
 func (s *scene) sides(owner, guest *rig.User) (ours, theirs *rig.User) {
 	if s.home.name == "ours" {
 		return owner, guest

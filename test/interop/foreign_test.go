@@ -12,8 +12,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// TestUnauthorizedAfar: Synapse answers 401 to a server whose signatures are wrong. Our client must not be told 401,
-// since it would log itself out.
+// TestUnauthorizedAfar: Synapse answers 401 to a server whose signatures are wrong. Our client must not get the 401,
+// because it would log out.
 func TestUnauthorizedAfar(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -39,7 +39,7 @@ func TestUnauthorizedAfar(t *testing.T) {
 	}
 }
 
-// forgeKey replaces the signing key by another of the same name.
+// forgeKey replaces the signing key by another with the same name.
 func forgeKey(t *testing.T, path string) {
 	t.Helper()
 	data, err := os.ReadFile(path)

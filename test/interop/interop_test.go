@@ -1,5 +1,5 @@
-// Package interop tests our server beside a real Synapse. The two talk to each other over TLS on this machine; users
-// of both do what users do in rooms of every version, in rooms that ours made and in rooms that Synapse made.
+// Package interop tests our server beside a real Synapse. The two federate over TLS on this machine. Users of both use
+// rooms of every version, created by our server and by Synapse.
 package interop_test
 
 import (
@@ -24,16 +24,16 @@ func TestMain(m *testing.M) {
 	rig.Main(m)
 }
 
-// patience is how long a test waits for what must come; only a failing test waits so long.
+// patience is how long a test waits for something that must happen. Only a failing test waits so long.
 const patience = time.Minute
 
 var (
 	every = []string{"1", "6", "9", "10", "11", "12"} // room versions
-	late  = []string{"10", "11", "12"}                // for scenarios that take their time
+	late  = []string{"10", "11", "12"}                // for slow scenarios
 	last  = []string{"12"}
 )
 
-// host is a homeserver, whoever made it.
+// host is a homeserver of either kind.
 type host interface {
 	Register(t testing.TB, name string) *rig.User
 }
@@ -45,14 +45,14 @@ type side struct {
 	server string // its name in Matrix IDs
 }
 
-// pair is two servers that speak with each other.
+// pair is two federated servers.
 type pair struct {
 	ours    *rig.Server
 	synapse *rig.Synapse
 	users   atomic.Int64 // registered so far
 }
 
-// python returns a Python that has Synapse. The test is skipped where there is none, unless one is required.
+// python returns a Python that has Synapse. Without one the test is skipped, unless it is required.
 func python(t *testing.T) string {
 	t.Helper()
 	path, err := findPython()
@@ -66,7 +66,7 @@ func python(t *testing.T) string {
 	return ""
 }
 
-// findPython is FUTURES_SYNAPSE_PYTHON or, if that is not set, what synapse.sh installs.
+// findPython returns FUTURES_SYNAPSE_PYTHON or, if that is not set, the Python that synapse.sh installs.
 var findPython = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("FUTURES_SYNAPSE_PYTHON"); path != "" {
 		return path, nil
@@ -91,7 +91,7 @@ func newPair(t *testing.T) *pair {
 	}
 }
 
-// scene is one scenario's part of a pair: a room version, the side that makes the room, and the other side.
+// scene is one scenario's part of a pair: a room version, the side that creates the room, and the other side.
 type scene struct {
 	*testing.T
 	*pair
@@ -111,14 +111,14 @@ func newScene(t *testing.T, p *pair, version, home string) *scene {
 	return s
 }
 
-// scenario is what users do in a room of one version, with its owner on either side.
+// scenario is what users do in a room of one version, whose owner is on either side.
 type scenario struct {
 	name     string
 	versions []string
 	run      func(*scene)
 }
 
-// TestInterop plays all scenarios that need neither server to go away, beside each other on one pair of servers.
+// TestInterop runs all scenarios that need no outage, in parallel on one pair of servers.
 func TestInterop(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)

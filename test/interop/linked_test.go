@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// Rooms that lead to other rooms.
+// Rooms that refer to other rooms.
 func linkedRoomScenarios() []scenario {
 	return []scenario{
 		{"restricted join", late, restrictedJoin},
@@ -41,7 +41,7 @@ func restrictedJoin(s *scene) {
 		s.Errorf("the join is authorised by %q, want %s", by, owner.ID)
 	}
 
-	// Now that the guest's server is in the room, the stranger can become a member of the club and join too.
+	// Now that the guest's server is in the room, the stranger can join the club and then the room.
 	s.join(stranger, club, s.home)
 	s.member(owner, club, stranger, "join")
 	s.join(stranger, room, s.home)
@@ -49,7 +49,7 @@ func restrictedJoin(s *scene) {
 	s.agree(room, owner, guest, stranger)
 }
 
-// space: the guest looks through the owner's space and joins what is in it by what the space says.
+// space: the guest browses the owner's space and joins its rooms by what the space says.
 func space(s *scene) {
 	owner, guest, room := s.meet(map[string]any{"creation_content": map[string]any{"type": "m.space"}, "name": "the space"})
 	child := s.create(owner, map[string]any{"name": "the child"})
@@ -78,8 +78,8 @@ func space(s *scene) {
 	s.agree(child, owner, guest)
 }
 
-// upgradeRoom: from the scene's version to 12, by the owner or by the guest, who is an administrator. All others follow
-// by what the tombstone says.
+// upgradeRoom upgrades from the scene's version to 12, by the owner or by the guest, who is an administrator. All
+// others follow the tombstone.
 func upgradeRoom(s *scene, byGuest bool) {
 	owner, guest, old := s.meet(map[string]any{"name": "the room"})
 	s.setPower(owner, old, func(levels map[string]any) { levels["users"].(map[string]any)[guest.ID] = 100 })

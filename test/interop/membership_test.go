@@ -46,13 +46,13 @@ func joinByAlias(s *scene) {
 func joinByID(s *scene) {
 	owner, guest, room := s.meet(nil)
 	second := s.register(s.away, "second")
-	second.Join(room) // without help: her server is in the room
+	second.Join(room) // without help, because her server is in the room
 	s.member(owner, room, second, "join")
 	id := owner.SendState(room, "m.room.topic", "", map[string]any{"topic": "of the owner"})
 	guest.WaitFor(room, is(id), patience)
 	s.agree(room, owner, guest, second)
 
-	// The room's first event, which lies before the join, is to be had too.
+	// The room's first event, from before the join, is available too.
 	for _, u := range []*rig.User{owner, guest} {
 		timeline := s.timeline(u, room)
 		create := timeline[len(timeline)-1]
@@ -77,8 +77,8 @@ func inviteAndAccept(s *scene) {
 	s.agree(room, owner, guest)
 }
 
-// strippedState checks what an invitation tells of its room. Invitations into rooms of version 12 bring the whole create
-// event along (MSC4311), since the room's ID can be checked with that. We pass it on to our users, Synapse strips it.
+// strippedState checks the state in an invitation. Invitations to rooms of version 12 contain the whole create event
+// (MSC4311), with which the room's ID can be checked. Our server passes it on to users, Synapse strips it.
 func (s *scene) strippedState(state []gjson.Result, room string, owner, guest *rig.User) {
 	s.Helper()
 	if !slices.ContainsFunc(state, isMember(guest, "invite")) {
@@ -102,7 +102,7 @@ func inviteAndReject(s *scene) {
 	s.member(owner, room, guest, "leave")
 	s.wants(s.tryJoin(guest, room, s.home), 403, "M_FORBIDDEN")
 
-	// Afterwards the guest can be invited again, and come.
+	// Afterwards the guest can be invited again and join.
 	owner.Invite(room, guest.ID)
 	s.invited(guest, room)
 	guest.Join(room)
@@ -110,7 +110,7 @@ func inviteAndReject(s *scene) {
 	s.agree(room, owner, guest)
 }
 
-// directChat is what clients do to start one: encrypted, trusted, with the invitation in the request.
+// directChat starts a chat as clients do: encrypted, trusted, with the invitation in the request.
 func directChat(s *scene) {
 	owner, guest := s.register(s.home, "owner"), s.register(s.away, "guest")
 	opts := map[string]any{
@@ -138,7 +138,7 @@ func directChat(s *scene) {
 
 func leaveAndReturn(s *scene) {
 	owner, guest, room := s.meet(nil)
-	guest.Leave(room) // the last of her server
+	guest.Leave(room) // the last member on her server
 	s.member(owner, room, guest, "leave")
 	id := owner.SendState(room, "m.room.topic", "", map[string]any{"topic": "while she was away"})
 	s.join(guest, room, s.home)
@@ -171,8 +171,8 @@ func kickAndBan(s *scene) {
 	s.agree(room, owner, witness, guest)
 }
 
-// banMeetsReturn: a guest who was kicked returns by her own server while the owner bans her on the other. Whichever
-// comes first, in the end she is banned on both.
+// banMeetsReturn: a kicked guest returns by her own server while the owner bans her on the other. In any order, in the
+// end she is banned on both.
 func banMeetsReturn(s *scene) {
 	owner, witness, room := s.meet(nil)
 	for range 3 {

@@ -8,8 +8,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// TestOutage lets one of the servers be away at the time that matters: it is down, is killed, or both are cut off from
-// each other. Each part is played in a room of ours and in one of Synapse's at once.
+// TestOutage makes one of the servers unavailable at the wrong time: it is down, is killed, or the two are separated.
+// Each part runs in a room of ours and in one of Synapse's.
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -22,7 +22,7 @@ func TestOutage(t *testing.T) {
 		{"ours is down", oursDown, late},
 		{"ours is killed", oursKilled, late},
 		{"partition", partition, late},
-		// Before version 12 Dendrite resolves states in its own way, which we leave alone: docs/base.md.
+		// Before version 12 Dendrite resolves state in its own way, which we do not change (docs/base.md).
 		{"partition with new keys", partitionWithNewKeys, []string{"12"}},
 	} {
 		for _, version := range part.versions {
@@ -43,7 +43,7 @@ func TestOutage(t *testing.T) {
 	}
 }
 
-// heal starts and connects what a failed part has left behind.
+// heal starts and connects what a failed part has left.
 func (p *pair) heal() {
 	if !p.ours.Running() {
 		p.ours.Start()
@@ -70,7 +70,7 @@ func (s *stage) on(name string) *rig.User {
 	return s.guest
 }
 
-// schedule lets the user on our side schedule an event by each generation. It returns their bodies.
+// schedule schedules an event of each generation for the user on our side. It returns their bodies.
 func (s *stage) schedule(mark string, delay time.Duration) []string {
 	s.Helper()
 	u := s.on("ours")
@@ -81,7 +81,7 @@ func (s *stage) schedule(mark string, delay time.Duration) []string {
 	return []string{"future " + mark, "state future " + mark, "delayed " + mark, "delayed state " + mark}
 }
 
-// once waits until both sides have all the bodies, and wants each once.
+// once waits until both sides have all the bodies, and checks that each is there once.
 func (s *stage) once(bodies ...string) {
 	s.Helper()
 	for _, body := range bodies {
@@ -93,7 +93,7 @@ func (s *stage) once(bodies ...string) {
 	}
 }
 
-// synapseDown: what ours sends while Synapse is down arrives there when it is up again.
+// synapseDown: events that our server sends while Synapse is down arrive when it is up again.
 func synapseDown(_ *testing.T, p *pair, stages []*stage) {
 	var bodies []string
 	for _, s := range stages {
@@ -111,7 +111,8 @@ func synapseDown(_ *testing.T, p *pair, stages []*stage) {
 	}
 }
 
-// oursDown: what was due on ours meanwhile comes after the start, and what Synapse has sent meanwhile arrives.
+// oursDown: events that were due while our server was down are sent after the start, and events that Synapse has sent
+// meanwhile arrive.
 func oursDown(_ *testing.T, p *pair, stages []*stage) {
 	const delay = 4 * time.Second
 	due := time.Now().Add(delay)
@@ -127,14 +128,14 @@ func oursDown(_ *testing.T, p *pair, stages []*stage) {
 		s.sees("message of Synapse's", s.room, s.on("synapse"))
 		s.sees("state of Synapse's", s.room, s.on("synapse"))
 	}
-	<-time.After(time.Until(due.Add(time.Second))) // what ours had to send is due for sure
+	<-time.After(time.Until(due.Add(time.Second))) // our events are certainly due
 	p.ours.Start()
 	for _, s := range stages {
 		s.once(bodies...)
 	}
 }
 
-// oursKilled: SIGKILL at the due time, at two steps of a future's life and wherever it is then.
+// oursKilled: SIGKILL at the deadline, at two steps of a future's life and wherever it is then.
 func oursKilled(t *testing.T, p *pair, stages []*stage) {
 	const delay = 2 * time.Second
 	for _, step := range []string{"claimed", "submitted", "any"} {
@@ -159,14 +160,14 @@ func oursKilled(t *testing.T, p *pair, stages []*stage) {
 	}
 }
 
-// partition: while neither server reaches the other, their users change the same things. When they are connected
-// again, both must come to the same state.
+// partition: while the servers are separated, their users change the same things. When they are connected again, both
+// must reach the same state.
 func partition(_ *testing.T, p *pair, stages []*stage) {
 	split(p, stages, "shared")
 }
 
-// partitionWithNewKeys: what somebody sets on her side, after she was banned on the other, is in the state of one side
-// only. It conflicts all the same, with its absence, and must go.
+// partitionWithNewKeys: a user sets state on her side after she was banned on the other. It is in the state of one side
+// only. It conflicts nevertheless with its absence, and must be removed.
 func partitionWithNewKeys(_ *testing.T, p *pair, stages []*stage) {
 	split(p, stages, "of the outcast")
 	for _, s := range stages {
@@ -176,7 +177,7 @@ func partitionWithNewKeys(_ *testing.T, p *pair, stages []*stage) {
 	}
 }
 
-// split plays a partition, in which an outcast sets the piece of state with that key.
+// split runs a partition in which a banned user sets the piece of state with that key.
 func split(p *pair, stages []*stage, key string) {
 	outcasts := make(map[*stage]*rig.User)
 	for _, s := range stages {

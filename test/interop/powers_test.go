@@ -16,7 +16,7 @@ func powerScenarios() []scenario {
 	}
 }
 
-// powerLevels: the owner makes the guest an administrator, who then uses and passes on what she may.
+// powerLevels: the owner makes the guest an administrator, who then uses and passes on her power.
 func powerLevels(s *scene) {
 	owner, guest, room := s.meet(nil)
 	mute := s.register(s.home, "mute")
@@ -36,7 +36,7 @@ func powerLevels(s *scene) {
 	s.agree(room, owner, guest)
 }
 
-// creators: in version 12 the room's makers are above all levels, and above each other's reach (MSC4289).
+// creators: in version 12 the room's creators are above all levels, and none can act against another (MSC4289).
 func creators(s *scene) {
 	owner, guest, admin := s.register(s.home, "owner"), s.register(s.away, "guest"), s.register(s.home, "admin")
 	room := s.create(owner, map[string]any{
@@ -53,7 +53,7 @@ func creators(s *scene) {
 		}
 	}
 
-	// None of them can be thrown out, or named in power levels.
+	// They cannot be removed, or named in power levels.
 	for what, r := range map[string]rig.Response{
 		"a creator who kicks a creator":        membership(owner, room, "kick", guest),
 		"an administrator who kicks a creator": membership(admin, room, "kick", guest),
@@ -72,7 +72,7 @@ func creators(s *scene) {
 		}
 	}
 
-	// The guest can do all, whatever the levels say.
+	// The guest can do everything, whatever the levels are.
 	id := s.setPower(owner, room, func(levels map[string]any) { levels["events_default"], levels["state_default"] = 99, 101 })
 	guest.WaitFor(room, is(id), patience)
 	name := guest.SendState(room, "m.room.name", "", map[string]any{"name": "of the guest"})
@@ -91,10 +91,10 @@ func upgrade(u *rig.User, room, version string) rig.Response {
 	return u.Do(http.MethodPost, rig.Path("rooms", room, "upgrade"), nil, map[string]any{"new_version": version})
 }
 
-// numbers is what is left of a text that was printed as a slice of bytes.
+// numbers matches a text that was printed as a slice of bytes.
 var numbers = regexp.MustCompile(`\[\d+ \d+`)
 
-// refusals: whatever the other server refuses, the user is told in words, and never that the access token is wrong.
+// refusals: if the other server refuses something, the user gets a text, and never an error about the access token.
 func refusals(s *scene) {
 	owner, guest := s.register(s.home, "owner"), s.register(s.away, "guest")
 	private := s.create(owner, map[string]any{"preset": "private_chat"})

@@ -16,7 +16,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// piece is a type of state that everybody may set in rooms made by scene.create.
+// piece is a type of state that everybody may set in rooms from scene.create.
 const piece = "org.example.piece"
 
 // register creates an account on the side.
@@ -25,7 +25,7 @@ func (s *scene) register(on side, name string) *rig.User {
 	return on.Register(s, fmt.Sprintf("%s%d", name, s.users.Add(1)))
 }
 
-// create makes a room of the scene's version, a public one unless opts say otherwise.
+// create creates a room of the scene's version, public unless opts say otherwise.
 func (s *scene) create(owner *rig.User, opts map[string]any) (room string) {
 	s.Helper()
 	all := map[string]any{
@@ -39,7 +39,7 @@ func (s *scene) create(owner *rig.User, opts map[string]any) (room string) {
 	return owner.CreateRoom(all)
 }
 
-// meet is what most scenarios start from: a public room of the owner's that the guest has joined from away.
+// meet is the start of most scenarios: a public room of the owner that the guest has joined over federation.
 func (s *scene) meet(opts map[string]any) (owner, guest *rig.User, room string) {
 	s.Helper()
 	owner, guest = s.register(s.home, "owner"), s.register(s.away, "guest")
@@ -55,19 +55,19 @@ func (s *scene) join(u *rig.User, room string, via side) {
 	s.wants(s.tryJoin(u, room, via), 200, "")
 }
 
-// tryJoin asks to join; by the older name of the parameter too, which our server knows.
+// tryJoin sends a join, also with the older name of the parameter, which our server knows.
 func (s *scene) tryJoin(u *rig.User, room string, via side) rig.Response {
 	s.Helper()
 	servers := []string{via.server}
 	return u.Do(http.MethodPost, rig.Path("join", room), url.Values{"server_name": servers, "via": servers}, map[string]any{})
 }
 
-// membership kicks, bans, unbans or invites somebody.
+// membership kicks, bans, unbans or invites a user.
 func membership(u *rig.User, room, action string, target *rig.User) rig.Response {
 	return u.Do(http.MethodPost, rig.Path("rooms", room, action), nil, map[string]any{"user_id": target.ID, "reason": "a test"})
 }
 
-// wants checks the status and the error code of a response, and ends the test if they are others.
+// wants checks the status and the error code of a response, and ends the test if they differ.
 func (s *scene) wants(r rig.Response, status int, errcode string) rig.Response {
 	s.Helper()
 	if r.Status != status || r.ErrCode() != errcode {
@@ -97,7 +97,7 @@ func (s *scene) member(u *rig.User, room string, target *rig.User, membership st
 	u.WaitFor(room, isMember(target, membership), patience)
 }
 
-// syncUntil follows the user's /sync until find returns something that exists, and returns that.
+// syncUntil follows the user's /sync until find returns an existing value, and returns it.
 func (s *scene) syncUntil(u *rig.User, what string, find func(sync gjson.Result) gjson.Result) gjson.Result {
 	s.Helper()
 	ctx, cancel := context.WithTimeout(s.Context(), patience)
@@ -123,7 +123,7 @@ func (s *scene) invited(u *rig.User, room string) []gjson.Result {
 	return s.syncUntil(u, "the invitation", func(sync gjson.Result) gjson.Result { return sync.Get(path) }).Array()
 }
 
-// exchange lets each user say something that all others wait for.
+// exchange lets each user send a message that all others wait for.
 func (s *scene) exchange(room string, users ...*rig.User) {
 	s.Helper()
 	for _, u := range users {
@@ -134,7 +134,7 @@ func (s *scene) exchange(room string, users ...*rig.User) {
 	}
 }
 
-// agree lets the users, of both sides, talk, and waits until all see the same state of the room, event for event.
+// agree lets users of both sides send messages, and waits until all see the same state of the room, event for event.
 func (s *scene) agree(room string, users ...*rig.User) {
 	s.Helper()
 	s.exchange(room, users...)
@@ -155,7 +155,7 @@ func (s *scene) agree(room string, users ...*rig.User) {
 	}
 }
 
-// stateEvent waits until the room's state, as the user sees it, has such an event, and returns it.
+// stateEvent waits until the room's state, as the user sees it, has an event that such accepts, and returns it.
 func (s *scene) stateEvent(u *rig.User, room string, such func(gjson.Result) bool) (found gjson.Result) {
 	s.Helper()
 	eventually(s, "a piece of state", func() bool {
@@ -169,13 +169,13 @@ func (s *scene) stateEvent(u *rig.User, room string, such func(gjson.Result) boo
 	return found
 }
 
-// told waits until the witness sees the very event that is now current for the actor.
+// told waits until the witness sees exactly the event that is now current for the actor.
 func (s *scene) told(actor, witness *rig.User, room string, such func(gjson.Result) bool) {
 	s.Helper()
 	witness.WaitFor(room, is(s.stateEvent(actor, room, such).Get("event_id").String()), patience)
 }
 
-// state returns the room's state as the user sees it: from type and state key to the event's ID and content.
+// state returns the room's state as the user sees it: type and state key to the event's ID and content.
 func (s *scene) state(u *rig.User, room string) map[string]string {
 	s.Helper()
 	state := make(map[string]string)
@@ -205,7 +205,7 @@ func differ(a, b map[string]string) string {
 	return out.String()
 }
 
-// timeline returns the room's events, newest first, as a client that leafs back through them gets them.
+// timeline returns the room's events, newest first, as a client that pages backwards gets them.
 func (s *scene) timeline(u *rig.User, room string) (events []gjson.Result) {
 	s.Helper()
 	seen := make(map[string]bool)
@@ -227,7 +227,7 @@ func (s *scene) timeline(u *rig.User, room string) (events []gjson.Result) {
 	return events
 }
 
-// has wants so many events with that body in the timeline of each of the users.
+// has checks that the timeline of each user has n events with that body.
 func (s *scene) has(n int, body, room string, users ...*rig.User) {
 	s.Helper()
 	for _, u := range users {

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Installs the Synapse that the tests of this folder run beside ours, and prints the path of a Python that has it.
+# Installs Synapse for the tests in this folder, and prints the path of a Python that has it.
 #
 #   FUTURES_SYNAPSE_PYTHON=$(test/interop/synapse.sh)
 #
 # It needs Python 3.11 or newer with the module venv, or the program virtualenv, and the Python package registry.
-# The versions and the hashes of all packages stand in requirements.txt. What is installed lies in
-# .cache/synapse/, under the hash of that file, so that a second run only prints the path. Where Synapse cannot be
-# had, the script fails and says why in its last line. If FUTURES_SYNAPSE_PYTHON is set already, that is printed.
+# requirements.txt has the versions and the hashes of all packages. They are installed in .cache/synapse/, under the
+# hash of that file, so a second run only prints the path. If Synapse cannot be installed, the script fails and says
+# why in its last line. If FUTURES_SYNAPSE_PYTHON is set, the script prints it.
 set -eu
 
 die() { echo "synapse.sh: $*" >&2; exit 1; }
@@ -25,7 +25,7 @@ python() {
 	return 1
 }
 
-# environment makes a virtual environment with pip in the folder. Debian ships venv and pip as packages of their own.
+# environment creates a virtual environment with pip in the folder. In Debian venv and pip are separate packages.
 environment() {
 	"$python" -m venv "$1" && return
 	rm -rf "$1"
@@ -42,8 +42,8 @@ key=$( (cat "$requirements" && echo "$python $version") | sha256sum | cut -c 1-1
 root=$(cd "$here/../.." && pwd)/.cache/synapse
 if [ ! -x "$root/$key/bin/python" ]; then
 	mkdir -p "$root"
-	# It is installed beside its place and then moved there, so that what is in place is complete. Of two
-	# scripts that run at the same time, both install and one gives its copy up.
+	# It is installed beside its final place and then moved there, so the final place is always complete. If two
+	# scripts run at the same time, both install and one discards its copy.
 	new=$(mktemp -d "$root/new.XXXXXX")
 	trap 'rm -rf "$new"' EXIT
 	environment "$new/env" >"$new/log" 2>&1 || die "no virtual environment (python3-venv is missing?): $(tail -n 1 "$new/log")"

@@ -1,12 +1,11 @@
 #!/bin/sh
-# Builds the LiveKit server that the tests of test/rtc run beside ours, and LiveKit's side in them, and prints the folder
-# that has both.
+# Builds the LiveKit server for the tests in test/rtc, and the program in this folder, and prints the folder with both.
 #
 #   FUTURES_LIVEKIT=$(test/livekit/livekit.sh)
 #
-# It needs Go and its module proxy. The versions stand in go.mod. What is built lies in .cache/livekit/, under the hash of
-# this folder, so that a second run only prints the path. Where LiveKit cannot be had, the script fails and says why in
-# its last line. If FUTURES_LIVEKIT is set already, that is printed.
+# It needs Go and its module proxy. go.mod has the versions. The result is in .cache/livekit/, under the hash of this
+# folder, so a second run only prints the path. If LiveKit cannot be built, the script fails and says why in its last
+# line. If FUTURES_LIVEKIT is set, the script prints it.
 set -eu
 
 die() { echo "livekit.sh: $*" >&2; exit 1; }
@@ -18,8 +17,8 @@ key=$( (cat "$here/go.mod" "$here/main.go" && go env GOVERSION GOARCH) | sha256s
 root=$(cd "$here/../.." && pwd)/.cache/livekit
 if [ ! -x "$root/$key/livekit-server" ]; then
 	mkdir -p "$root"
-	# It is built beside its place and then moved there, so that what is in place is complete. Of two scripts that run at
-	# the same time, both build and one gives its copy up.
+	# It is built beside its final place and then moved there, so the final place is always complete. If two scripts run
+	# at the same time, both build and one discards its copy.
 	new=$(mktemp -d "$root/new.XXXXXX")
 	trap 'rm -rf "$new"' EXIT
 	mkdir "$new/bin"

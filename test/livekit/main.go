@@ -1,9 +1,9 @@
-// Command livekit is LiveKit's side in the tests of test/rtc: it reads our tokens with LiveKit's own library, and plays a
-// participant of a real SFU. It has a module of its own because LiveKit wants newer versions of modules that the
+// Command livekit is LiveKit's part of the tests in test/rtc: it reads our tokens with LiveKit's own library, and is a
+// participant of a real SFU. It has a module of its own because LiveKit needs newer versions of modules that the
 // homeserver shares with Dendrite.
 //
 //	livekit verify SECRET TOKEN    prints what LiveKit reads in the token, as JSON
-//	livekit join URL TOKEN         enters, prints "joined ROOM IDENTITY", and "left" when it is sent away
+//	livekit join URL TOKEN         joins, prints "joined ROOM IDENTITY", and "left" when it is removed
 package main
 
 import (
@@ -48,7 +48,7 @@ func verify(secret, token string) error {
 	})
 }
 
-// join speaks no more of the protocol than is needed to be let in: it never connects any media.
+// join uses only as much of the protocol as is needed to join; it never connects media.
 func join(address, token string) error {
 	query := url.Values{"access_token": {token}, "protocol": {"15"}, "auto_subscribe": {"0"}}
 	conn, resp, err := websocket.DefaultDialer.Dial(address+"/rtc?"+query.Encode(), nil)

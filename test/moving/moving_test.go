@@ -1,4 +1,4 @@
-// Package moving takes a homeserver over from stock Dendrite, on its own data and configuration, and gives it back.
+// Package moving moves a homeserver from stock Dendrite to ours, with its data and configuration, and back.
 package moving
 
 import (
@@ -16,10 +16,10 @@ import (
 
 func TestMain(m *testing.M) { rig.Main(m) }
 
-// patience covers the time after which a stranded input of Dendrite is tried again, on a busy machine.
+// patience covers the time after which Dendrite retries a stranded input, on a busy machine.
 const patience = 90 * time.Second
 
-// stock builds Dendrite as go.mod names it, without our patches.
+// stock builds Dendrite v0.13.8 without our patches.
 func stock(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "dendrite")
@@ -31,8 +31,8 @@ func stock(t *testing.T) string {
 	return path
 }
 
-// TestThereAndBack: rooms of all versions that stock Dendrite has work in ours, futures too, and go on in stock
-// Dendrite afterwards with what has happened meanwhile.
+// TestThereAndBack: rooms of all versions that stock Dendrite knows work in ours, with futures, and go on in stock
+// Dendrite afterwards with everything that happened meanwhile.
 func TestThereAndBack(t *testing.T) {
 	program := stock(t)
 	for _, database := range []string{"sqlite", "postgres"} {
@@ -71,8 +71,8 @@ func TestThereAndBack(t *testing.T) {
 	}
 }
 
-// TestBackWithVersion12: stock Dendrite does not know the version. It starts, and those who are in no such room are
-// none the worse; docs/operations.md says what becomes of the others.
+// TestBackWithVersion12: stock Dendrite does not know the version. It starts, and users who are in no such room are not
+// affected; docs/operations.md says what happens to the others.
 func TestBackWithVersion12(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
@@ -98,7 +98,7 @@ func TestBackWithVersion12(t *testing.T) {
 	}
 	s.Stop()
 
-	s.Start() // and all is well again
+	s.Start() // and everything works again
 	alice.WaitFor(old, rig.HasBody("still here"), patience)
 	if joined := alice.Do(http.MethodGet, rig.Path("sync"), nil, nil).JSON.Get("rooms.join").Map(); len(joined) != 2 {
 		t.Errorf("her first sync has %d rooms of 2", len(joined))

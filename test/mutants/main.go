@@ -1,5 +1,5 @@
-// Command mutants shows that the tests of the invariants can fail: it breaks one line of the code at a time,
-// without touching the tree, and runs the tests that ought to notice. It fails if any mutant survives.
+// Command mutants shows that the tests of the invariants can fail: it breaks one line of the code at a time, without
+// changing the files, and runs the tests that must notice. It fails if any mutant survives.
 //
 //	go run ./test/mutants [name...]
 package main
@@ -20,7 +20,7 @@ type mutant struct {
 	invariant int // of docs/architecture.md
 	name      string
 	file      string
-	old, new  string // old stands in the file exactly once
+	old, new  string // old must be in the file exactly once
 	pkg, run  string // the tests that must fail
 }
 
@@ -180,7 +180,7 @@ func main() {
 	}
 }
 
-// try runs the tests with the one line broken and says whether they noticed.
+// try runs the tests with the broken line and reports whether they failed.
 func (m mutant) try() (verdict string, err error) {
 	source, err := os.ReadFile(m.file)
 	if err != nil {
@@ -215,7 +215,7 @@ func (m mutant) try() (verdict string, err error) {
 		return "", fmt.Errorf("the mutant does not compile: %s", out)
 	}
 	args := []string{"test", "-overlay", file, "-count=1", "-timeout=5m", "-run", m.run, m.pkg}
-	if m.pkg == corePk { // what matters is that it fails, not how little it takes
+	if m.pkg == corePk { // the shortest failing history does not matter
 		args = append(args, "-rapid.shrinktime=1ms", "-rapid.nofailfile")
 	}
 	out, err := exec.Command("go", args...).CombinedOutput()

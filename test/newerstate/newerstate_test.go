@@ -1,6 +1,6 @@
-// Package newerstate tests that a room has one history, whatever the timing: what a local user does while a
-// future fires comes either before or after it, never beside it. So newer state always wins over a future, the last
-// event in the timeline is the current state, and no two local events follow the same event.
+// Package newerstate tests that a room has one history with any timing: an event of a local user comes either before or
+// after a future that fires, never beside it. So newer state always wins over a future, the last event in the timeline
+// is the current state, and no two local events follow the same event.
 //
 //	go test ./test/newerstate -rounds 50 -v    the full measurement, on PostgreSQL too if POSTGRES_HOST is set
 package newerstate_test
@@ -34,10 +34,10 @@ func TestMain(m *testing.M) {
 	rig.Main(m)
 }
 
-// distances are by how many milliseconds before the deadline the other event's request begins.
+// distances are how many milliseconds before the deadline the other request begins.
 var distances = []int{40, 30, 20, 15, 10, 6, 3, 1, 0, -2, -5}
 
-// worst are those at which most went wrong before there were gates.
+// worst are the distances with most failures before there were gates.
 var worst = []int{3, -2}
 
 const (
@@ -46,7 +46,7 @@ const (
 	patience  = time.Minute
 )
 
-// A meeting is a future and what a local user does at about its deadline.
+// A meeting is a future and a request of a local user at about its deadline.
 type meeting struct {
 	*testing.T
 	server     *rig.Server
@@ -55,7 +55,7 @@ type meeting struct {
 	target     string // of the next redaction
 }
 
-// A pairing says what meets what.
+// A pairing describes a meeting.
 type pairing struct {
 	name     string
 	schedule func(m *meeting, key string)       // a future of alice's
@@ -82,7 +82,7 @@ func delayed(stateType string, content map[string]any) func(*meeting, string) {
 	}
 }
 
-// put has one user and the other take turns.
+// put lets two users set the key alternately.
 func put(m *meeting, key string) {
 	by := m.alice
 	if n, _ := strconv.Atoi(key); n%2 == 1 {
@@ -95,13 +95,13 @@ func bobsKey(m *meeting, _ int) string { return m.bob.ID }
 
 func (m *meeting) post(by *rig.User, verb string, body any) {
 	m.Helper()
-	// Who has just been kicked cannot leave.
+	// A user who has just been kicked cannot leave.
 	if r := by.Do(http.MethodPost, rig.Path("rooms", m.room, verb), nil, body); r.Status >= http.StatusInternalServerError {
 		m.Errorf("%s: %d %s", verb, r.Status, r.Body)
 	}
 }
 
-// bobIsIn has bob in the room for the next round.
+// bobIsIn makes bob join for the next round.
 func bobIsIn(m *meeting) { m.bob.Join(m.room) }
 
 func pairings() []pairing {
@@ -168,7 +168,7 @@ func (m *meeting) meet(p pairing, distance time.Duration) {
 	for round := range *rounds {
 		key := p.key(m, round)
 		p.schedule(m, key)
-		deadline := time.Now().Add(timeout - time.Millisecond) // about: the answer comes when it is stored
+		deadline := time.Now().Add(timeout - time.Millisecond) // approximately: the answer arrives when the future is stored
 		time.Sleep(time.Until(deadline.Add(-distance)))
 		p.act(m, key)
 		m.rest()
@@ -198,7 +198,7 @@ func (m *meeting) meet(p pairing, distance time.Duration) {
 	}
 }
 
-// rest waits until nothing is scheduled any more.
+// rest waits until nothing is scheduled.
 func (m *meeting) rest() {
 	m.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
@@ -222,8 +222,8 @@ func (m *meeting) state(key string) gjson.Result {
 	return m.alice.GetState(m.room, m.stateType(key), key)
 }
 
-// consistent reports whether the last event in the timeline that sets the key is the current state, sooner or later: on a busy
-// machine the timeline is behind.
+// consistent reports whether the last event in the timeline that sets the key becomes the current state. On a busy
+// machine the timeline is late.
 func (m *meeting) consistent(key string) bool {
 	m.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
@@ -243,7 +243,7 @@ func (m *meeting) consistent(key string) bool {
 	}
 }
 
-// forks is how many events are followed by more than one, in all rooms.
+// forks is how many events have more than one successor, in all rooms.
 func (m *meeting) forks() (n int) {
 	m.Helper()
 	var driver, source, query string

@@ -18,8 +18,8 @@ type beat struct {
 
 	mu               sync.Mutex
 	answered, missed int
-	last             time.Time     // when the last answer came
-	silence          time.Duration // the longest between two answers
+	last             time.Time     // time of the last answer
+	silence          time.Duration // longest time between two answers
 }
 
 const beatTime = 2 * time.Second // for an answer

@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// keeper is the service manager: it starts the homeserver again whenever it ends.
+// keeper is the service manager: it restarts the homeserver whenever it ends.
 type keeper struct {
 	t      testing.TB
 	server *rig.Server
@@ -57,7 +57,7 @@ func (k *keeper) dismissed() bool {
 	}
 }
 
-// dismiss ends the keeping; the server is the test's again.
+// dismiss stops the keeper; the test controls the server again.
 func (k *keeper) dismiss() {
 	k.once.Do(func() { close(k.quit) })
 	<-k.idle
@@ -82,7 +82,7 @@ func (k *keeper) since(n int) []string {
 	return slices.Clone(k.ends[n:])
 }
 
-// panics returns how often a server that was up has panicked.
+// panics returns how often a running server has panicked.
 func (k *keeper) panics() (n int) {
 	for _, how := range k.since(0) {
 		if how == "exit status 2" {

@@ -15,7 +15,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// TestNATS has the homeserver use an external NATS server, which heartbeats have nothing to do with.
+// TestNATS uses an external NATS server. Heartbeats do not depend on it.
 func TestNATS(t *testing.T) {
 	t.Parallel()
 	n := startNATS(t)
@@ -33,14 +33,14 @@ type natsServer struct {
 	log     *os.File
 }
 
-// startNATS builds the server from the module that the homeserver embeds, and starts it.
+// startNATS builds the NATS server from the module that the homeserver embeds, and starts it.
 func startNATS(t testing.TB) *natsServer {
 	t.Helper()
 	dir := t.TempDir()
 	n := &natsServer{t: t, program: filepath.Join(dir, "nats-server"), dir: dir, addr: fmt.Sprintf("127.0.0.1:%d", rig.ReservePort(t))}
 	args := []string{"build", "-o", n.program}
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
-		args = append(args, "-race") // so its packages have been built for this test already
+		args = append(args, "-race") // so its packages are already built for this test
 	}
 	build := exec.Command("go", append(args, "github.com/nats-io/nats-server/v2")...)
 	if out, err := build.CombinedOutput(); err != nil {

@@ -1,11 +1,11 @@
-// Package outage takes away what a homeserver stands on: an external NATS server, and PostgreSQL. Under a
-// crowd of clients it stops, kills and restarts the real servers, and leaves them away for a while. The test
-// stands in for the service manager and starts the homeserver again whenever it ends. Then the judge says by
-// the rooms' timelines alone whether futures were lost, doubled or early.
+// Package outage tests outages of an external NATS server and of PostgreSQL. Under a crowd of clients it stops, kills
+// and restarts the real servers, and keeps them down for a while. The test acts as the service manager and restarts the
+// homeserver whenever it ends. Then the judge decides by the rooms' timelines alone whether futures were lost, doubled
+// or early.
 //
 //	go test ./test/outage -v -away 60s -rounds 10
 //
-// makes it as long as one likes; without flags it is short.
+// Without flags it is short.
 package outage_test
 
 import (
@@ -35,26 +35,26 @@ func TestMain(m *testing.M) {
 
 const (
 	users   = 4
-	between = time.Second // of ordinary life before each outage
-	// recovery is how soon after an outage futures must be sent and seen again, a restart of the homeserver
-	// included, on a machine that is busy with other tests.
+	between = time.Second // normal operation before each outage
+	// recovery is the time after an outage within which futures must be sent and seen again, including a restart of the
+	// homeserver, on a machine that is busy with other tests.
 	recovery = 45 * time.Second
-	// settleTime is longer than a homeserver looks whether what it stands on is back for good.
+	// settleTime is longer than the homeserver checks whether NATS and the database are back for good.
 	settleTime = 5 * time.Second
-	// healthTime is how soon the health check knows of an absence: 5 seconds on a machine that does nothing else.
+	// healthTime is the time within which the health check notices an outage: 5 seconds on an idle machine.
 	healthTime = 10 * time.Second
-	// stopLimit is how long an orderly stop may take, whatever is away.
+	// stopLimit is the longest time for a clean stop, during any outage.
 	stopLimit = 15 * time.Second
 )
 
-// support is what a homeserver stands on.
+// support is NATS or PostgreSQL.
 type support interface {
-	restart()              // in order, and back at once
-	crash()                // the same, without notice
-	stop() (resume func()) // away until resume
+	restart()              // a clean stop and a start
+	crash()                // the same without a clean stop
+	stop() (resume func()) // down until resume is called
 }
 
-// ordeal is a homeserver under a crowd, whose support is taken away.
+// ordeal is a homeserver with a crowd during outages.
 type ordeal struct {
 	*testing.T
 	server *rig.Server
@@ -65,8 +65,8 @@ type ordeal struct {
 	room   string
 }
 
-// endure lets the crowd live through all kinds of outages and asks the judge. unnoticed is how much of an absence
-// those who only send heartbeats must not feel.
+// endure runs the crowd through all kinds of outages and asks the judge. unnoticed is how long clients that only send
+// heartbeats must not notice an outage.
 func endure(t *testing.T, s *rig.Server, below support, unnoticed time.Duration) {
 	t.Logf("-seed %d -rounds %d -away %s", *seed, *rounds, *away)
 	o := &ordeal{T: t, server: s, prober: s.Register(t, "prober"), crowd: workload.New(t, s, users, *seed)}
@@ -98,7 +98,7 @@ func endure(t *testing.T, s *rig.Server, below support, unnoticed time.Duration)
 		o.checkHealth(after, health)
 		resume()
 	})
-	o.settle() // else it ends while the judge asks it
+	o.settle() // otherwise it would end while the judge uses it
 	stop()
 	o.crowd.Wait()
 	report := o.crowd.Settle(t)
@@ -116,7 +116,7 @@ func endure(t *testing.T, s *rig.Server, below support, unnoticed time.Duration)
 	o.stopWhileAway(below)
 }
 
-// suffer has an outage happen, and waits until futures are sent again.
+// suffer runs an outage and waits until futures are sent again.
 func (o *ordeal) suffer(what string, outage func()) {
 	o.Helper()
 	time.Sleep(between)
@@ -142,8 +142,8 @@ func (o *ordeal) settle() {
 	}
 }
 
-// checkAbsence waits for the end of the absence, and sees whether a client in a call notices it for as long as
-// it must not.
+// checkAbsence waits for the end of the outage, and checks that a client in a call does not notice it for as long as it
+// must not.
 func (o *ordeal) checkAbsence(d, unnoticed time.Duration) {
 	o.Helper()
 	unnoticed = min(d, unnoticed)
@@ -158,8 +158,7 @@ func (o *ordeal) checkAbsence(d, unnoticed time.Duration) {
 	time.Sleep(d - unnoticed)
 }
 
-// sick asks the health check, which load balancers and operators go by, until it fails. It returns how long that took and
-// what it says.
+// sick polls the health check until it fails. It returns how long that took and the answer.
 func (o *ordeal) sick() (after time.Duration, last rig.Response) {
 	ctx, cancel := context.WithTimeout(o.Context(), healthTime)
 	defer cancel()
@@ -175,7 +174,7 @@ func (o *ordeal) sick() (after time.Duration, last rig.Response) {
 	return after, last
 }
 
-// checkHealth is for the middle of an absence. The server lives on, and one check says so.
+// checkHealth is called during an outage. The server must be running, and the health check must report the outage.
 func (o *ordeal) checkHealth(after time.Duration, health rig.Response) {
 	o.Helper()
 	o.Logf("%s into the absence the health check answers %d %s", after.Round(time.Millisecond), health.Status, health.JSON.Raw)
@@ -225,7 +224,7 @@ func pause(ctx context.Context) {
 	}
 }
 
-// stopWhileAway asks the homeserver to shut down while it stands on nothing.
+// stopWhileAway stops the homeserver during an outage.
 func (o *ordeal) stopWhileAway(below support) {
 	if !o.server.Running() {
 		o.Fatal("the homeserver is down")

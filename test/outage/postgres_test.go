@@ -11,18 +11,18 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// answeredWithout is how long heartbeats are answered without a database: for two seconds, if the lock was confirmed a moment
-// ago. After that nobody knows whether another server has the database, and each waits for a commit.
+// answeredWithout is how long heartbeats are answered without a database: for two seconds, if the lock was confirmed a
+// moment ago. After that it is unknown whether another server has the database, and each heartbeat waits for a commit.
 const answeredWithout = time.Second
 
-// TestPostgres has the homeserver keep everything, its futures too, in one PostgreSQL database.
+// TestPostgres keeps everything, including futures, in one PostgreSQL database.
 func TestPostgres(t *testing.T) {
 	t.Parallel()
 	p := startPostgres(t)
 	endure(t, rig.New(t, rig.Config{Database: p.connection}), p, answeredWithout)
 }
 
-// cluster is a PostgreSQL server of the test's own.
+// cluster is a PostgreSQL server for this test.
 type cluster struct {
 	t          testing.TB
 	dir        string
@@ -33,7 +33,7 @@ const script = "../postgres.sh"
 
 func startPostgres(t testing.TB) *cluster {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "outage") // the user postgres cannot reach what is below t.TempDir
+	dir, err := os.MkdirTemp("", "outage") // the user postgres cannot access folders below t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,5 +76,5 @@ func (p *cluster) crash() { p.ctl("restart", "-m", "immediate") }
 
 func (p *cluster) stop() func() {
 	p.ctl("stop", "-m", "fast")
-	return func() { p.ctl("restart") } // it starts what is down with the options that it had
+	return func() { p.ctl("restart") } // starts the stopped server with its previous options
 }

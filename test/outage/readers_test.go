@@ -13,15 +13,14 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// These tests are about the readers of Dendrite's components, each of which has a consumer of a stream that is kept by
-// interest.
+// Tests of the consumers of Dendrite's components, on a stream with interest retention.
 
 const (
 	subject = "out"
 	durable = "reader"
 )
 
-// stream starts NATS in this process, with a stream as the roomserver's output is kept in.
+// stream starts NATS in this process, with a stream like the roomserver's output.
 func stream(t *testing.T) (at string, js nats.JetStreamContext) {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true})
@@ -61,8 +60,8 @@ func publish(t *testing.T, js nats.JetStreamContext, text string) {
 	}
 }
 
-// TestStoppedReader stops a reader while it is at work, in the life in which it has begun. What is published before the
-// next life begins is there for it then.
+// TestStoppedReader stops a component while its consumer is at work, in the run in which it was created. Messages that
+// are published before the next run must be there for it.
 func TestStoppedReader(t *testing.T) {
 	t.Parallel()
 	_, js := stream(t)
@@ -78,7 +77,7 @@ func TestStoppedReader(t *testing.T) {
 	}
 	publish(t, js, "first")
 	<-stopped
-	for { // until it has said that it is done with the message; it ends then
+	for { // until the message has been acknowledged; it ends then
 		info, err := js.ConsumerInfo(subject, durable+"Pull")
 		if err != nil {
 			t.Fatal("a stopped reader has no consumer any more: ", err)
@@ -87,7 +86,7 @@ func TestStoppedReader(t *testing.T) {
 			break
 		}
 	}
-	time.Sleep(100 * time.Millisecond) // were it deleted, then now
+	time.Sleep(100 * time.Millisecond) // a deletion would happen now
 	publish(t, js, "second")
 
 	got := make(chan string, 1)
@@ -107,7 +106,8 @@ func TestStoppedReader(t *testing.T) {
 	}
 }
 
-// TestUnansweredAcknowledgement has the answer to an acknowledgement never come, as when the NATS server ends in between.
+// TestUnansweredAcknowledgement: the answer to an acknowledgement never arrives, as when the NATS server ends in
+// between.
 func TestUnansweredAcknowledgement(t *testing.T) {
 	t.Parallel()
 	at, js := stream(t)
@@ -134,7 +134,7 @@ func TestUnansweredAcknowledgement(t *testing.T) {
 	}
 }
 
-// wire carries connections to a server. It can lose what it is given.
+// wire forwards connections to a server. It can lose data.
 type wire struct {
 	net.Listener
 	mu       sync.Mutex
@@ -172,14 +172,14 @@ func newWire(t *testing.T, to string) *wire {
 
 func (w *wire) url() string { return "nats://" + w.Addr().String() }
 
-// swallow loses all that clients write from now on until the wire is cut.
+// swallow loses everything that clients write from now on until the wire is cut.
 func (w *wire) swallow() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.swallows = true
 }
 
-// cut ends all connections.
+// cut closes all connections.
 func (w *wire) cut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -67,6 +67,9 @@ func unpack(t *testing.T) *image {
 	return img
 }
 
+// path is where something lies in a root file system.
+func path(root, name string) string { return filepath.Join(root, strings.TrimPrefix(name, "/")) }
+
 func readFile(t *testing.T, path string) []byte {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -131,7 +134,7 @@ func newContainer(t *testing.T, s service, folder string) *container {
 	c := &container{t: t, image: unpack(t), service: s, log: new(bytes.Buffer)}
 	root := c.image.root
 	c.must(unix.Mount(root, root, "", unix.MS_BIND, "")) // a mount of its own, which can be read-only
-	c.must(os.WriteFile(filepath.Join(root, "etc/hosts"), []byte("127.0.0.1 localhost postgres nats\n"), 0o644))
+	c.must(os.WriteFile(filepath.Join(root, "etc/hosts"), []byte("127.0.0.1 localhost postgres nats livekit\n"), 0o644))
 	c.must(os.Mkdir(filepath.Join(root, "proc"), 0o755))
 	c.must(unix.Mount("proc", filepath.Join(root, "proc"), "proc", 0, ""))
 	for _, volume := range s.Volumes {
@@ -139,6 +142,11 @@ func newContainer(t *testing.T, s service, folder string) *container {
 		source, target := parts[0], filepath.Join(root, parts[1])
 		if strings.HasPrefix(source, "./") {
 			source = filepath.Join(folder, source)
+			if info, err := os.Stat(source); err == nil && info.Mode().IsRegular() {
+				c.must(os.WriteFile(target, nil, 0o644))
+				c.must(unix.Mount(source, target, "", unix.MS_BIND, ""))
+				continue
+			}
 			c.must(os.MkdirAll(source, 0o755))
 		} else {
 			source = scratch(t)

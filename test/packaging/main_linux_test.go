@@ -4,7 +4,9 @@
 package packaging
 
 import (
+	"cmp"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,6 +23,7 @@ const (
 	inside   = "PACKAGING_INSIDE"        // set in the namespaces; the folder for all that the tests write
 	programs = "PACKAGING_PROGRAMS"      // the folder of the static programs
 	images   = "PACKAGING_IMAGES"        // the image, as an OCI layout
+	nats     = "PACKAGING_NATS"          // the program of a NATS server
 	required = "FUTURES_TEST_PACKAGES"   // "required": a machine that cannot run these tests fails them
 	root     = "../.."                   // of the repository
 	packDir  = root + "/setup/packaging" // what is tested
@@ -36,6 +39,9 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(m.Run())
 	}
+	if flag.Parse(); flag.Lookup("test.list").Value.String() != "" {
+		os.Exit(m.Run())
+	}
 	code, err := outside()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "test/packaging:", err)
@@ -45,6 +51,9 @@ func TestMain(m *testing.M) {
 }
 
 func outside() (code int, err error) {
+	if wanted, err := wanted(); err != nil || !wanted {
+		return 0, err
+	}
 	if os.Getuid() != 0 || !namespaces() {
 		if os.Getenv(required) == "required" {
 			return 1, errors.New("root and the right to make namespaces are required")
@@ -62,7 +71,7 @@ func outside() (code int, err error) {
 		return 1, err
 	}
 	self := exec.Command(os.Args[0], os.Args[1:]...)
-	self.Env = append(os.Environ(), inside+"="+dir, programs+"="+built, images+"="+filepath.Join(dir, "image"))
+	self.Env = append(os.Environ(), inside+"="+dir, programs+"="+built, images+"="+filepath.Join(dir, "image"), nats+"="+filepath.Join(dir, "nats-server"))
 	self.Stdout, self.Stderr = os.Stdout, os.Stderr
 	self.SysProcAttr = isolated()
 	err = self.Run()
@@ -70,6 +79,13 @@ func outside() (code int, err error) {
 		return 1, nil // it has said why
 	}
 	return 0, err
+}
+
+// wanted reports whether -run chooses any of the tests, so that others do not wait for the build.
+func wanted() (bool, error) {
+	chosen, _, _ := strings.Cut(flag.Lookup("test.run").Value.String(), "/")
+	out, err := output(exec.Command(os.Args[0], "-test.list", cmp.Or(chosen, ".")))
+	return strings.HasPrefix(out, "Test"), err
 }
 
 // isolated gives a process namespaces of its own. It is the first process in them: when it ends, the kernel ends all others.
@@ -83,13 +99,16 @@ func namespaces() bool {
 	return probe.Run() == nil
 }
 
-// build makes the static programs of this machine's architecture, and the image of them.
+// build makes the static programs of this machine's architecture, the image of them, and a NATS server.
 func build(dir string) (string, error) {
 	out, err := output(exec.Command(packDir+"/static.sh", runtime.GOARCH))
 	if err != nil {
 		return "", err
 	}
 	built := strings.TrimSpace(out)
+	if _, err := output(exec.Command("go", "build", "-o", filepath.Join(dir, "nats-server"), "github.com/nats-io/nats-server/v2")); err != nil {
+		return "", err
+	}
 	pack := exec.Command("go", "build", "-o", filepath.Join(dir, "pack"), ".")
 	pack.Dir, pack.Env = packDir+"/image", append(os.Environ(), "GOWORK=off")
 	if _, err := output(pack); err != nil {

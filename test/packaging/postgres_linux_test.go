@@ -1,14 +1,9 @@
 package packaging
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 )
 
@@ -41,25 +36,3 @@ func startPostgres(t *testing.T, user, password string) {
 		}
 	}
 }
-
-// answers fails unless the server answers 200. With authorities its certificate must be one of theirs, for the name.
-func answers(t *testing.T, url, name string, authorities *x509.CertPool) {
-	t.Helper()
-	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{
-		InsecureSkipVerify: authorities == nil, RootCAs: authorities, ServerName: name,
-	}}}
-	eventually(t, func() error {
-		res, err := client.Get(url)
-		if err != nil {
-			return err
-		}
-		defer res.Body.Close()
-		if res.StatusCode != http.StatusOK {
-			return fmt.Errorf("%s: %s", url, res.Status)
-		}
-		return nil
-	})
-}
-
-// path is where something lies in a root file system.
-func path(root, name string) string { return filepath.Join(root, strings.TrimPrefix(name, "/")) }

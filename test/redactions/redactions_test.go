@@ -1,6 +1,6 @@
-// Package redactions tests that a redaction means the same on every server of a room, in rooms of all versions and
-// by whichever way it was sent. Since version 11 the ID of the redacted event stands in the content of the
-// redaction, before it stood beside it; clients see it in both places, servers in the right one alone.
+// Package redactions tests that a redaction has the same effect on every server of a room, in rooms of all versions and
+// for all ways to send it. Since version 11 the ID of the redacted event is in the content of the redaction; before it
+// was beside the content. Clients see it in both places, servers only in the right one.
 package redactions_test
 
 import (
@@ -21,7 +21,7 @@ const patience = 30 * time.Second
 // versions are the room versions to test: the last one with the old form, and those with the new one.
 var versions = []string{"10", "11", "12"}
 
-// A scene is a room of alice's on server A that bob on server B has joined.
+// A scene is a room of alice on server A that bob on server B has joined.
 type scene struct {
 	*testing.T
 	a, b       *rig.Server
@@ -29,7 +29,7 @@ type scene struct {
 	room       string
 }
 
-// forVersions runs the test in a room of each version, all of them on the same two servers.
+// forVersions runs the test in a room of each version, on the same two servers.
 func forVersions(t *testing.T, f func(*scene)) {
 	a, b := rig.New(t, rig.Config{Federation: true}), rig.New(t, rig.Config{Federation: true})
 	for _, version := range versions {
@@ -37,7 +37,7 @@ func forVersions(t *testing.T, f func(*scene)) {
 			s := &scene{T: t, a: a, b: b, alice: a.Register(t, "alice"+version), bob: b.Register(t, "bob"+version)}
 			s.room = s.alice.CreateRoom(map[string]any{
 				"preset": "public_chat", "room_version": version,
-				// Whoever can send a state event can change the name, so that bob has state of his own.
+				// Every member can change the name, so that bob has state of his own.
 				"power_level_content_override": map[string]any{"events": map[string]any{"m.room.topic": 0}},
 			})
 			s.bob.Join(s.room, a.Name)
@@ -46,7 +46,7 @@ func forVersions(t *testing.T, f func(*scene)) {
 	}
 }
 
-// message sends a message that both have seen when it returns.
+// message sends a message and returns when both have seen it.
 func (s *scene) message(by *rig.User, body string) (id string) {
 	s.Helper()
 	id = by.Send(s.room, "m.room.message", rig.Text(body))
@@ -93,8 +93,8 @@ func (s *scene) event(user *rig.User, id string) gjson.Result {
 	return r.JSON
 }
 
-// seesRedacted waits until the user sees the redaction of an event, and checks all of what they see of it: in the
-// stream, as a single event, and in the history.
+// seesRedacted waits until the user sees the redaction of an event, and checks the event in the stream, as a single
+// event, and in the history.
 func (s *scene) seesRedacted(user *rig.User, target string) {
 	s.Helper()
 	redaction := user.WaitFor(s.room, func(e gjson.Result) bool {
@@ -124,8 +124,8 @@ func (s *scene) checkRedacted(user *rig.User, where string, target, redaction gj
 	}
 }
 
-// TestRedactions: all ways to send a redaction, by its target's sender and by somebody with the power, and what
-// users of both servers see of it.
+// TestRedactions: all ways to send a redaction, by its target's sender and by a user with the power, and what users of
+// both servers see.
 func TestRedactions(t *testing.T) {
 	delayed := func(s *scene, by *rig.User, target string) rig.Response {
 		return by.Delay(s.room, "send/m.room.redaction/"+by.NextTxn(), redaction(target), 300*time.Millisecond)

@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// TestRefusals: /send refuses what /redact refuses, and a redaction that is refused has no effect.
+// TestRefusals: /send refuses what /redact refuses, and a refused redaction has no effect.
 func TestRefusals(t *testing.T) {
 	forVersions(t, func(s *scene) {
 		alices := s.message(s.alice, "alice's")
@@ -57,7 +57,7 @@ func TestRepeats(t *testing.T) {
 	})
 }
 
-// TestHistory: a user of a third server who joins later finds redacted events redacted in the history.
+// TestHistory: a user of a third server who joins later sees redacted events redacted in the history.
 func TestHistory(t *testing.T) {
 	c := rig.New(t, rig.Config{Federation: true})
 	forVersions(t, func(s *scene) {
@@ -97,7 +97,7 @@ func TestHistory(t *testing.T) {
 	})
 }
 
-// TestState: a redacted state event is redacted wherever clients meet it.
+// TestState: a redacted state event is redacted in all answers to clients.
 func TestState(t *testing.T) {
 	forVersions(t, func(s *scene) {
 		topic := s.bob.SendState(s.room, "m.room.topic", "", map[string]any{"topic": "rude"})

@@ -20,7 +20,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// A peer is another server of which nothing is there but its key: it can sign what it asks of ours.
+// A peer is another server that has nothing but a key: it can sign requests to ours.
 type peer struct {
 	*testing.T
 	name   spec.ServerName
@@ -40,7 +40,7 @@ func newPeer(t *testing.T) *peer {
 	return p
 }
 
-// keys is the peer's answer to all who ask, which is for its key.
+// keys is the peer's only answer: its key.
 func (p *peer) keys() []byte {
 	fields, err := json.Marshal(gomatrixserverlib.ServerKeyFields{
 		ServerName:    p.name,
@@ -87,8 +87,8 @@ func (p *peer) ask(server *rig.Server, method, path string, content any) (int, g
 	return resp.StatusCode, gjson.ParseBytes(body)
 }
 
-// TestUnknownVersions: an invite into a room of a version that this server does not know, and a join by a server that
-// does not know the room's, are refused with the reason.
+// TestUnknownVersions: an invite to a room of an unknown version, and a join by a server that does not know the room's
+// version, are refused with the reason.
 func TestUnknownVersions(t *testing.T) {
 	server := rig.New(t, rig.Config{Federation: true})
 	alice := server.Register(t, "alice")

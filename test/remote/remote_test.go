@@ -1,6 +1,6 @@
-// Package remote tests what clients see when another server refuses what it was asked for on their behalf, fails, or
-// cannot be reached: text for people, and a status that is about their request. Above all no 401, by which clients
-// know that their own login is over.
+// Package remote tests what clients see when another server refuses a request made on their behalf, fails, or cannot be
+// reached: a text for people, and a status about their request. Above all it must not be 401, which tells clients that
+// their own login is over.
 package remote_test
 
 import (
@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { rig.Main(m) }
 
-// fake starts a server that answers every request alike, and returns its name. With a status of 0 it is gone.
+// fake starts a server that gives every request the same answer, and returns its name. With a status of 0 it is gone.
 func fake(t *testing.T, status int, body string) string {
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -32,7 +32,7 @@ func fake(t *testing.T, status int, body string) string {
 	return strings.TrimPrefix(s.URL, "https://")
 }
 
-// A refusal is what another server answers, and what our client is to get.
+// A refusal is the answer of another server, and the answer that our client must get.
 type refusal struct {
 	status  int
 	body    string
@@ -45,7 +45,7 @@ func matrixError(code string) string {
 	return `{"errcode":"` + code + `","error":"the reason is ` + code + `"}`
 }
 
-// everywhere are the refusals that mean the same whatever was asked.
+// everywhere are refusals that have the same meaning for all requests.
 var everywhere = []refusal{
 	{403, matrixError("M_FORBIDDEN"), 403, "M_FORBIDDEN", "the reason is M_FORBIDDEN"},
 	{404, matrixError("M_NOT_FOUND"), 404, "M_NOT_FOUND", ""},
@@ -61,7 +61,7 @@ var everywhere = []refusal{
 	{0, "", 502, "M_UNKNOWN", "cannot be reached"},
 }
 
-// versions are refusals of a room for its version, or for that of the other server.
+// versions are refusals because of the version of the room, or of the other server.
 var versions = []refusal{
 	{
 		400, `{"errcode":"M_INCOMPATIBLE_ROOM_VERSION","error":"not with us","room_version":"99"}`,
@@ -71,11 +71,11 @@ var versions = []refusal{
 	{400, matrixError("M_UNSUPPORTED_ROOM_VERSION"), 400, "M_UNSUPPORTED_ROOM_VERSION", "the reason is"},
 }
 
-// An asking is one way for alice to have her server ask another one.
+// An asking is one way in which alice makes her server ask another one.
 type asking struct {
 	what string
 	ask  func(remote string) rig.Response
-	more []refusal // beside those of everywhere
+	more []refusal // in addition to everywhere
 }
 
 func askings(alice *rig.User, room string) []asking {
@@ -134,7 +134,7 @@ func setUp(t *testing.T) (*rig.User, *rig.Server) {
 	return server.Register(t, "alice"), server
 }
 
-// TestKeys: an answer about several servers says of each what was wrong with it.
+// TestKeys: an answer about several servers says for each what was wrong.
 func TestKeys(t *testing.T) {
 	alice, _ := setUp(t)
 	remote := fake(t, 401, matrixError("M_UNAUTHORIZED"))

@@ -21,22 +21,23 @@ import (
 // variable is the environment variable that turns the test binary into a server.
 const variable = "RIG_SERVER"
 
-// launch is what the parent tells the child at start.
+// launch is passed to the child at its start.
 type launch struct {
 	Config, HTTP, HTTPS, Cert, Key string
-	Descriptors                    uint64 // how many files and connections it may have open; 0: as many as the test
+	Descriptors                    uint64 // maximum of open files and connections; 0: as for the test
+	Open                           bool   // anybody may register
 
 	Step string // crash at this step
 	N    int    // when it is passed for the Nth time
 
-	PauseAt string // a step that takes long
+	PauseAt string // pause at this step
 	Pause   time.Duration
 }
 
 func (l launch) env() string {
 	data, err := json.Marshal(l)
 	if err != nil {
-		panic(err) // strings and a number
+		panic(err) // cannot fail: strings and numbers
 	}
 	return variable + "=" + string(data)
 }
@@ -72,7 +73,7 @@ func serve(order string) error {
 	go bomb.takeOrders(reply)
 	select {
 	case <-ctx.Done():
-	case <-server.Done(): // it cannot go on; Stop says why
+	case <-server.Done(): // the server cannot go on; Stop says why
 	}
 	grace, cancel := context.WithTimeout(context.Background(), setup.StopTimeout)
 	defer cancel()
@@ -92,6 +93,9 @@ func start(ctx context.Context, l launch, b *bomb) (*setup.Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if l.Open {
+		dendrite.ClientAPI.RegistrationDisabled, dendrite.ClientAPI.OpenRegistrationWithoutVerificationEnabled = false, true
+	}
 	futures, networks, err := fconfig.Load(l.Config)
 	if err != nil {
 		return nil, err
@@ -110,7 +114,7 @@ func address(scheme, hostPort string) config.ServerAddress {
 // bomb kills the process from within, at an exact point of a future's life.
 type bomb struct {
 	mu    sync.Mutex
-	armed map[string]int // passages left before the step is the last
+	armed map[string]int // number of passages until the crash
 
 	pauseAt string
 	pause   time.Duration
@@ -130,7 +134,7 @@ func (b *bomb) pass(step string) {
 	}
 }
 
-// takeOrders arms the bomb as the parent says. When the parent is gone, so is the server.
+// takeOrders arms the bomb as the parent orders. When the parent is gone, the server ends.
 func (b *bomb) takeOrders(reply *os.File) {
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		var step string
@@ -146,7 +150,7 @@ func (b *bomb) takeOrders(reply *os.File) {
 	die()
 }
 
-// die ends the process as kill -9 does: no deferred call, no flush, no farewell.
+// die ends the process as kill -9 does: no deferred call, no flush.
 func die() {
 	syscall.Kill(os.Getpid(), syscall.SIGKILL) //nolint:errcheck // it does not come back
 	select {}

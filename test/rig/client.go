@@ -16,28 +16,27 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// Client speaks the client-server API to one server. It knows nothing of tests, and may be used by several
-// goroutines at once.
+// Client is a client of the client-server API of one server. It does not depend on a test, and is safe for concurrent
+// use.
 type Client struct {
 	URL   string // of the server, without a trailing slash
 	Token string // access token; "" for requests without a login
 	HTTP  *http.Client
 }
 
-// Response is what came back.
+// Response is the answer to a request.
 type Response struct {
 	Status int
 	Header http.Header
-	JSON   gjson.Result // of the body; the zero value if that is no JSON
+	JSON   gjson.Result // the parsed body; the zero value if the body is no JSON
 	Body   []byte
 }
 
-// ErrCode returns the response's Matrix error code, "" if it has none.
+// ErrCode returns the response's Matrix error code, or "".
 func (r Response) ErrCode() string { return r.JSON.Get("errcode").String() }
 
-// Do sends one request. Nil stands for no query and no body; a body that is neither string, []byte nor
-// json.RawMessage is encoded as JSON. An error means that no whole response came, so that nobody knows what
-// the server has done.
+// Do sends one request. query and body may be nil. A body that is neither string, []byte nor json.RawMessage is encoded
+// as JSON. An error means that there was no complete response, so it is unknown what the server has done.
 func (c *Client) Do(ctx context.Context, method, path string, query url.Values, body any) (Response, error) {
 	target := c.URL + path
 	if len(query) > 0 {
@@ -84,8 +83,7 @@ func encode(body any) (io.Reader, error) {
 	return bytes.NewReader(data), err
 }
 
-// Register creates an account with the server's registration shared secret. If that succeeds the client is
-// logged in with it.
+// Register creates an account with the server's registration shared secret and logs the client in.
 func (c *Client) Register(ctx context.Context, secret, name, password string, admin bool) (Response, error) {
 	const path = "/_synapse/admin/v1/register"
 	r, err := c.Do(ctx, http.MethodGet, path, nil, nil)
@@ -105,7 +103,7 @@ func (c *Client) Register(ctx context.Context, secret, name, password string, ad
 	return r, err
 }
 
-// Path joins escaped segments to a path under /_matrix/client/v3, which is where nearly everything is.
+// Path joins escaped segments to a path under /_matrix/client/v3.
 func Path(segments ...string) string {
 	path := "/_matrix/client/v3"
 	for _, s := range segments {
@@ -114,12 +112,12 @@ func Path(segments ...string) string {
 	return path
 }
 
-// Timeline reads all events of the room that the user may see, oldest first. Dendrite's pages overlap, so an
-// event it has shown already is left out.
+// Timeline reads all events of the room that the user may see, oldest first. Dendrite's pages overlap, so repeated
+// events are skipped.
 func (c *Client) Timeline(ctx context.Context, room string) ([]gjson.Result, error) {
 	var events []gjson.Result
 	seen := make(map[string]bool)
-	// The start is named because Dendrite v0.13.8 does not find it by itself.
+	// The start must be named, because Dendrite v0.13.8 does not find it by itself.
 	query := url.Values{"dir": {"f"}, "limit": {"500"}, "from": {"t0_0"}}
 	for {
 		r, err := c.Do(ctx, http.MethodGet, Path("rooms", room, "messages"), query, nil)
@@ -144,8 +142,8 @@ func (c *Client) Timeline(ctx context.Context, room string) ([]gjson.Result, err
 	}
 }
 
-// Watch calls each for the events of the room that the user sees: the last hundred, then every new one as it
-// comes, until each returns true or the context ends.
+// Watch calls each for the events of the room that the user sees: the last hundred, then every new one, until each
+// returns true or the context ends.
 func (c *Client) Watch(ctx context.Context, room string, each func(event gjson.Result) bool) error {
 	filter, err := json.Marshal(map[string]any{
 		"room":     map[string]any{"rooms": []string{room}, "timeline": map[string]any{"limit": 100}},

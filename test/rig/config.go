@@ -29,11 +29,11 @@ const (
 	// Secret is the registration shared secret of every server of the kit.
 	Secret = "the shared secret of a test"
 
-	password = "a long password" // of every user
+	// Password is that of every user.
+	Password = "a long password"
 )
 
-// writeConfig lets the quick start write its dendrite.yaml and makes of it what the test wants. It returns the
-// file's path.
+// writeConfig lets the quick start write its dendrite.yaml, and changes it for the test. It returns the file's path.
 func (s *Server) writeConfig(cfg Config) string {
 	s.t.Helper()
 	path, _, err := setup.QuickStart(s.Dir)
@@ -66,8 +66,8 @@ func (s *Server) writeConfig(cfg Config) string {
 	return path
 }
 
-// settings is what every test wants, under what this one wants: no rate limits, cheap passwords, no other
-// servers asked for keys.
+// settings returns the settings for every test, overridden by those of this test: no rate limits, cheap passwords, no
+// key servers.
 func (s *Server) settings(cfg Config) map[string]any {
 	unlimited := map[string]any{"per_second": 0}
 	settings := map[string]any{
@@ -83,6 +83,14 @@ func (s *Server) settings(cfg Config) map[string]any {
 		"future_server.rate_limits.invalid_token": unlimited,
 		"future_server.rate_limits.call_token":    unlimited,
 		"future_server.max_futures_per_user":      100_000,
+	}
+	if len(cfg.LiveKit) > 0 {
+		var sfus []any
+		for _, l := range cfg.LiveKit {
+			sfus = append(sfus, l.Settings())
+		}
+		settings["global.well_known_client_name"] = s.URL
+		settings["future_server.matrix_rtc.livekit"] = sfus
 	}
 	maps.Copy(settings, cfg.Set)
 	return settings
@@ -101,7 +109,7 @@ func set(m map[string]any, path []string, value any) {
 	set(child, path[1:], value)
 }
 
-// usePostgres moves all components to one database: their own connection strings go, the global one stays.
+// usePostgres moves all components to one database: it removes their own connection strings and sets the global one.
 func usePostgres(root map[string]any, connection string) {
 	for _, section := range root {
 		drop(section)
@@ -120,11 +128,11 @@ func drop(node any) {
 	}
 }
 
-// HasPostgres reports whether there is a PostgreSQL server to test with. It is named by the environment
-// variables that Dendrite's own tests use: POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB, PGPORT.
+// HasPostgres reports whether there is a PostgreSQL server for tests. It is named by the environment variables that
+// Dendrite's own tests use: POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB, PGPORT.
 func HasPostgres() bool { return os.Getenv("POSTGRES_HOST") != "" }
 
-// createDatabase makes an empty database, which goes when the test ends, and returns its connection string.
+// createDatabase creates an empty database, which is removed when the test ends, and returns its connection string.
 func createDatabase(t testing.TB) string {
 	t.Helper()
 	if !HasPostgres() {
@@ -158,7 +166,7 @@ func connection(database string) string {
 	return s
 }
 
-// writeCertificate makes a certificate for this machine and returns the paths of its two halves.
+// writeCertificate creates a certificate for this machine and returns the paths of certificate and key.
 func writeCertificate(t testing.TB, dir string) (cert, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -10,7 +10,7 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// What the tests of delayed events, generations 1 and 2 of MSC4140, have in common.
+// Helpers for the tests of delayed events, generations 1 and 2 of MSC4140.
 
 // The two paths of delayed events.
 const (
@@ -18,7 +18,7 @@ const (
 	UnstableDelayed = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
 )
 
-// ID returns the delay_id of an answer, which must hold nothing else.
+// ID returns the delay_id of an answer, which must contain nothing else.
 func (s *Scene) ID(r Response) string {
 	s.Helper()
 	id := r.JSON.Get("delay_id").String()
@@ -28,13 +28,13 @@ func (s *Scene) ID(r Response) string {
 	return id
 }
 
-// Message schedules Alice's message by generation 1 and returns its delay_id.
+// Message schedules Alice's message with generation 1 and returns its delay_id.
 func (s *Scene) Message(body string, delay time.Duration) string {
 	s.Helper()
 	return s.ID(s.Alice.Delay(s.Room, "send/m.room.message/"+s.Alice.NextTxn(), Text(body), delay))
 }
 
-// State schedules Alice's piece of state by generation 1 and returns its delay_id.
+// State schedules Alice's piece of state with generation 1 and returns its delay_id.
 func (s *Scene) State(eventType, key, body string, delay time.Duration) string {
 	s.Helper()
 	return s.ID(s.Alice.Delay(s.Room, "state/"+eventType+"/"+url.PathEscape(key), Text(body), delay))
@@ -47,7 +47,7 @@ func (u *User) Delay(room, rest string, content any, delay time.Duration) Respon
 	return u.Do(http.MethodPut, Path("rooms", room)+"/"+rest, query, content)
 }
 
-// Listed returns the delay_ids in the user's list, as it is with that query.
+// Listed returns the delay_ids in the user's list, with that query.
 func (s *Scene) Listed(u *User, query string) []string {
 	s.Helper()
 	ids := []string{}
@@ -57,13 +57,13 @@ func (s *Scene) Listed(u *User, query string) []string {
 	return ids
 }
 
-// Lookup returns Alice's delayed event as the stable path shows it.
+// Lookup returns Alice's delayed event by the stable path.
 func (s *Scene) Lookup(id string) gjson.Result {
 	s.Helper()
 	return s.Wants(s.Alice.Do(http.MethodGet, StableDelayed+"/"+id, nil, nil), 200, "").JSON
 }
 
-// Finalised waits until Alice's delayed event has ended, and returns what is said of that.
+// Finalised waits until Alice's delayed event has ended, and returns its finalised.
 func (s *Scene) Finalised(id string) (f gjson.Result) {
 	s.Helper()
 	s.Eventually("the end of the delayed event", func() bool {
@@ -73,8 +73,8 @@ func (s *Scene) Finalised(id string) (f gjson.Result) {
 	return f
 }
 
-// Passes lets the time pass: a message scheduled now to be sent then has come. What was due before it in the
-// room has come too, or never will.
+// Passes lets time pass: it schedules a message and waits for it. Events of the room that were due earlier have arrived
+// too, or never will.
 func (s *Scene) Passes(d time.Duration) {
 	s.Helper()
 	marker := fmt.Sprint("marker ", s.Alice.NextTxn())

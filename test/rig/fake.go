@@ -23,8 +23,8 @@ import (
 
 const fakeKeyID gomatrixserverlib.KeyID = "ed25519:fake"
 
-// Fake is another homeserver that a test plays: it speaks TLS, publishes a key, and signs requests and events, but
-// it says only what the test wants, true or false. It runs in the test's process.
+// Fake is another homeserver that the test controls. It uses TLS, publishes a key, and signs requests and events, but
+// it says anything that the test wants. It runs in the test's process.
 type Fake struct {
 	Name string // server name
 
@@ -39,7 +39,7 @@ type Fake struct {
 	latest   int64 // timestamp
 }
 
-// FakeRequest is a request that has reached a Fake.
+// FakeRequest is a request that a Fake has received.
 type FakeRequest struct {
 	Method string
 	Path   string // unescaped
@@ -55,7 +55,7 @@ type answer struct {
 	give func(FakeRequest) (int, any)
 }
 
-// NewFake starts a homeserver, which ends with the test.
+// NewFake starts a homeserver that ends with the test.
 func NewFake(t testing.TB) *Fake {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
@@ -65,7 +65,7 @@ func NewFake(t testing.TB) *Fake {
 	f := &Fake{t: t, key: key, rooms: map[string]*FakeRoom{}}
 	f.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	s := httptest.NewUnstartedServer(http.HandlerFunc(f.serve))
-	s.Config.ErrorLog = log.New(io.Discard, "", 0) // a killed server's handshakes
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // discards the handshake errors of killed servers
 	s.StartTLS()
 	f.Name = strings.TrimPrefix(s.URL, "https://")
 	t.Cleanup(func() {
@@ -79,8 +79,8 @@ func NewFake(t testing.TB) *Fake {
 // User returns the ID of a user of this server.
 func (f *Fake) User(name string) string { return "@" + name + ":" + f.Name }
 
-// Answer lets the fake answer all requests whose unescaped path has the part in it. A later answer goes before an
-// earlier one and before what the fake says by itself.
+// Answer sets the answer to all requests whose unescaped path contains part. A later answer has precedence over an
+// earlier one, and over the standard answers.
 func (f *Fake) Answer(part string, give func(FakeRequest) (status int, body any)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -92,7 +92,7 @@ func (f *Fake) AnswerWith(part string, status int, body any) {
 	f.Answer(part, func(FakeRequest) (int, any) { return status, body })
 }
 
-// Requests returns the requests so far whose path has the part in it.
+// Requests returns the requests so far whose path contains part.
 func (f *Fake) Requests(part string) []FakeRequest {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -105,8 +105,7 @@ func (f *Fake) Requests(part string) []FakeRequest {
 	return found
 }
 
-// WaitRequest waits until there is a request whose path has the part in it and for which pred, if there is one, is
-// true.
+// WaitRequest waits for a request whose path contains part and for which pred, if not nil, is true.
 func (f *Fake) WaitRequest(part string, within time.Duration, pred func(FakeRequest) bool) FakeRequest {
 	f.t.Helper()
 	for deadline := time.Now().Add(within); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
@@ -120,7 +119,7 @@ func (f *Fake) WaitRequest(part string, within time.Duration, pred func(FakeRequ
 	return FakeRequest{}
 }
 
-// WaitPDU waits until a server has sent the fake an event for which pred is true, in a transaction.
+// WaitPDU waits until a server has sent the fake an event for which pred is true.
 func (f *Fake) WaitPDU(within time.Duration, pred func(pdu gjson.Result) bool) gjson.Result {
 	f.t.Helper()
 	var found gjson.Result
@@ -161,7 +160,7 @@ func (f *Fake) serve(w http.ResponseWriter, req *http.Request) {
 	w.Write(data) //nolint:errcheck // the other side may have gone
 }
 
-// keys is what /_matrix/key/v2/server says.
+// keys is the answer to /_matrix/key/v2/server.
 func (f *Fake) keys() any {
 	fields, err := json.Marshal(gomatrixserverlib.ServerKeyFields{
 		ServerName: spec.ServerName(f.Name),
@@ -185,8 +184,8 @@ func (f *Fake) sign(message []byte) []byte {
 	return signed
 }
 
-// Ask sends a signed request to a server and returns the response, whatever its status. The path is escaped already;
-// FederationPath makes one.
+// Ask sends a signed request to a server and returns the response, with any status. The path must be escaped, as by
+// FederationPath.
 func (f *Fake) Ask(s *Server, method, path string, content any) Response {
 	f.t.Helper()
 	req := fclient.NewFederationRequest(method, spec.ServerName(f.Name), spec.ServerName(s.Name), path)
@@ -216,7 +215,7 @@ func (f *Fake) Ask(s *Server, method, path string, content any) Response {
 	return answer
 }
 
-// Send sends a transaction of PDUs, each of which is whatever JSON can be made of.
+// Send sends a transaction of PDUs, which may be anything that JSON can encode.
 func (f *Fake) Send(s *Server, pdus ...any) Response {
 	f.t.Helper()
 	return f.Ask(s, http.MethodPut, FederationPath("v1", "send", rand.Text()), map[string]any{
@@ -224,7 +223,7 @@ func (f *Fake) Send(s *Server, pdus ...any) Response {
 	})
 }
 
-// MustSend sends a transaction that the server has to take.
+// MustSend sends a transaction that the server must accept.
 func (f *Fake) MustSend(s *Server, pdus ...any) {
 	f.t.Helper()
 	if r := f.Send(s, pdus...); r.Status != http.StatusOK {

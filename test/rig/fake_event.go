@@ -12,10 +12,10 @@ import (
 	"github.com/tidwall/sjson"
 )
 
-// Draft is an event without hash and signature. A value may be a json.RawMessage, which is taken as it stands.
+// Draft is an event without hash and signature. A value may be a json.RawMessage, which is used unchanged.
 type Draft map[string]any
 
-// With returns a copy of the draft in which a field has another value; nil removes it.
+// With returns a copy of the draft with another value for a field; nil removes the field.
 func (d Draft) With(field string, value any) Draft {
 	d = maps.Clone(d)
 	if d[field] = value; value == nil {
@@ -33,20 +33,20 @@ type FakeEvent struct {
 // MarshalJSON implements json.Marshaler.
 func (e FakeEvent) MarshalJSON() ([]byte, error) { return e.Raw, nil }
 
-// Get returns a field of the event, by its path.
+// Get returns a field of the event by its path.
 func (e FakeEvent) Get(path string) gjson.Result { return gjson.GetBytes(e.Raw, path) }
 
 func (e FakeEvent) key() [2]string { return [2]string{e.Get("type").Str, e.Get("state_key").Str} }
 
 func (e FakeEvent) isState() bool { return e.Get("state_key").Exists() }
 
-// ReadEvent is an event that another server has made.
+// ReadEvent parses an event of another server.
 func ReadEvent(version string, raw string) FakeEvent {
 	return FakeEvent{ID: eventID(version, []byte(raw)), Raw: json.RawMessage(raw)}
 }
 
-// Sign hashes and signs an event, whatever is in it, by the rules of a room version of at least 4. What cannot be
-// redacted, such as an event without a type, gets no proper signature.
+// Sign hashes and signs any event by the rules of a room version, 4 or later. An event that cannot be redacted, such as
+// one without a type, gets no proper signature.
 func (f *Fake) Sign(version string, d Draft) FakeEvent {
 	f.t.Helper()
 	d = maps.Clone(d)
@@ -63,8 +63,8 @@ func (f *Fake) Sign(version string, d Draft) FakeEvent {
 	return f.resign(version, raw)
 }
 
-// timestamp is the time in milliseconds, but later than all before: two rooms of one user with the same creation time
-// would be one room.
+// timestamp returns the time in milliseconds, later than all times before, because two rooms of one user with the same
+// creation time would be the same room.
 func (f *Fake) timestamp() int64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -72,7 +72,7 @@ func (f *Fake) timestamp() int64 {
 	return f.latest
 }
 
-// resign signs the redacted form of an event and puts the signatures into the event.
+// resign signs the redacted form of an event and adds the signatures to the event.
 func (f *Fake) resign(version string, raw []byte) FakeEvent {
 	f.t.Helper()
 	redacted, err := gomatrixserverlib.MustGetRoomVersion(gomatrixserverlib.RoomVersion(version)).RedactEventJSON(raw)
@@ -105,7 +105,7 @@ func (f *Fake) set(raw []byte, path string, value any) []byte {
 	return raw
 }
 
-// eventID is the reference hash of an event, "" if it cannot be redacted.
+// eventID returns the reference hash of an event, or "" if it cannot be redacted.
 func eventID(version string, raw []byte) string {
 	redacted, err := gomatrixserverlib.MustGetRoomVersion(gomatrixserverlib.RoomVersion(version)).RedactEventJSON(raw)
 	if err != nil {

@@ -12,32 +12,33 @@ import (
 	"github.com/matrix-org/gomatrixserverlib"
 )
 
-// FakeRoom is a room as a Fake sees it: the state at the end of the branch that it builds on. It resolves nothing.
+// FakeRoom is a room as a Fake sees it: the state at the end of the branch on which it builds. It does not resolve
+// state.
 type FakeRoom struct {
 	ID      string
 	Version string
 	State   map[[2]string]FakeEvent // by type and state key
 	Last    []string                // the ends of the branch
-	Depth   int64                   // of these
+	Depth   int64                   // of Last
 
 	fake *Fake
-	mu   *sync.Mutex  // of the branch: requests are answered while the test goes on
-	all  *[]FakeEvent // every event of the room that the fake knows, shared by all branches
+	mu   *sync.Mutex  // guards the branch, because requests are answered while the test goes on
+	all  *[]FakeEvent // all known events of the room, shared by all branches
 }
 
-// Domainless reports whether the room's ID is its create event's.
+// Domainless reports whether the room's ID is derived from its create event.
 func (r *FakeRoom) Domainless() bool {
 	return gomatrixserverlib.RoomVersion(r.Version).IsDomainless()
 }
 
-// Event returns a piece of the branch's state, an empty event if there is none.
+// Event returns a piece of the branch's state, or an empty event.
 func (r *FakeRoom) Event(eventType, stateKey string) FakeEvent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.State[[2]string{eventType, stateKey}]
 }
 
-// Fork returns a branch that begins where this one is now.
+// Fork returns a branch that starts here.
 func (r *FakeRoom) Fork() *FakeRoom {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -47,8 +48,8 @@ func (r *FakeRoom) Fork() *FakeRoom {
 	return &branch
 }
 
-// Draft is the next event of the branch, with the auth events and prev events that it should have. It is a state
-// event if there is a state key.
+// Draft returns the next event of the branch, with the right auth events and prev events. With a state key it is a
+// state event.
 func (r *FakeRoom) Draft(sender, eventType string, content map[string]any, stateKey ...string) Draft {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -90,7 +91,7 @@ func (r *FakeRoom) authEvents(sender, eventType string, content map[string]any, 
 	return ids
 }
 
-// Add signs the draft and makes it the end of the branch.
+// Add signs the draft and appends it to the branch.
 func (r *FakeRoom) Add(d Draft) FakeEvent {
 	r.fake.t.Helper()
 	e := r.fake.Sign(r.Version, d)
@@ -98,7 +99,7 @@ func (r *FakeRoom) Add(d Draft) FakeEvent {
 	return e
 }
 
-// Append makes an event the end of the branch.
+// Append appends an event to the branch.
 func (r *FakeRoom) Append(e FakeEvent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -109,27 +110,27 @@ func (r *FakeRoom) Append(e FakeEvent) {
 	r.Learn(e)
 }
 
-// Receive makes an event of another server the end of the branch.
+// Receive appends an event of another server to the branch.
 func (r *FakeRoom) Receive(raw string) FakeEvent {
 	e := ReadEvent(r.Version, raw)
 	r.Append(e)
 	return e
 }
 
-// Learn lets the fake serve an event of the room to those who ask for it.
+// Learn makes the fake serve these events of the room.
 func (r *FakeRoom) Learn(events ...FakeEvent) {
 	r.fake.mu.Lock()
 	defer r.fake.mu.Unlock()
 	*r.all = append(*r.all, events...)
 }
 
-// Message makes a message the end of the branch.
+// Message appends a message to the branch.
 func (r *FakeRoom) Message(sender, text string) FakeEvent {
 	r.fake.t.Helper()
 	return r.Add(r.Draft(sender, "m.room.message", map[string]any{"msgtype": "m.text", "body": text}))
 }
 
-// SetState makes a state event the end of the branch.
+// SetState appends a state event to the branch.
 func (r *FakeRoom) SetState(sender, eventType, stateKey string, content map[string]any) FakeEvent {
 	r.fake.t.Helper()
 	return r.Add(r.Draft(sender, eventType, content, stateKey))
@@ -182,7 +183,7 @@ func IDs(events []FakeEvent) []string {
 	return ids
 }
 
-// NewRoom makes a public room on the fake server, with one member, and serves it.
+// NewRoom creates a public room with one member on the fake server, and serves it.
 func (f *Fake) NewRoom(version, creator string, createContent map[string]any) *FakeRoom {
 	f.t.Helper()
 	r := &FakeRoom{Version: version, State: map[[2]string]FakeEvent{}, Last: []string{}, fake: f, mu: new(sync.Mutex), all: new([]FakeEvent)}
@@ -212,7 +213,7 @@ func (f *Fake) NewRoom(version, creator string, createContent map[string]any) *F
 	return r
 }
 
-// Join joins a user of the fake server to a room of the server, and returns what the server says of the room.
+// Join joins a user of the fake server to a room of the server, and returns the room as the server describes it.
 func (f *Fake) Join(s *Server, room, user, version string) *FakeRoom {
 	f.t.Helper()
 	r := f.Ask(s, http.MethodGet, FederationPath("v1", "make_join", room, user)+"?ver="+url.QueryEscape(version), nil)
@@ -247,7 +248,7 @@ func (f *Fake) Join(s *Server, room, user, version string) *FakeRoom {
 	return joined
 }
 
-// Standard is what the fake answers if the test has said nothing: its key, and the events of its rooms.
+// Standard is the fake's standard answer: its key, and the events of its rooms.
 func (f *Fake) Standard(r FakeRequest) (int, any) {
 	parts := strings.Split(strings.TrimPrefix(r.Path, "/_matrix/"), "/")
 	switch {
@@ -283,7 +284,7 @@ func (f *Fake) event(id string) (int, any) {
 	return http.StatusNotFound, map[string]any{"errcode": "M_NOT_FOUND", "error": "the fake has no such event"}
 }
 
-// answer is what the fake says of one of its rooms.
+// answer answers a request about one of the fake's rooms.
 func (r *FakeRoom) answer(what string, req FakeRequest) (int, any) {
 	state := r.StateEvents()
 	switch what {
@@ -315,7 +316,8 @@ func (r *FakeRoom) answer(what string, req FakeRequest) (int, any) {
 	return http.StatusNotFound, map[string]any{"errcode": "M_NOT_FOUND", "error": "the fake does not do that"}
 }
 
-// between are the events before the latest ones of a request to get_missing_events, up to the earliest ones.
+// between returns the events for a request to get_missing_events: those before the latest ones, back to the earliest
+// ones.
 func (r *FakeRoom) between(req FakeRequest) []FakeEvent {
 	stop := map[string]bool{}
 	for _, id := range req.Body.Get("earliest_events").Array() {

@@ -14,7 +14,7 @@ const BridgeToken = "the token of the bridge"
 func Guests(t testing.TB) map[string]any {
 	return map[string]any{
 		"app_service_api.config_files": []any{BridgeRegistration(t, "")},
-		// Dendrite lets guests in only if registration is open, and wants a captcha before it is.
+		// Dendrite lets guests in only if registration is open, and requires a captcha for open registration.
 		"client_api.registration_disabled":       false,
 		"client_api.guests_disabled":             false,
 		"client_api.enable_registration_captcha": true,
@@ -23,8 +23,8 @@ func Guests(t testing.TB) map[string]any {
 	}
 }
 
-// BridgeRegistration writes the registration of an application service that has the users @bridged_… and listens at url,
-// or nowhere if that is empty. It returns the file's path.
+// BridgeRegistration writes the registration of an application service for the users @bridged_…, which listens at url,
+// or nowhere if url is empty. It returns the file's path.
 func BridgeRegistration(t testing.TB, url string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "bridge.yaml")

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Proxy stands before a server's federation port and can be cut, as a network can. What it forwards it does not
-// understand: TLS stays between the servers.
+// Proxy is in front of a server's federation port and can be cut, like a network. It forwards bytes; TLS is between the
+// servers.
 type Proxy struct {
 	Port int
 
@@ -18,11 +18,11 @@ type Proxy struct {
 
 	mu    sync.Mutex
 	cut   bool
-	conns map[net.Conn]bool // both sides of what is being forwarded
+	conns map[net.Conn]bool // both sides of all forwarded connections
 	wg    sync.WaitGroup
 }
 
-// newProxy forwards the connections of a free port to the target until the test ends.
+// newProxy forwards connections from a free port to the target until the test ends.
 func newProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
 	p := &Proxy{Port: ReservePort(t), target: target, conns: make(map[net.Conn]bool)}
@@ -70,14 +70,14 @@ func (p *Proxy) forward(from net.Conn) {
 	both.Wait()
 }
 
-// pour copies one direction to its end, and then ends the other: HTTP has no use for half a connection.
+// pour copies one direction to its end and then closes the other, because HTTP needs both.
 func pour(to, from net.Conn) {
 	io.Copy(to, from) //nolint:errcheck // a cut connection is what this is for
 	to.Close()
 	from.Close()
 }
 
-// hold notes the connection, so that Cut finds it; false if the proxy is cut already.
+// hold registers the connection, so that Cut finds it. It returns false if the proxy is already cut.
 func (p *Proxy) hold(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -93,7 +93,7 @@ func (p *Proxy) release(c net.Conn) {
 	delete(p.conns, c)
 }
 
-// Cut ends all connections and closes new ones at once, until Mend.
+// Cut closes all connections, and new ones at once, until Mend.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

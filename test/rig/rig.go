@@ -1,8 +1,8 @@
-// Package rig is the black-box kit of the end-to-end tests: a whole homeserver in a process of its own,
-// which can be killed at any instant, and clients that talk to it over HTTP. It sees the path of a future
-// from outside alone: requests go in, events come out.
+// Package rig is the kit for black-box end-to-end tests: a whole homeserver in a process of its own, which can be
+// killed at any instant, and clients that use it over HTTP. It sees futures only from outside: requests go in, events
+// come out.
 //
-// The server is the test binary itself, started again; a package that uses the kit says
+// The server is the test binary itself, started again. A package that uses the kit needs
 //
 //	func TestMain(m *testing.M) { rig.Main(m) }
 package rig
@@ -26,29 +26,31 @@ import (
 )
 
 const (
-	startTime = 60 * time.Second // a server that needs longer to come up is taken for hung
+	startTime = 60 * time.Second // a server that takes longer to start counts as hung
 	armTime   = 10 * time.Second
 	logTail   = 300 // lines of the log shown with a failed test
 )
 
-// Config says what server is wanted; the zero value is one on SQLite without federation.
+// Config describes a server; the zero value is a server on SQLite without federation.
 type Config struct {
-	Postgres    bool           // on a fresh PostgreSQL database; the test is skipped where there is none
-	Database    string         // connection string of the PostgreSQL database to use, whoever has made it
-	Federation  bool           // speaks TLS to other servers on this machine; its name is then localhost:PORT
-	Program     string         // path of another Dendrite, to start in place of ours the first time
+	Postgres    bool           // on a new PostgreSQL database; without PostgreSQL the test is skipped
+	Database    string         // connection string of an existing PostgreSQL database to use
+	Federation  bool           // federates over TLS with servers on this machine; its name is then localhost:PORT
+	Program     string         // path of another Dendrite to start instead of ours the first time
 	Proxy       bool           // with Federation: other servers reach it through Server.Proxy, which can be cut
-	Descriptors uint64         // how many files and connections the server may have open; 0: as many as the test
-	Set         map[string]any // dendrite.yaml by dotted path, as in "future_server.max_timeout": "1h"
+	Descriptors uint64         // maximum of open files and connections of the server; 0: as for the test
+	Open        bool           // anybody may register, as with make run
+	LiveKit     []*LiveKit     // its SFUs, which the test starts
+	Set         map[string]any // settings of dendrite.yaml by dotted path, such as "future_server.max_timeout": "1h"
 }
 
-// Server is one homeserver with its folder and its port, which it keeps over restarts.
+// Server is one homeserver with its folder and its port, which stay the same over restarts.
 type Server struct {
 	Name string // server name
 	URL  string // of the client-server API
 	Dir  string
 
-	Proxy *Proxy // before its federation port; nil unless asked for
+	Proxy *Proxy // in front of its federation port; nil without Config.Proxy
 
 	t      testing.TB
 	http   *http.Client
@@ -61,8 +63,8 @@ type Server struct {
 	exited  chan struct{}
 }
 
-// New prepares a server and its database, and starts it. When the test ends the server is killed and, if the
-// test failed, its log is shown.
+// New prepares a server and its database, and starts it. When the test ends it kills the server and, if the test
+// failed, shows its log.
 func New(t testing.TB, cfg Config) *Server {
 	t.Helper()
 	dir := t.TempDir()
@@ -74,7 +76,7 @@ func New(t testing.TB, cfg Config) *Server {
 		t:    t,
 		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
-	s.launch.Descriptors = cfg.Descriptors
+	s.launch.Descriptors, s.launch.Open = cfg.Descriptors, cfg.Open
 	s.launch.HTTP = fmt.Sprintf("127.0.0.1:%d", port)
 	if cfg.Federation {
 		s.Name = fmt.Sprintf("localhost:%d", tlsPort)
@@ -100,7 +102,7 @@ func New(t testing.TB, cfg Config) *Server {
 	return s
 }
 
-// Start starts the server after it has ended, and returns when it answers requests.
+// Start starts the server again and returns when it answers requests.
 func (s *Server) Start() {
 	s.t.Helper()
 	if err := s.TryStart(); err != nil {
@@ -108,13 +110,13 @@ func (s *Server) Start() {
 	}
 }
 
-// TryStart is Start for those who expect that the server refuses to start, or dies at it.
+// TryStart is Start for tests that expect the start to fail or the server to die during it.
 func (s *Server) TryStart() error {
 	if err := s.spawn(); err != nil {
 		return err
 	}
 	select {
-	case <-s.replies: // it is up
+	case <-s.replies: // the server is up
 		return nil
 	case <-s.exited:
 		return fmt.Errorf("the server ended while starting: %s", s.cmd.ProcessState)
@@ -124,7 +126,7 @@ func (s *Server) TryStart() error {
 	}
 }
 
-// StartAndKill starts the server after it has ended and kills it after the given time, wherever it has come to by then.
+// StartAndKill starts the server again and kills it after the given time, wherever it is then.
 func (s *Server) StartAndKill(after time.Duration) {
 	s.t.Helper()
 	if err := s.spawn(); err != nil {
@@ -134,8 +136,8 @@ func (s *Server) StartAndKill(after time.Duration) {
 	s.Kill()
 }
 
-// StartProgram starts another Dendrite, such as the stock one, with the configuration and the data of a server that
-// has ended, and returns when it answers requests. CrashAt does nothing in that life.
+// StartProgram starts another Dendrite, such as the stock one, with the configuration and the data of this server, and
+// returns when it answers requests. CrashAt has no effect on it.
 func (s *Server) StartProgram(path string) {
 	s.t.Helper()
 	if err := s.run(exec.Command(path, "-config", s.launch.Config, "-http-bind-address", s.launch.HTTP)); err != nil {
@@ -168,14 +170,14 @@ func (s *Server) spawn() error {
 		return err
 	}
 	cmd := exec.Command(self)
-	// Dendrite's own races must not spoil the exit code; ours are looked for in the log.
+	// Dendrite's own races must not change the exit code; ours are searched for in the log.
 	cmd.Env = append(os.Environ(), s.launch.env(), "GORACE=exitcode=0 atexit_sleep_ms=0")
-	s.launch.Step = "" // for this life only
+	s.launch.Step = "" // only for this run
 	return s.run(cmd)
 }
 
 func (s *Server) run(program *exec.Cmd) (err error) {
-	s.http.CloseIdleConnections() // they lead to the server's former life
+	s.http.CloseIdleConnections() // they belong to the server's previous run
 	s.cmd = program
 	s.cmd.Dir = s.Dir
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
@@ -212,7 +214,7 @@ func (s *Server) Kill() {
 	<-s.exited
 }
 
-// Terminate asks the server to shut down, with SIGTERM, and does not wait. A server that has ended already is left alone.
+// Terminate sends SIGTERM and does not wait. It does nothing if the server has already ended.
 func (s *Server) Terminate() {
 	s.t.Helper()
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -220,7 +222,7 @@ func (s *Server) Terminate() {
 	}
 }
 
-// Stop asks the server to shut down, with SIGTERM, and returns its exit code and how long it took.
+// Stop sends SIGTERM, and returns the exit code and how long the stop took.
 func (s *Server) Stop() (code int, took time.Duration) {
 	s.t.Helper()
 	start := time.Now()
@@ -232,8 +234,8 @@ func (s *Server) Stop() (code int, took time.Duration) {
 	return s.cmd.ProcessState.ExitCode(), time.Since(start)
 }
 
-// CrashAt lets the server kill itself, as if by SIGKILL from outside, when a future passes the named step of
-// its life for the nth time: from now on, or from the next start on if the server is down.
+// CrashAt makes the server kill itself, as by SIGKILL, when a future passes the named step for the nth time: from now
+// on or, if the server is down, from its next start on.
 func (s *Server) CrashAt(step string, n int) {
 	s.t.Helper()
 	if !s.Running() {
@@ -243,18 +245,18 @@ func (s *Server) CrashAt(step string, n int) {
 	fmt.Fprintf(s.orders, "%s %d\n", step, n)
 	select {
 	case <-s.replies:
-	case <-s.exited: // a step armed earlier was quicker
+	case <-s.exited: // an earlier step was faster
 	case <-time.After(armTime):
 		s.t.Fatal("the server does not take orders")
 	}
 }
 
-// PauseAt lets the server rest whenever it passes the named step, from its next start on.
+// PauseAt makes the server pause whenever it passes the named step, from its next start on.
 func (s *Server) PauseAt(step string, pause time.Duration) {
 	s.launch.PauseAt, s.launch.Pause = step, pause
 }
 
-// WaitExit waits until the server has ended, and reports whether it did in the time.
+// WaitExit waits until the server has ended, and reports whether it did within the time.
 func (s *Server) WaitExit(within time.Duration) bool {
 	select {
 	case <-s.exited:
@@ -264,7 +266,7 @@ func (s *Server) WaitExit(within time.Duration) bool {
 	}
 }
 
-// Running reports whether the server's process lives.
+// Running reports whether the server's process is running.
 func (s *Server) Running() bool {
 	select {
 	case <-s.exited:
@@ -274,13 +276,13 @@ func (s *Server) Running() bool {
 	}
 }
 
-// Exit says how the server has ended, in the words of os.ProcessState.
+// Exit describes how the server has ended.
 func (s *Server) Exit() string { return s.cmd.ProcessState.String() }
 
 // PID is the process ID of the server.
 func (s *Server) PID() int { return s.cmd.Process.Pid }
 
-// Log returns all that the server has logged, over all its lives.
+// Log returns everything that the server has logged, in all its runs.
 func (s *Server) Log() string {
 	s.t.Helper()
 	data, err := os.ReadFile(s.log.Name())
@@ -299,7 +301,7 @@ func (s *Server) cleanup() {
 		s.t.Errorf("a data race:\n%s", race)
 	}
 	if s.t.Failed() {
-		// JetStream tells its whole life at each start, which nobody wants to read.
+		// JetStream's long report at each start is left out.
 		lines := slices.DeleteFunc(slices.Collect(strings.Lines(s.Log())), func(line string) bool {
 			return strings.Contains(line, "level=info") && strings.Contains(line, "component=jetstream")
 		})
@@ -309,8 +311,8 @@ func (s *Server) cleanup() {
 	s.log.Close()
 }
 
-// ourRace finds the report of a data race in which both sides are this module's code, "" if there is none.
-// Dendrite has races of its own.
+// ourRace returns the report of a data race in which both sides are this module's code, or "". Dendrite has races of
+// its own.
 func ourRace(log string) string {
 	const rule = "==================\n"
 	for _, report := range strings.Split(log, rule) {
@@ -325,7 +327,7 @@ func ourRace(log string) string {
 	return ""
 }
 
-// isOurs reports whether the innermost call of a stack, the language's own aside, is in this module.
+// isOurs reports whether the innermost call of a stack, except those of the Go library, is in this module.
 func isOurs(stack string) bool {
 	for line := range strings.Lines(stack) {
 		call := strings.TrimSpace(line)
@@ -337,9 +339,9 @@ func isOurs(stack string) bool {
 	return false
 }
 
-// ReservePort finds a TCP port that nothing listens on and keeps it for the length of the test. The mark of
-// possession is the UDP port of the same number: so the kit's other users, in other processes too, pass it
-// by while the server is down. Ports below 32768 are never given to outgoing connections.
+// ReservePort finds a TCP port that nothing listens on and reserves it for the test. It holds the UDP port of the same
+// number, so that other users of the kit, also in other processes, avoid it while the server is down. Ports below 32768
+// are never used for outgoing connections.
 func ReservePort(t testing.TB) int {
 	t.Helper()
 	for offset := range 10_000 {

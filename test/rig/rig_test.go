@@ -11,7 +11,7 @@ import (
 
 func TestMain(m *testing.M) { rig.Main(m) }
 
-// TestLives walks through a server's lives: what was said in one is known in the next.
+// TestLives runs a server several times: each run knows what happened in the earlier ones.
 func TestLives(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
@@ -49,7 +49,7 @@ func TestLives(t *testing.T) {
 	}
 }
 
-// TestTwoServers runs two side by side, on different ports and folders.
+// TestTwoServers runs two servers in parallel, on different ports and folders.
 func TestTwoServers(t *testing.T) {
 	one, two := rig.New(t, rig.Config{Federation: true}), rig.New(t, rig.Config{Federation: true})
 	if one.Name == two.Name || one.URL == two.URL {

@@ -11,21 +11,22 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// Patience is how long a test waits for what must come; only a failing test waits so long.
+// Patience is how long a test waits for something that must happen. Only a failing test waits so long.
 const Patience = time.Minute // after SIGKILL JetStream redelivers unacknowledged messages after 30 s
 
-// Scene is one test's part of a server: Alice, who made the room and has all power in it, and Bob, who is in it.
+// Scene is one test's part of a server: Alice, who has created the room and has all power in it, and Bob, who is a
+// member.
 type Scene struct {
 	*testing.T
 	Server     *Server
 	Alice, Bob *User
 	Room       string
-	users      *atomic.Int64 // registered on the server
+	users      *atomic.Int64 // number of accounts on the server
 }
 
-// CheckRequirements runs a test for each requirement, side by side. Its name is the numbers of the requirements, separated
-// by commas. Those of shared have scenes on one server, which lets guests and an application service in; those of alone
-// start servers of their own.
+// CheckRequirements runs a test for each requirement, in parallel. The test's name is the numbers of the requirements,
+// separated by commas. Tests in shared have scenes on one server, which admits guests and an application service; tests
+// in alone start servers of their own.
 func CheckRequirements(t *testing.T, alone map[string]func(*testing.T), shared ...map[string]func(*Scene)) {
 	server := New(t, Config{Set: Guests(t)})
 	var users atomic.Int64
@@ -40,7 +41,7 @@ func CheckRequirements(t *testing.T, alone map[string]func(*testing.T), shared .
 	CheckAlone(t, alone)
 }
 
-// CheckAlone runs the tests side by side.
+// CheckAlone runs the tests in parallel.
 func CheckAlone(t *testing.T, tests map[string]func(*testing.T)) {
 	for numbers, check := range tests {
 		t.Run(numbers, func(t *testing.T) {
@@ -50,7 +51,7 @@ func CheckAlone(t *testing.T, tests map[string]func(*testing.T)) {
 	}
 }
 
-// NewScene makes the users and the room of a test; users numbers the accounts of all scenes of the server.
+// NewScene creates the users and the room of a test. users counts the accounts of all scenes of the server.
 func NewScene(t *testing.T, server *Server, users *atomic.Int64) *Scene {
 	s := &Scene{T: t, Server: server, users: users}
 	s.Alice, s.Bob = s.Register("alice"), s.Register("bob")
@@ -65,7 +66,7 @@ func (s *Scene) Register(name string) *User {
 	return s.Server.Register(s, fmt.Sprintf("%s%d", name, s.users.Add(1)))
 }
 
-// Text is the content of a message or a piece of state that can be told apart.
+// Text is the content of a message or a piece of state, with that body.
 func Text(body string) map[string]any { return map[string]any{"msgtype": "m.text", "body": body} }
 
 // At returns the path of something in the room, under any prefix of the client API.
@@ -73,7 +74,7 @@ func (s *Scene) At(version, rest string) string {
 	return "/_matrix/client/" + version + "/rooms/" + url.PathEscape(s.Room) + "/" + rest
 }
 
-// As sends a request with somebody's access token, or none if that is "".
+// As sends a request with that access token, or none if it is "".
 func (s *Scene) As(accessToken, method, path string, body any) Response {
 	s.Helper()
 	c := s.Server.Client()
@@ -111,8 +112,8 @@ func (s *Scene) Sees(body string) gjson.Result {
 	return s.Alice.WaitFor(s.Room, HasBody(body), Patience)
 }
 
-// Has wants that many events with one of the bodies in the room, and waits until there are so many: what has been
-// sent may reach the timeline a moment later.
+// Has checks that the room has n events with one of the bodies. It waits until there are n, because a sent event may
+// reach the timeline a moment later.
 func (s *Scene) Has(n int, bodies ...string) {
 	s.Helper()
 	s.Eventually(fmt.Sprintf("%d of %v", n, bodies), func() bool { return len(s.Bodies(bodies...)) >= n })
@@ -135,7 +136,7 @@ func (s *Scene) Bodies(of ...string) (found []string) {
 	return found
 }
 
-// SetPower lets one key of the room's power levels be that value.
+// SetPower sets one key of the room's power levels.
 func (s *Scene) SetPower(key string, level any) {
 	s.Helper()
 	content := map[string]any{}

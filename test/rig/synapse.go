@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// runSynapse is Synapse's own main, which also ends when its standard input does: with the process that started it.
+// runSynapse is Synapse's own main, which also ends when its standard input does, together with the process that
+// started it.
 const runSynapse = `
 import os, sys, threading
 def watch():
@@ -27,7 +28,7 @@ main()
 `
 
 // Synapse is a Synapse on this machine, on SQLite, as the other end of federation. Other servers reach it over TLS
-// through its proxy, and its name is localhost:PORT of that.
+// through its proxy; its name is the proxy's localhost:PORT.
 type Synapse struct {
 	Name  string // server name
 	URL   string // of the client-server API
@@ -44,8 +45,8 @@ type Synapse struct {
 	exited chan struct{}
 }
 
-// NewSynapse prepares a Synapse, which that Python has installed, and starts it. When the test ends it is killed and,
-// if the test failed, the end of its log is shown.
+// NewSynapse prepares and starts a Synapse that is installed in that Python. When the test ends it is killed and, if
+// the test failed, the end of its log is shown.
 func NewSynapse(t testing.TB, python string) *Synapse {
 	t.Helper()
 	port, tlsPort := ReservePort(t), ReservePort(t)
@@ -69,10 +70,10 @@ func NewSynapse(t testing.TB, python string) *Synapse {
 	return s
 }
 
-// Start starts the server after it has ended, and returns when it answers requests.
+// Start starts the server again and returns when it answers requests.
 func (s *Synapse) Start() {
 	s.t.Helper()
-	s.http.CloseIdleConnections() // they lead to the server's former life
+	s.http.CloseIdleConnections() // they belong to the server's previous run
 	cmd := exec.Command(s.python, "-c", runSynapse, "-c", filepath.Join(s.Dir, "homeserver.yaml"))
 	cmd.Dir = s.Dir
 	cmd.Stdout, cmd.Stderr = s.log, s.log
@@ -119,7 +120,7 @@ func (s *Synapse) Kill() {
 	<-s.exited
 }
 
-// Stop asks the server to shut down, with SIGTERM, and waits until it has.
+// Stop sends SIGTERM and waits until the server has ended.
 func (s *Synapse) Stop() {
 	s.t.Helper()
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -133,7 +134,7 @@ func (s *Synapse) Stop() {
 	}
 }
 
-// Running reports whether the server's process lives.
+// Running reports whether the server's process is running.
 func (s *Synapse) Running() bool {
 	select {
 	case <-s.exited:

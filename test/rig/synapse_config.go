@@ -28,8 +28,8 @@ func (s *Synapse) writeConfig(port, tlsPort int) {
 	}
 }
 
-// settings are Synapse's defaults, but for this: no other machine is asked for anything, loopback is an address like
-// any other, nothing is rate limited, and a server that was away is tried again at once.
+// settings are Synapse's defaults with these exceptions: no other machine is contacted, loopback is allowed, there are
+// no rate limits, and a server that was away is retried at once.
 func (s *Synapse) settings(port, tlsPort int) map[string]any {
 	cert, key := writeCertificate(s.t, s.Dir)
 	listener := func(port int, tls bool) map[string]any {
@@ -65,9 +65,9 @@ func (s *Synapse) settings(port, tlsPort int) map[string]any {
 		"federation_verify_certificates": false,
 		"ip_range_blacklist":             []any{},
 		"federation_ip_range_blacklist":  []any{},
-		"federation": map[string]any{ // numbers are milliseconds
+		"federation": map[string]any{ // milliseconds
 			"max_short_retries": 1, "max_short_retry_delay": 100,
-			// A transaction that fails is tried again each second for a minute.
+			// A failed transaction is retried each second for a minute.
 			"max_long_retries": 60, "max_long_retry_delay": "1s",
 			"destination_min_retry_interval": 1, "destination_retry_multiplier": 1,
 			"destination_max_retry_interval": 1,

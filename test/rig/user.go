@@ -13,8 +13,8 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// User is an account with a device. Its methods end the test if the server does not do as asked; tests that
-// want to see errors use Do, and those that kill the server use the Client itself.
+// User is an account with a device. Its methods end the test if a request fails. Tests that expect errors use Do; tests
+// that kill the server use the Client itself.
 type User struct {
 	Client
 	ID       string
@@ -24,13 +24,13 @@ type User struct {
 	txns atomic.Int64
 }
 
-// Params are the query parameters that make a future of an event.
+// Params are the query parameters of a future.
 type Params struct {
-	Timeout time.Duration // 0: none, an action future
+	Timeout time.Duration // 0: none, for an action future
 	Group   string        // "": none
 }
 
-// Query returns the parameters as they stand in a URL.
+// Query returns the parameters as a URL has them.
 func (p Params) Query() url.Values {
 	q := url.Values{}
 	if p.Timeout > 0 {
@@ -42,12 +42,12 @@ func (p Params) Query() url.Values {
 	return q
 }
 
-// Future is the server's answer to a scheduling request. Refresh is "" for an action future.
+// Future is the answer to a scheduling request. Refresh is "" for an action future.
 type Future struct {
 	Send, Cancel, Refresh, Group string
 }
 
-// Future reads the answer to a scheduling request.
+// Future parses the answer to a scheduling request.
 func (r Response) Future() Future {
 	get := func(key string) string { return r.JSON.Get(key).String() }
 	return Future{Send: get("send_token"), Cancel: get("cancel_token"), Refresh: get("refresh_token"), Group: get("future_group_id")}
@@ -71,7 +71,7 @@ func (s *Server) RegisterAdmin(t testing.TB, name string) *User {
 func register(t testing.TB, client Client, name string, admin bool) *User {
 	t.Helper()
 	u := &User{Client: client, t: t}
-	r, err := u.Client.Register(t.Context(), Secret, name, password, admin)
+	r, err := u.Client.Register(t.Context(), Secret, name, Password, admin)
 	if err != nil || r.Status != http.StatusOK {
 		t.Fatalf("registering %s: %d %s %v", name, r.Status, r.Body, err)
 	}
@@ -84,7 +84,7 @@ func (s *Server) Login(t testing.TB, u *User) *User {
 	t.Helper()
 	other := &User{Client: s.Client(), ID: u.ID, t: t}
 	r := other.must(http.MethodPost, Path("login"), nil, map[string]any{
-		"type": "m.login.password", "password": password,
+		"type": "m.login.password", "password": Password,
 		"identifier": map[string]any{"type": "m.id.user", "user": u.ID},
 	})
 	other.Token, other.DeviceID = r.JSON.Get("access_token").String(), r.JSON.Get("device_id").String()
@@ -104,14 +104,14 @@ func LoginAt(t testing.TB, url, name, password string) *User {
 	return u
 }
 
-// UseToken does what a future's token stands for, without a login.
+// UseToken uses a future's token, without a login.
 func (s *Server) UseToken(t testing.TB, token string) Response {
 	t.Helper()
 	u := User{Client: s.Client(), t: t}
 	return u.Do(http.MethodPost, Path("futures", token), nil, nil)
 }
 
-// Do sends one request and returns the response, whatever its status.
+// Do sends one request and returns the response, with any status.
 func (u *User) Do(method, path string, query url.Values, body any) Response {
 	u.t.Helper()
 	r, err := u.Client.Do(u.t.Context(), method, path, query, body)
@@ -121,7 +121,7 @@ func (u *User) Do(method, path string, query url.Values, body any) Response {
 	return r
 }
 
-// must sends one request that has to succeed.
+// must sends a request that must succeed.
 func (u *User) must(method, path string, query url.Values, body any) Response {
 	u.t.Helper()
 	r := u.Do(method, path, query, body)
@@ -134,7 +134,7 @@ func (u *User) must(method, path string, query url.Values, body any) Response {
 // NextTxn returns a transaction ID that the user has not used yet.
 func (u *User) NextTxn() string { return fmt.Sprintf("t%d", u.txns.Add(1)) }
 
-// CreateRoom creates a room, a public one unless opts say otherwise, and returns its ID.
+// CreateRoom creates a room, public unless opts say otherwise, and returns its ID.
 func (u *User) CreateRoom(opts map[string]any) string {
 	u.t.Helper()
 	if opts == nil {
@@ -173,7 +173,7 @@ func (u *User) SendState(room, eventType, stateKey string, content any) string {
 	return u.must(http.MethodPut, Path("rooms", room, "state", eventType, stateKey), nil, content).JSON.Get("event_id").String()
 }
 
-// GetState returns the content of a state event; it does not exist if there is none.
+// GetState returns the content of a state event; the result does not exist if there is no event.
 func (u *User) GetState(room, eventType, stateKey string) gjson.Result {
 	u.t.Helper()
 	r := u.Do(http.MethodGet, Path("rooms", room, "state", eventType, stateKey), nil, nil)
@@ -224,7 +224,7 @@ func (u *User) WaitFor(room string, pred func(event gjson.Result) bool, within t
 	return found
 }
 
-// HasBody is a predicate for WaitFor: a message event whose body is the text.
+// HasBody is a predicate for WaitFor: a message event with that body.
 func HasBody(text string) func(gjson.Result) bool {
 	return func(event gjson.Result) bool { return event.Get("content.body").String() == text }
 }

@@ -70,7 +70,7 @@ func TestCreateRoomAtOnce(t *testing.T) {
 		rooms := make([]string, 20)
 		for i := range rooms {
 			wg.Go(func() {
-				// All with one timestamp, so that all create events but the first would be the first again.
+				// All have one timestamp, so all create events but the first would have the first one's ID.
 				r, err := alice.Client.Do(t.Context(), http.MethodPost, rig.Path("createRoom"),
 					map[string][]string{"ts": {"1700000000000"}}, object{"room_version": "12", "preset": "private_chat"})
 				if err != nil || r.Status != http.StatusOK {

@@ -14,7 +14,7 @@ import (
 
 const maxLevel = 1<<53 - 1
 
-// TestCreatorsPower goes through what creators, an admin of the highest level and others may do.
+// TestCreatorsPower tests what creators, an admin of the highest level and others may do.
 func TestCreatorsPower(t *testing.T) {
 	onEach(t, func(t *testing.T, s *rig.Server) {
 		alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
@@ -62,7 +62,7 @@ func TestCreatorsPower(t *testing.T) {
 	})
 }
 
-// TestCreatorsAreNotLockedOut checks that no power levels keep a creator from sending, and that they keep others.
+// TestCreatorsAreNotLockedOut checks that power levels never keep a creator from sending, but do keep others.
 func TestCreatorsAreNotLockedOut(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
@@ -77,7 +77,7 @@ func TestCreatorsAreNotLockedOut(t *testing.T) {
 	expect(t, "others", r, http.StatusForbidden, "M_FORBIDDEN")
 }
 
-// TestDirectory checks the power over the directory and over aliases, which is no matter of the auth rules.
+// TestDirectory checks the power over the directory and over aliases, which the auth rules do not cover.
 func TestDirectory(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
@@ -93,7 +93,7 @@ func TestDirectory(t *testing.T) {
 	ok(t, "the creator removes it", alice.Do(http.MethodDelete, rig.Path("directory", "room", alias), nil, nil))
 }
 
-// TestRoomNotification checks that a creator's "@room" is one, and that of a member without power is not.
+// TestRoomNotification checks that a creator's "@room" notifies, and that of a member without power does not.
 func TestRoomNotification(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice, bob, carol := s.Register(t, "alice"), s.Register(t, "bob"), s.Register(t, "carol")
@@ -121,7 +121,7 @@ func TestRoomNotification(t *testing.T) {
 	}
 }
 
-// TestCreatorLeaves checks that a creator who has left comes back only as others do.
+// TestCreatorLeaves checks that a creator who has left can only come back as others can.
 func TestCreatorLeaves(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice := s.Register(t, "alice")
@@ -131,7 +131,7 @@ func TestCreatorLeaves(t *testing.T) {
 	expect(t, "joining an invite-only room again", r, http.StatusForbidden, "M_FORBIDDEN")
 }
 
-// TestSecondCreate checks that no room gets a second create event, whatever its version.
+// TestSecondCreate checks that no room gets a second create event, in any version.
 func TestSecondCreate(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice := s.Register(t, "alice")
@@ -144,7 +144,7 @@ func TestSecondCreate(t *testing.T) {
 	}
 }
 
-// TestCreateEventRoomID checks that clients see the room ID of the create event wherever they see that of others.
+// TestCreateEventRoomID checks that clients see the room ID of the create event wherever they see that of other events.
 func TestCreateEventRoomID(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice := s.Register(t, "alice")
@@ -175,7 +175,7 @@ func TestCreateEventRoomID(t *testing.T) {
 	}
 }
 
-// TestRestart checks that a room of version 12 is the same after the server has ended and started again.
+// TestRestart checks that a room of version 12 is unchanged after a restart of the server.
 func TestRestart(t *testing.T) {
 	onEach(t, func(t *testing.T, s *rig.Server) {
 		alice, bob := s.Register(t, "alice"), s.Register(t, "bob")

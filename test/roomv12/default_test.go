@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// TestDefaultVersion checks which version a new room has, and what clients are told of that.
+// TestDefaultVersion checks the version of new rooms, and what clients are told about it.
 func TestDefaultVersion(t *testing.T) {
 	for name, test := range map[string]struct {
 		set  map[string]any
@@ -33,7 +33,7 @@ func TestDefaultVersion(t *testing.T) {
 	}
 }
 
-// TestServerNotices checks that notices get through in rooms of version 12.
+// TestServerNotices checks that notices arrive in rooms of version 12.
 func TestServerNotices(t *testing.T) {
 	s := rig.New(t, rig.Config{Set: map[string]any{
 		"global.server_notices.enabled": true, "global.server_notices.local_part": "_server",

@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// newScene is a scene in a room of version 12, which nobody but creators may send messages into.
+// newScene is a scene in a room of version 12 in which only creators may send messages.
 func newScene(t *testing.T, s *rig.Server, users *atomic.Int64) *rig.Scene {
 	scene := rig.NewScene(t, s, users)
 	scene.Room = mustCreate(t, scene.Alice, public(object{"power_level_content_override": object{"events_default": 100}}))

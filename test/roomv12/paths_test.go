@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// malformed are no room IDs.
+// malformed are malformed room IDs.
 var malformed = []string{
 	"!", "!:", "!a", "a", "!a:", "!:localhost", "#a:localhost", "@a:localhost",
 	"!" + strings.Repeat("a", 42), "!" + strings.Repeat("a", 44), "!" + strings.Repeat("a", 42) + "+", "!" + strings.Repeat("a", 42) + "=",
@@ -20,7 +20,7 @@ var malformed = []string{
 	"!a:" + strings.Repeat("b", 300), "!a:b c", "%", "%21",
 }
 
-// routes are all routes of the client API whose path has a room ID, read from Dendrite's source: "METHOD PATH".
+// routes returns all routes of the client API whose path has a room ID, read from Dendrite's source: "METHOD PATH".
 func routes(t *testing.T) (found []string) {
 	t.Helper()
 	handle := regexp.MustCompile(`(?s)\.Handle\("(/[^"]*\{room[^"]*)"(.*?)\.Methods\(([^)]*)\)`)
@@ -46,7 +46,7 @@ func routes(t *testing.T) (found []string) {
 	return found
 }
 
-// call sends a request whose path has this room ID, under the version of the API that knows the route.
+// call sends a request whose path has this room ID, under the version of the API that has the route.
 func call(u *rig.User, route, room string) rig.Response {
 	method, path, _ := strings.Cut(route, " ")
 	path = variable.ReplaceAllStringFunc(path, func(v string) string {
@@ -67,8 +67,8 @@ func call(u *rig.User, route, room string) rig.Response {
 
 var variable = regexp.MustCompile(`\{[^}]*\}`)
 
-// TestMalformedRoomIDs sends what is no room ID to every route that wants one: it is the client's mistake, and the
-// server lives on.
+// TestMalformedRoomIDs sends malformed room IDs to every route with a room ID: it is the client's error, and the server
+// goes on.
 func TestMalformedRoomIDs(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice := s.Register(t, "alice")
@@ -78,7 +78,7 @@ func TestMalformedRoomIDs(t *testing.T) {
 				continue
 			}
 			r := call(alice, route, id)
-			if r.ErrCode() == "M_UNRECOGNIZED" { // peeking, which is turned off
+			if r.ErrCode() == "M_UNRECOGNIZED" { // peeking, which is disabled
 				continue
 			}
 			expect(t, route+" with "+id, r, http.StatusBadRequest, "M_INVALID_PARAM")
@@ -89,7 +89,7 @@ func TestMalformedRoomIDs(t *testing.T) {
 	}
 }
 
-// TestUnknownRooms sends the IDs of rooms that do not exist, of both forms, to the same routes.
+// TestUnknownRooms sends IDs of unknown rooms, of both forms, to the same routes.
 func TestUnknownRooms(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice := s.Register(t, "alice")

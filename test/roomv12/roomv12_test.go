@@ -1,5 +1,5 @@
-// Package roomv12 tests rooms of version 12 at the client API of one server: how they are made and upgraded, and
-// what their creators may do.
+// Package roomv12 tests rooms of version 12 with the client API of one server: creation, upgrades, and the power of
+// creators.
 package roomv12
 
 import (
@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { rig.Main(m) }
 
-// onEach runs the test with a server on SQLite and with one on PostgreSQL, if there is any.
+// onEach runs the test with a server on SQLite and, if available, with one on PostgreSQL.
 func onEach(t *testing.T, test func(t *testing.T, s *rig.Server)) {
 	t.Run("SQLite", func(t *testing.T) { test(t, rig.New(t, rig.Config{})) })
 	t.Run("PostgreSQL", func(t *testing.T) { test(t, rig.New(t, rig.Config{Postgres: true})) })
@@ -55,12 +55,12 @@ func put(u *rig.User, room, eventType, stateKey string, content any) rig.Respons
 	return u.Do(http.MethodPut, rig.Path("rooms", room, "state", eventType, stateKey), nil, content)
 }
 
-// change kicks, bans or unbans somebody.
+// change kicks, bans or unbans a user.
 func change(u *rig.User, room, how, target string) rig.Response {
 	return u.Do(http.MethodPost, rig.Path("rooms", room, how), nil, object{"user_id": target})
 }
 
-// expect checks the status and the error code of a response, "" for success.
+// expect checks the status and the error code of a response; "" for success.
 func expect(t *testing.T, what string, r rig.Response, status int, errCode string) {
 	t.Helper()
 	if r.Status != status || r.ErrCode() != errCode {

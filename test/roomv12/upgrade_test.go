@@ -12,7 +12,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
 
-// upgrade asks for a new room; more are further keys of the request.
+// upgrade asks for an upgrade; more has further keys of the request.
 func upgrade(u *rig.User, room, version string, more object) rig.Response {
 	body := object{"new_version": version}
 	for key, value := range more {
@@ -30,7 +30,7 @@ func mustUpgrade(t *testing.T, u *rig.User, room, version string, more object) s
 	return r.JSON.Get("replacement_room").String()
 }
 
-// TestUpgrade checks what the new room has of the old one.
+// TestUpgrade checks what the new room has from the old one.
 func TestUpgrade(t *testing.T) {
 	onEach(t, func(t *testing.T, s *rig.Server) {
 		alice, bob, evil := s.Register(t, "alice"), s.Register(t, "bob"), s.Register(t, "evil")
@@ -88,7 +88,7 @@ func checkReplacement(t *testing.T, u *rig.User, from, old, room string) {
 	}
 }
 
-// TestUpgradePowerLevels checks who is named by the new room's power levels.
+// TestUpgradePowerLevels checks which users are in the new room's power levels.
 func TestUpgradePowerLevels(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice, bob, charlie := s.Register(t, "alice"), s.Register(t, "bob"), s.Register(t, "charlie")
@@ -177,7 +177,7 @@ func TestUpgradeRefused(t *testing.T) {
 	mustUpgrade(t, bob, room, "12", nil)
 }
 
-// TestUpgradeWithoutPowerLevels checks that what a room without power levels lacks are the defaults.
+// TestUpgradeWithoutPowerLevels checks that a room without power levels gets the defaults.
 func TestUpgradeWithoutPowerLevels(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice := s.Register(t, "alice")
@@ -190,8 +190,8 @@ func TestUpgradeWithoutPowerLevels(t *testing.T) {
 	}
 }
 
-// TestUpgradeAtOnce checks that a user whose requests come at once gets one new room, and that another user does not
-// get one beside it.
+// TestUpgradeAtOnce checks that simultaneous requests of a user create one new room, and that another user does not
+// create a second one.
 func TestUpgradeAtOnce(t *testing.T) {
 	s := rig.New(t, rig.Config{})
 	alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
@@ -207,7 +207,7 @@ func TestUpgradeAtOnce(t *testing.T) {
 		wg.Wait()
 		return byAlice, bobs
 	}
-	// Who comes first, and whether all come before the first one is served, is not for the test to say.
+	// The order of the requests is random.
 	for range 20 {
 		rooms, bobs := together()
 		if bobs.Status == http.StatusBadRequest && rooms[0] != "" && rooms[0] == rooms[1] && rooms[0] == rooms[2] {

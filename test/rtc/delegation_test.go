@@ -25,13 +25,13 @@ const (
 type seat struct {
 	*testing.T
 	*rig.User
-	sfu            *sfu
-	room, key      string
-	delayID        string
-	alias, address string
+	sfu       *sfu
+	room, key string
+	delayID   string
+	alias     string
 }
 
-// newSeat has a user enter the call, with a leave of that delay.
+// newSeat makes a user enter the call, with a leave of that delay.
 func newSeat(t *testing.T, f *sfu, u *rig.User, room string, delay time.Duration) *seat {
 	t.Helper()
 	s := &seat{T: t, User: u, sfu: f, room: room, key: "_" + u.ID + "_D_m.call", alias: hash(room, slot)}
@@ -52,7 +52,7 @@ func (s *seat) asks() object {
 
 func (s *seat) isIn() bool { return s.GetState(s.room, memberType, s.key).Get("application").Exists() }
 
-// stays fails if the membership ends in that time.
+// stays fails if the membership ends within that time.
 func (s *seat) stays(d time.Duration) {
 	s.Helper()
 	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
@@ -62,7 +62,7 @@ func (s *seat) stays(d time.Duration) {
 	}
 }
 
-// goes fails unless the membership ends in that time, and returns how long it took.
+// goes fails unless the membership ends within that time, and returns how long it took.
 func (s *seat) goes(d time.Duration) time.Duration {
 	s.Helper()
 	start := time.Now()
@@ -76,7 +76,7 @@ func (s *seat) goes(d time.Duration) time.Duration {
 	return 0
 }
 
-// hook is a webhook of the SFU.
+// hook sends a webhook of the SFU.
 func hook(t *testing.T, s *rig.Server, event, alias, identity, sid, reason string) {
 	t.Helper()
 	body, err := json.Marshal(object{
@@ -118,7 +118,7 @@ func delegatingServer(t *testing.T, f *sfu) *rig.Server {
 	}})
 }
 
-// TestDelegation: 13.3 and 13.4, and what is refused (6.2, 6.3).
+// TestDelegation: 13.3 and 13.4, and the refusals (6.2, 6.3).
 func TestDelegation(t *testing.T) {
 	t.Parallel()
 	f := newSFU(t)
@@ -224,8 +224,8 @@ func refused(t *testing.T, s *seat, other *rig.User) {
 	s.goes(25 * time.Second) // nobody has delegated it
 }
 
-// TestDelegationOutages: neither an outage of this server, longer than the delay, nor one of the SFU throws anybody out who is
-// there. Nobody stays who has left meanwhile.
+// TestDelegationOutages: neither an outage of this server, longer than the delay, nor one of the SFU removes a
+// participant who is connected. Those who left meanwhile are removed.
 func TestDelegationOutages(t *testing.T) {
 	t.Parallel()
 	f := newSFU(t)

@@ -39,7 +39,7 @@ type scene struct {
 // object is the body of a request.
 type object map[string]any
 
-// with returns a copy with another member; nil takes it out.
+// with returns a copy with another member; nil removes it.
 func (o object) with(name string, value any) object {
 	changed := object{}
 	for n, v := range o {
@@ -51,7 +51,7 @@ func (o object) with(name string, value any) object {
 	return changed
 }
 
-// hash is what MSC4195 calls the parts on the SFU.
+// hash computes the names of MSC4195 on the SFU.
 func hash(parts ...string) string {
 	data, _ := json.Marshal(parts)
 	sum := sha256.Sum256(data)
@@ -81,7 +81,7 @@ func (s *scene) asks() object {
 	return object{"url": sfuURL, "room_id": s.room, "slot_id": slot, "member_id": "m1"}
 }
 
-// TestLiveKit follows section 13 of the requirements of MSC4195.
+// TestLiveKit tests section 13 of the requirements of MSC4195.
 func TestLiveKit(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -242,7 +242,7 @@ func (s *scene) outgoing() {
 	wants(s.T, s.asAlice(getToken, asks.with("server_name", "absent.example.com")), 403, "M_FORBIDDEN")
 }
 
-// probe is what Element Call asks to learn whether it may leave its leave to the server.
+// probe is the request with which Element Call finds out whether it can delegate its leave.
 func (s *scene) probe() {
 	for _, path := range []string{unstableLiveKit, stable + "livekit/"} {
 		wants(s.T, s.post(path+"delegate_delayed_leave", nil), 401, "M_MISSING_TOKEN")
@@ -284,7 +284,7 @@ func (s *scene) openIDs() {
 	wants(s.T, ask(foreign.with("matrix_server_name", s.server.Name)), 401, "M_UNAUTHORIZED")
 	wants(s.T, ask(foreign.with("matrix_server_name", "a/b")), 401, "M_UNAUTHORIZED")
 
-	outsider := rig.NewFake(s.T) // a server that is not in the room is not asked
+	outsider := rig.NewFake(s.T) // a server that is not in the room must not be asked
 	wants(s.T, ask(foreign.with("matrix_server_name", outsider.Name)), 401, "M_UNAUTHORIZED")
 	if asked := outsider.Requests(part); len(asked) > 0 {
 		s.Errorf("asked %v", asked)

@@ -17,7 +17,7 @@ const (
 	callSlot   = "m.call#ROOM"
 )
 
-// TestClientNeeds follows sections 5 to 7 of what clients need of a homeserver for calls.
+// TestClientNeeds tests sections 5 to 7 of what clients need of a homeserver for calls.
 func TestClientNeeds(t *testing.T) {
 	s := rig.New(t, rig.Config{Set: map[string]any{"user_api.push_gateway_disable_tls_validation": true}})
 	t.Run("5.4 rules", func(t *testing.T) { testRules(t, s) })
@@ -36,7 +36,7 @@ func TestClientNeeds(t *testing.T) {
 	t.Run("7.1 power levels as configured", func(t *testing.T) { testConfiguredLevels(t, limited) })
 }
 
-// testOpenIDLimit: in a call over many homeservers a client asks for a token for each of them at once.
+// testOpenIDLimit: in a call with many homeservers a client requests a token for each of them at once.
 func testOpenIDLimit(t *testing.T, s *rig.Server) {
 	alice := s.Register(t, "alice")
 	ask := func() rig.Response {
@@ -63,7 +63,7 @@ func testOpenIDLimit(t *testing.T, s *rig.Server) {
 	wants(t, alice.Do(http.MethodGet, rig.Path("account", "whoami"), nil, nil), http.StatusOK, "")
 }
 
-// testLevels: who is in a new room may take part in calls there, unless its creator wants it otherwise.
+// testLevels: members of a new room may take part in calls there, unless its creator decides otherwise.
 func testLevels(t *testing.T, s *rig.Server) {
 	alice, bob := s.Register(t, "lisa"), s.Register(t, "leo")
 	key := "_" + bob.ID + "_" + bob.DeviceID + "_m.call"
@@ -97,7 +97,8 @@ func testConfiguredLevels(t *testing.T, s *rig.Server) {
 	}
 }
 
-// testUpgrades: a new room has the old one's slot, and nobody in a call: the leave of those who are is due in the old one.
+// testUpgrades: a new room has the old one's slot, and no memberships of calls: the leaves of the participants are due
+// in the old room.
 func testUpgrades(t *testing.T, s *rig.Server) {
 	alice, bob := s.Register(t, "ulla"), s.Register(t, "udo")
 	call := map[string]any{"application": "m.call", "call_id": "", "scope": "m.room", "expires": 14400000}

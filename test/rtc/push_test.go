@@ -141,7 +141,7 @@ func testRules(t *testing.T, s *rig.Server) {
 	checkRules(t, bob)
 }
 
-// testStoredRules: the rules of an account from before lack the later ones. It keeps what it has.
+// testStoredRules: an old account lacks the later rules. It keeps the rules that it has.
 func testStoredRules(t *testing.T, s *rig.Server) {
 	alice, bob := s.Register(t, "olga"), s.Register(t, "otto")
 	wants(t, alice.Do(http.MethodPut, rig.Path("pushrules", "global", "override", ".m.rule.roomnotif", "enabled"), nil, map[string]any{"enabled": false}), 200, "")
@@ -165,7 +165,7 @@ func testStoredRules(t *testing.T, s *rig.Server) {
 	}
 }
 
-// forget takes the added rules out of all that is stored.
+// forget removes the added rules from all stored rules.
 func forget(t *testing.T, db *sql.DB) {
 	t.Helper()
 	for _, rule := range added {
@@ -186,7 +186,7 @@ func forget(t *testing.T, db *sql.DB) {
 	}
 }
 
-// A gateway takes notifications as the push service of an app does.
+// A gateway receives notifications like the push service of an app.
 type gateway struct {
 	URL string
 
@@ -216,7 +216,7 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Write([]byte(`{"rejected":[]}`)) //nolint:errcheck // the server may be gone
 }
 
-// register has the user's notifications sent to the gateway, under the user's name.
+// register makes the server send the user's notifications to the gateway, under the user's name.
 func (g *gateway) register(t *testing.T, u *rig.User) {
 	t.Helper()
 	wants(t, u.Do(http.MethodPost, rig.Path("pushers", "set"), nil, map[string]any{
@@ -250,7 +250,7 @@ func (g *gateway) wait(t *testing.T, u *rig.User, event string) push {
 
 func tweaks(p push) string { return p.Get("devices.0.tweaks").Raw }
 
-// testRinging: a call wakes the phones of those who are mentioned, and of nobody else.
+// testRinging: a call wakes the phones of the mentioned users, and of nobody else.
 func testRinging(t *testing.T, s *rig.Server) {
 	alice, bob, carol := s.Register(t, "anna"), s.Register(t, "bert"), s.Register(t, "cora")
 	room := alice.CreateRoom(nil)
@@ -264,7 +264,7 @@ func testRinging(t *testing.T, s *rig.Server) {
 	}
 	toBob, toAll := map[string]any{"user_ids": []string{bob.ID}}, map[string]any{"room": true}
 	var quickest time.Duration
-	var silent []string // events of which Carol hears nothing
+	var silent []string // events of which Carol is not notified
 	for n := range 10 {
 		start := time.Now()
 		event := alice.Send(room, ring, mentions(toBob))
@@ -286,7 +286,7 @@ func testRinging(t *testing.T, s *rig.Server) {
 		t.Errorf("tweaks of an invitation: %s", tweaks(p))
 	}
 	silent = append(silent, invite,
-		bob.Send(room, ring, mentions(toAll)), // has no power to
+		bob.Send(room, ring, mentions(toAll)), // has no power to do so
 		alice.Send(room, ring, mentions(map[string]any{"room": "true", "user_ids": []any{1, carol.ID + "x"}})),
 		alice.Send(room, "m.room.message", map[string]any{"body": "* edit", "m.relates_to": map[string]any{"rel_type": "m.replace", "event_id": invite}}))
 	named := alice.Send(room, "m.room.message", map[string]any{"body": "cora and @room", "m.mentions": map[string]any{}})

@@ -1,5 +1,4 @@
-// Package rtc_test tests MatrixRTC on whole servers, with an SFU that the test plays
-// (docs/rtc-requirements.md).
+// Package rtc_test tests MatrixRTC on whole servers, with a fake SFU (docs/rtc-requirements.md).
 package rtc_test
 
 import (
@@ -29,7 +28,7 @@ const (
 	sfuURL         = "wss://rtc.example.com"
 )
 
-// An sfu is a LiveKit server that the test plays: it takes all calls and remembers them.
+// An sfu is a fake LiveKit server: it accepts all calls and records them.
 type sfu struct {
 	URL string
 
@@ -85,7 +84,7 @@ func participant(identity, sid string) object {
 	return object{"identity": identity, "sid": sid, "state": "ACTIVE"}
 }
 
-// connect has somebody enter the call, or leave it without a sid. The homeserver is not told.
+// connect makes a participant enter the call, or leave it if there is no sid. The homeserver is not told.
 func (f *sfu) connect(alias, identity, sid string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -132,7 +131,7 @@ func (f *sfu) wait(t *testing.T, method string, such func(call) bool) call {
 	return call{}
 }
 
-// claims decodes a token; whether it is signed well is for test/livekit to say.
+// claims decodes a token; test/livekit checks signatures.
 func claims(token string) gjson.Result {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
@@ -150,7 +149,7 @@ func wants(t *testing.T, r rig.Response, status int, errcode string) rig.Respons
 	return r
 }
 
-// visitor is somebody without a login.
+// visitor sends a request without a login.
 func visitor(t *testing.T, s *rig.Server, method, path string, body any) rig.Response {
 	t.Helper()
 	c := s.Client()
@@ -172,7 +171,7 @@ func guest(t *testing.T, s *rig.Server) rig.Client {
 	return c
 }
 
-// openID is what the user shows to others.
+// openID returns an OpenID token of the user.
 func openID(t *testing.T, u *rig.User) map[string]any {
 	t.Helper()
 	r := wants(t, u.Do(http.MethodPost, rig.Path("user", u.ID, "openid", "request_token"), nil, map[string]any{}), 200, "")

@@ -11,7 +11,7 @@ const baseURL = "https://example.com"
 
 var transportPaths = []string{transportsPath, stable + "transports"}
 
-// TestTransports follows section 8 of the requirements of MSC4143.
+// TestTransports tests section 8 of the requirements of MSC4143.
 func TestTransports(t *testing.T) {
 	t.Run("8.1 nothing configured", testNothing)
 	t.Run("8.2,8.5,8.6 an SFU of our own", testOwnSFU)
@@ -51,7 +51,7 @@ func testOwnSFU(t *testing.T) {
 		"global.well_known_client_name":             baseURL,
 		"global.well_known_sliding_sync_proxy":      "https://proxy.example.com",
 		"client_api.registration_disabled":          false,
-		"client_api.enable_registration_captcha":    true, // Dendrite wants something of the kind; guests do not see it
+		"client_api.enable_registration_captcha":    true, // Dendrite requires one; guests do not see it
 		"client_api.recaptcha_public_key":           "x",
 		"client_api.recaptcha_private_key":          "x",
 		"client_api.guests_disabled":                false,
@@ -88,7 +88,7 @@ func testOwnSFU(t *testing.T) {
 	testWellKnown(t, s)
 }
 
-// preflight asks as a browser does before the request.
+// preflight sends the preflight of a browser.
 func preflight(t *testing.T, s *rig.Server, path string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodOptions, s.URL+path, nil)
@@ -117,7 +117,7 @@ func testWellKnown(t *testing.T, s *rig.Server) {
 	}
 }
 
-// testWithoutFederation: an authorisation service of its own still has to ask who a user is.
+// testWithoutFederation: an external authorisation service must still be able to ask who a user is.
 func testWithoutFederation(t *testing.T) {
 	t.Parallel()
 	s := rig.New(t, rig.Config{Set: map[string]any{

@@ -1,9 +1,9 @@
-// Package soak lets twenty users live with futures for as long as one likes, while the server is killed every
-// few seconds, and prints the judge's report:
+// Package soak runs twenty users with futures for any time, while the server is killed every few seconds, and prints
+// the judge's report:
 //
 //	go test ./test/soak -v -timeout 0 -soak 10m
 //
-// Without the flag it is a short test among others.
+// Without the flag it is short.
 package soak_test
 
 import (

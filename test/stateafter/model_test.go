@@ -12,8 +12,8 @@ import (
 
 const steps = 60
 
-// TestModel lets clients follow a room by state_after alone, through forks, gaps, leaves and what happens while
-// they are being answered. Whenever nothing has happened since, a client in the room has the room's state.
+// TestModel lets clients follow a room by state_after alone, through forks, gaps, leaves and events during their
+// requests. Whenever nothing has happened since, a client in the room has the room's state.
 func TestModel(t *testing.T) {
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
@@ -26,7 +26,7 @@ type model struct {
 	*scene
 	*rand.Rand
 	carol   *test.User
-	in      bool // carol, who comes and goes
+	in      bool // carol is in the room; she joins and leaves
 	stale   []*types.HeaderedEvent
 	clients []*client
 	checks  int
@@ -68,7 +68,7 @@ func (m *model) run() {
 	}
 }
 
-// act does one thing in the room.
+// act performs one random action in the room.
 func (m *model) act(step int) {
 	user := []*test.User{m.alice, m.bob}[m.IntN(2)]
 	key := fmt.Sprint(m.IntN(3))

@@ -11,8 +11,8 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// TestSpellings: state_after comes under the names that the request uses, and whoever does not ask for it gets
-// Dendrite's own answer, byte for byte.
+// TestSpellings: state_after has the names that the request uses, and a client that does not ask for it gets Dendrite's
+// own answer, byte for byte.
 func TestSpellings(t *testing.T) {
 	s := newServer(t, test.DBTypeSQLite)
 	c := newScene(s)
@@ -32,14 +32,14 @@ func TestSpellings(t *testing.T) {
 	c.setTopic("new")
 	for _, q := range []url.Values{
 		{}, {"since": {since}}, {"since": {since}, stable: {"false"}}, {"since": {"nonsense"}}, {"full_state": {"true"}, unstable: {""}},
-		{"since": {"nonsense"}, stable: {"true"}}, // an error stays what it is
+		{"since": {"nonsense"}, stable: {"true"}}, // an error is not changed
 	} {
 		ours, stock := s.ask(s.ours, c.alice.ID, q), s.ask(s.stock, c.alice.ID, q)
 		if ours.Code != stock.Code || ours.Body.String() != stock.Body.String() {
 			t.Errorf("%v: %d %s\nbut Dendrite: %d %s", q, ours.Code, ours.Body, stock.Code, stock.Body)
 		}
 	}
-	// A poll that ends because the server stops is answered.
+	// A poll that ends because the server stops gets an answer.
 	ctx, cancel := context.WithCancel(t.Context())
 	s.after = cancel
 	w := httptest.NewRecorder()
@@ -48,7 +48,7 @@ func TestSpellings(t *testing.T) {
 	if s.ours.ServeHTTP(w, req); w.Code != http.StatusOK || !gjson.Get(w.Body.String(), path+"state_after.events.0").Exists() {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	// Without the database of the sync API there is no answer, rather than a wrong one.
+	// Without the sync API's database there is an error instead of a wrong answer.
 	s.after = func() { s.exec("ALTER TABLE syncapi_output_room_events RENAME TO gone") }
 	if w := s.ask(s.ours, c.alice.ID, url.Values{stable: {"true"}, "since": {since}}); w.Code != http.StatusInternalServerError ||
 		gjson.Get(w.Body.String(), "errcode").String() != "M_UNKNOWN" {

@@ -1,6 +1,5 @@
-// Package stateafter tests state_after in /sync (MSC4222): with Dendrite's roomserver and sync API in this
-// process, where events can be made that no client could send, and with whole servers from outside. It is
-// where clients see the end of a future that was a state event.
+// Package stateafter tests state_after in /sync (MSC4222): with Dendrite's roomserver and sync API in this process,
+// where any event can be created, and with whole servers from outside.
 package stateafter
 
 import (
@@ -30,14 +29,14 @@ import (
 
 const patience = 30 * time.Second
 
-// server is Dendrite's roomserver and sync API in this process, with StateAfter before it.
+// server is Dendrite's roomserver and sync API in this process, with StateAfter in front.
 type server struct {
 	*testing.T
 	rsAPI rsapi.RoomserverInternalAPI
 	db    *sql.DB // of the sync API
 	stock http.Handler
 	ours  http.Handler
-	after func() // is called between Dendrite's response and ours, once
+	after func() // called once between Dendrite's response and ours
 }
 
 // withDatabases runs the test on SQLite, and on PostgreSQL if the environment names one.
@@ -65,7 +64,7 @@ func newServer(t *testing.T, dbType test.DBType) *server {
 	return s
 }
 
-// accounts is a user API that knows everybody: the access token is the user ID.
+// accounts is a user API that accepts everybody: the access token is the user ID.
 type accounts struct{ userapi.SyncUserAPI }
 
 func (accounts) QueryAccessToken(_ context.Context, req *userapi.QueryAccessTokenRequest, res *userapi.QueryAccessTokenResponse) error {
@@ -85,7 +84,7 @@ func (accounts) PerformLastSeenUpdate(context.Context, *userapi.PerformLastSeenU
 	return nil
 }
 
-// input gives events to the roomserver and waits until the sync API has the last one.
+// input submits events to the roomserver and waits until the sync API has the last one.
 func (s *server) input(events ...rsapi.InputRoomEvent) {
 	s.Helper()
 	if err := rsapi.SendInputRoomEvents(s.Context(), s.rsAPI, "test", events, false); err != nil {
@@ -104,8 +103,8 @@ func (s *server) input(events ...rsapi.InputRoomEvent) {
 	}
 }
 
-// position is up to where a client that has been here before is shown the events. A first sync would be a moment ahead of
-// that: Dendrite moves the stream's position, from which it has its own, before it tells all others.
+// position is the stream position up to which a returning client sees events. A first sync would be a moment ahead:
+// Dendrite advances the stream's position, which it uses, before it notifies others.
 func (s *server) position() int64 {
 	before := synctypes.StreamingToken{PDUPosition: 1}
 	token := s.get(s.stock, "@nobody:test", url.Values{"since": {before.String()}, "timeout": {"0"}}).Get("next_batch").String()
@@ -122,7 +121,7 @@ func (s *server) send(events ...*types.HeaderedEvent) {
 	s.input(inputs...)
 }
 
-// get asks for /sync and returns the response, which must be a 200.
+// get requests /sync and returns the response, which must be a 200.
 func (s *server) get(h http.Handler, userID string, query url.Values) gjson.Result {
 	s.Helper()
 	w := s.ask(h, userID, query)
@@ -140,7 +139,7 @@ func (s *server) ask(h http.Handler, userID string, query url.Values) *httptest.
 	return w
 }
 
-// client is one that keeps the state of one room by state_after alone.
+// client keeps the state of one room by state_after alone.
 type client struct {
 	*server
 	user   string
@@ -150,14 +149,14 @@ type client struct {
 	extra  url.Values
 	state  map[string]string // content by type and state key
 	left   bool
-	last   gjson.Result // what the last response says of the room
+	last   gjson.Result // the room in the last response
 }
 
 func (s *server) client(user *test.User, room *test.Room, filter map[string]any) *client {
 	return &client{server: s, user: user.ID, room: room.ID, filter: filter, state: map[string]string{}}
 }
 
-// sync asks once and returns the content of state_after by type and state key.
+// sync sends one request and returns the content of state_after by type and state key.
 func (c *client) sync() map[string]string {
 	c.Helper()
 	query := url.Values{"use_state_after": {"true"}, "timeout": {"0"}}

@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) { rig.Main(m) }
 
-// follow asks for /sync with state_after, by its unstable name, until the room has what pred wants.
+// follow requests /sync with state_after, by its unstable name, until the room satisfies pred.
 func follow(u *rig.User, room string, query url.Values, pred func(room gjson.Result) bool) (since string, err string) {
 	query.Set("org.matrix.msc4222.use_state_after", "true")
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); query.Set("timeout", "2000") {
@@ -33,7 +33,7 @@ func follow(u *rig.User, room string, query url.Values, pred func(room gjson.Res
 	return "", "it did not come"
 }
 
-// anything is a predicate for follow: an answer, whatever it says.
+// anything is a predicate for follow: any answer.
 func anything(gjson.Result) bool { return true }
 
 // has is a predicate for follow: state of that type and with that value.
@@ -43,8 +43,7 @@ func has(eventType, value string) func(gjson.Result) bool {
 	}
 }
 
-// A future that is a state event ends in state_after, though the timeline hides it and the filter is a stored one
-// with a * in it.
+// A state future that fires is in state_after, although the timeline hides it and the filter is a stored one with a *.
 func TestFutureInStateAfter(t *testing.T) {
 	configs := map[string]rig.Config{"sqlite": {}}
 	if rig.HasPostgres() {
@@ -71,7 +70,7 @@ func TestFutureInStateAfter(t *testing.T) {
 	}
 }
 
-// What comes over federation, a join's whole state first, is in state_after as what is made here.
+// State from federation, first the whole state of a join, is in state_after like local state.
 func TestFederation(t *testing.T) {
 	a, b := rig.New(t, rig.Config{Federation: true}), rig.New(t, rig.Config{Federation: true})
 	alice, bob := a.Register(t, "alice"), b.Register(t, "bob")

@@ -20,10 +20,10 @@ const (
 	member  = "m.room.member"
 )
 
-// body is the content of a message or a piece of state that can be told apart.
+// body is the content of a message or a piece of state, with that text.
 func body(text string) map[string]any { return map[string]any{"v": text} }
 
-// scene is a room of alice's.
+// scene is a room of alice.
 type scene struct {
 	*server
 	alice, bob *test.User
@@ -38,7 +38,7 @@ func newScene(s *server) *scene {
 	return c
 }
 
-// event makes an event on top of the room's last, a second after the one made before, and does not send it.
+// event builds an event on the room's last one, a second later than the previous, and does not send it.
 func (c *scene) event(user *test.User, eventType string, stateKey *string, content any) *types.HeaderedEvent {
 	c.Helper()
 	c.clock = c.clock.Add(time.Second)
@@ -48,7 +48,7 @@ func (c *scene) event(user *test.User, eventType string, stateKey *string, conte
 	return c.room.CreateEvent(c.T, user, eventType, content, test.WithTimestamp(c.clock), test.WithStateKey(*stateKey))
 }
 
-// say sends a message of alice's.
+// say sends a message of alice.
 func (c *scene) say(text string) *types.HeaderedEvent {
 	c.Helper()
 	e := c.event(c.alice, message, nil, body(text))
@@ -73,7 +73,7 @@ func (c *scene) move(user *test.User, membership string) {
 	c.set(user, member, user.ID, map[string]any{"membership": membership})
 }
 
-// want compares what a sync said with what it should have said: type|key and value of v, alternating.
+// want compares the result of a sync with the expected one: type|key and value of v, alternating.
 func (c *client) want(got map[string]string, pairs ...string) {
 	c.Helper()
 	wanted := map[string]string{}
@@ -111,7 +111,7 @@ func TestFirstSyncAndChanges(t *testing.T) {
 		c.setTopic("two")
 		first := s.client(c.alice, c.room, nil)
 		first.sync()
-		first.same() // also of what the timeline holds
+		first.same() // also for state in the timeline
 
 		c.say("hello")
 		first.want(first.sync())
@@ -166,7 +166,7 @@ func TestGap(t *testing.T) {
 	})
 }
 
-// The event that is sent last, but is older, loses: the timeline shows it and the state does not.
+// The event that is sent last, but is older, loses: it is in the timeline but not in the state.
 func TestLostResolution(t *testing.T) {
 	withDatabases(t, func(s *server) {
 		c := newScene(s)
@@ -185,14 +185,14 @@ func TestLostResolution(t *testing.T) {
 		alice.same()
 		short.want(short.sync(), topic+"|", "winner") // which the timeline does not show
 		short.same()
-		fresh := s.client(c.alice, c.room, limit(1)) // with the loser alone in the timeline
+		fresh := s.client(c.alice, c.room, limit(1)) // with only the loser in the timeline
 		fresh.sync()
 		fresh.same()
 	})
 }
 
-// Alice takes bob his power, on a branch where his topic is not known: hers wins after all. It is in no timeline
-// of that sync.
+// Alice takes bob's power, on a branch that does not know his topic, so her topic wins. It is in no timeline of that
+// sync.
 func TestResolutionWithoutEvent(t *testing.T) {
 	withDatabases(t, func(s *server) {
 		c := newScene(s)
@@ -201,7 +201,7 @@ func TestResolutionWithoutEvent(t *testing.T) {
 			return map[string]any{"users": map[string]any{c.alice.ID: 100, c.bob.ID: bob}, "state_default": 50}
 		}
 		c.set(c.alice, "m.room.power_levels", "", levels(50))
-		long := s.client(c.alice, c.room, nil) // asks before and after it all
+		long := s.client(c.alice, c.room, nil) // syncs before and after all of it
 		long.sync()
 		key := ""
 		hers := c.event(c.alice, topic, &key, body("alice's"))
@@ -216,7 +216,7 @@ func TestResolutionWithoutEvent(t *testing.T) {
 		for name, filter := range map[string]map[string]any{
 			"none": nil,
 			"lazy": state(map[string]any{"lazy_load_members": true}),
-			"type": state(map[string]any{"types": []string{"m.room.to*"}}), // Dendrite compares it with the carrier's
+			"type": state(map[string]any{"types": []string{"m.room.to*"}}), // Dendrite applies it to the event that caused the change
 		} {
 			clients[name] = s.client(c.alice, c.room, filter)
 			clients[name].sync()
@@ -236,11 +236,11 @@ func TestResolutionWithoutEvent(t *testing.T) {
 	})
 }
 
-// An event that comes with a state of its own, as joins over federation do, puts it in the place of what was.
+// An event that comes with its own state, as joins over federation do, replaces the previous state.
 func TestRewrittenState(t *testing.T) {
 	withDatabases(t, func(s *server) {
 		c := newScene(s)
-		// So that her membership is not one that has just begun, when Dendrite would list the whole state.
+		// So that her membership is not new; otherwise Dendrite would list the whole state.
 		c.set(c.alice, member, c.alice.ID, map[string]any{"membership": "join", "displayname": "A"})
 		key := ""
 		carrier := c.event(c.alice, message, nil, body("carrier"))
@@ -293,7 +293,7 @@ func TestLeftRooms(t *testing.T) {
 		delete(got, member+"|"+c.bob.ID)
 		bob.want(got, topic+"|", "before")
 
-		// Somebody who has never been in learns nothing of the room.
+		// A user who has never been in the room learns nothing about it.
 		carol := test.NewUser(s.T)
 		outside := s.client(carol, c.room, nil)
 		c.set(c.alice, member, carol.ID, map[string]any{"membership": "invite"})
@@ -319,7 +319,7 @@ func TestJustJoined(t *testing.T) {
 			}
 			c.setTopic("new")
 			c.move(user, "join")
-			if profile { // after which Dendrite does not see that the room is a new one
+			if profile { // after which Dendrite does not recognise the room as new
 				c.set(user, member, user.ID, map[string]any{"membership": "join", "displayname": "U"})
 			}
 			joined.sync()
@@ -406,15 +406,15 @@ func TestLazyLoading(t *testing.T) {
 		say(c.bob)
 		members(alice.sync(), c.bob)
 		say(c.bob)
-		members(alice.sync()) // the client knows him
+		members(alice.sync()) // the client knows him already
 		c.set(carol, member, carol.ID, map[string]any{"membership": "join", "displayname": "C"})
 		members(alice.sync(), carol)
 
-		// Members come though no type asks for them.
+		// Members are included even if no type asks for them.
 		unasked := s.client(c.alice, c.room, lazily(map[string]any{"types": []string{message}}, topic))
 		members(unasked.sync(), c.alice, c.bob)
 
-		// A change that the timeline hides is no less one.
+		// A change that the timeline hides still counts.
 		hidden := lazy(map[string]any{"types": []string{message}})
 		hidden.sync()
 		c.set(carol, member, carol.ID, map[string]any{"membership": "join", "displayname": "D"})
@@ -425,7 +425,7 @@ func TestLazyLoading(t *testing.T) {
 	})
 }
 
-// Somebody new gets the members of the timeline, for which Dendrite takes the last hundred events, not all.
+// A new member gets the members of the timeline, for which Dendrite uses the last hundred events, not all.
 func TestLazyLoadingAfterJoin(t *testing.T) {
 	withDatabases(t, func(s *server) {
 		c := newScene(s)
@@ -448,7 +448,7 @@ func TestLazyLoadingAfterJoin(t *testing.T) {
 	})
 }
 
-// What happens between Dendrite's response and ours belongs to the next sync.
+// Events between Dendrite's response and ours belong to the next sync.
 func TestMeanwhile(t *testing.T) {
 	withDatabases(t, func(s *server) {
 		c := newScene(s)

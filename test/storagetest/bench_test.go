@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// Each benchmark counts rows: what a batch costs is shared by those who wait for it.
+// Each benchmark counts rows, because all waiters of a batch share its cost.
 
 func BenchmarkSQLite(b *testing.B)   { bench(b, SQLite) }
 func BenchmarkPostgres(b *testing.B) { bench(b, Postgres) }
@@ -17,7 +17,7 @@ func bench(b *testing.B, create Source) {
 	for _, n := range []int{1, 64, 1000} {
 		b.Run(fmt.Sprintf("Insert%d", n), func(b *testing.B) {
 			db := MustOpen(b, create(b))
-			fill(b, db, 100_000) // so that each row has a page of the index for itself
+			fill(b, db, 100_000) // so that each row changes a page of the index of its own
 			next := api.NID(100_001)
 			perRow(b, n, func() {
 				commitBench(b, db, batchOf(next, n))

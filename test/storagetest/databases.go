@@ -17,7 +17,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage/sqlite3"
 )
 
-// A Source makes a new, empty database that lives as long as the test, and returns how to open it.
+// A Source creates a new, empty database that exists as long as the test, and returns how to open it.
 type Source func(testing.TB) *config.DatabaseOptions
 
 // SQLite is a Source of files.
@@ -61,7 +61,7 @@ func Postgres(t testing.TB) *config.DatabaseOptions {
 	return &config.DatabaseOptions{ConnectionString: config.DataSource(dsn + " search_path=" + schema)}
 }
 
-// Open opens what a Source has made.
+// Open opens a database of a Source.
 func Open(opts *config.DatabaseOptions) (storage.Database, error) {
 	if opts.ConnectionString.IsSQLite() {
 		return sqlite3.Open(context.Background(), opts)
@@ -69,7 +69,7 @@ func Open(opts *config.DatabaseOptions) (storage.Database, error) {
 	return postgres.Open(context.Background(), opts)
 }
 
-// MustOpen opens what a Source has made and closes it after the test, if that has not done so itself.
+// MustOpen opens a database of a Source and closes it after the test, if the test has not done so.
 func MustOpen(t testing.TB, opts *config.DatabaseOptions) storage.Database {
 	t.Helper()
 	db, err := Open(opts)

@@ -8,7 +8,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// model is storage.Database said briefly: what a batch does to futures, one after the other.
+// model is storage.Database in short: what a batch does to futures, one after the other.
 type model map[api.NID]*api.Future
 
 func (m model) commit(b *storage.Batch) storage.Result {
@@ -88,8 +88,8 @@ func (m model) groupUsed(userID, groupID string) bool {
 	return false
 }
 
-// selected returns the futures that the filter selects, in its order. Of live ones the storage does not look at the state
-// and the deadline.
+// selected returns the futures that the filter selects, in its order. For live futures the storage does not check state
+// and deadline.
 func (m model) selected(filter api.Filter) (futures []*api.Future) {
 	nids := slices.Sorted(maps.Keys(m))
 	if filter.Backwards {

@@ -16,7 +16,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// Few values, so that they meet; odd ones, because clients send what they like.
+// Few values, so that they collide; odd ones, because clients send anything.
 var (
 	users  = []string{"@alice:example.org", "@\x00bob\xff:example.org"}
 	rooms  = []string{"!a:example.org", "!b\x00:example.org"}
@@ -24,7 +24,7 @@ var (
 	groups = []string{"", "call", "\x00\xfe"}
 )
 
-// tb is what testing.T and rapid.T have in common and we need.
+// tb is what we need of testing.T and rapid.T.
 type tb interface {
 	Helper()
 	Context() context.Context
@@ -32,7 +32,7 @@ type tb interface {
 	Fatalf(string, ...any)
 }
 
-// random applies random batches to the database and to the model, opens it anew now and then, and compares.
+// random applies random batches to the database and to the model, reopens the database now and then, and compares.
 func random(t *testing.T, create Source) {
 	rapid.Check(t, func(rt *rapid.T) {
 		opts := create(t)
@@ -137,7 +137,7 @@ func (d *drawer) time() int64 { return int64(d.int(1, 100, "ms")) }
 
 func (d *drawer) int(lo, hi int, label string) int { return rapid.IntRange(lo, hi).Draw(d.T, label) }
 
-// sample is a timeout future for a piece of state, every field of which is set to something of its own.
+// sample is a timeout future for a piece of state, with different values in all fields.
 func sample(nid api.NID) *api.Future {
 	stateKey := fmt.Sprintf("key %d", nid)
 	f := &api.Future{
@@ -151,7 +151,7 @@ func sample(nid api.NID) *api.Future {
 	return f
 }
 
-// compare looks at everything by all roads.
+// compare compares everything in all ways.
 func compare(t tb, db storage.Database, m model, drawn []*api.Future) {
 	t.Helper()
 	compareTimers(t, db, m)
@@ -159,7 +159,7 @@ func compare(t tb, db storage.Database, m model, drawn []*api.Future) {
 		got, err := db.Load(t.Context(), f.NID)
 		check(t, "Load", got, err, m[f.NID])
 		got, err = db.LoadEnded(t.Context(), f.Secret)
-		want := m.ended(f.Secret) // several here, for this test does not see to it that only one lives at a time
+		want := m.ended(f.Secret) // several here, because this test does not make sure that only one is live at a time
 		if i := slices.IndexFunc(want, func(f *api.Future) bool { return got != nil && f.NID == got.NID }); i >= 0 {
 			want = want[i:]
 		}
@@ -175,7 +175,7 @@ func compare(t tb, db storage.Database, m model, drawn []*api.Future) {
 	compareAll(t, db, m, drawn)
 }
 
-// filters are some of an administrator's questions.
+// filters are some filters of administrators.
 var filters = []api.Filter{
 	{}, {Limit: 2}, {RoomID: rooms[1]}, {RoomID: rooms[1], Limit: 1}, {After: 3}, {After: 5, Backwards: true, Limit: 2},
 	{States: api.Finished}, {States: api.Live | api.Finished}, {States: 1<<api.Sent | 1<<api.Scheduled, UserID: users[0]},
@@ -190,7 +190,7 @@ func first(futures []*api.Future) *api.Future {
 	return futures[0]
 }
 
-// compareAll asks for all that were drawn, and one that never was, from the last on.
+// compareAll queries all drawn futures, and one that was never drawn, from the last on.
 func compareAll(t tb, db storage.Database, m model, drawn []*api.Future) {
 	t.Helper()
 	nids := []api.NID{1 << 40}
@@ -221,7 +221,7 @@ func compareBase(t tb, db storage.Database, m model, nid api.NID) {
 	check(t, "LoadBase", ok, nil, isState)
 }
 
-// compareTimers compares the narrow table, which is all that a restart sees.
+// compareTimers compares the narrow table, which is all that a restart reads.
 func compareTimers(t tb, db storage.Database, m model) {
 	t.Helper()
 	var got, want []storage.Timer
@@ -243,7 +243,7 @@ func compareTimers(t tb, db storage.Database, m model) {
 		want = append(want, w)
 	}
 	for i := range got {
-		got[i].Refreshed = false // another test's
+		got[i].Refreshed = false // tested elsewhere
 	}
 	check(t, "Scan", got, err, want)
 	check(t, "Scan: the highest NID", highest, nil, slices.Max(append(slices.Collect(maps.Keys(m)), 0)))

@@ -7,8 +7,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// restart: a row remembers, over clean stops too, whether its future has a heartbeat and which deadline was the grace of a
-// restart; and the database how long servers have run on it.
+// restart: a row records, also over clean stops, whether its future has heartbeats, and which deadline was a restart's
+// grace. The database records for how long servers have run on it.
 func restart(t *testing.T, create Source) {
 	opts := create(t)
 	db := MustOpen(t, opts)
@@ -53,7 +53,7 @@ func restart(t *testing.T, create Source) {
 	}
 }
 
-// undo: what was taken back leaves no row, and its name and secret are free.
+// undo: a future that was taken back leaves no row, and its name and secret are free.
 func undo(t *testing.T, create Source) {
 	db := MustOpen(t, create(t))
 	fs := samples(1, 2, 3)

@@ -10,7 +10,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// sent looks for the managed futures of one user that were sent, the newest first.
+// sent looks up the managed futures of one user that were sent, newest first.
 func sent(t *testing.T, create Source) {
 	db := MustOpen(t, create(t))
 	look := func(userID string, limit int) (found []string, err error) {
@@ -42,7 +42,7 @@ func sent(t *testing.T, create Source) {
 		b.Claims = append(b.Claims, storage.Claim{NID: i, Event: event("$" + fmt.Sprint(i)), At: 1})
 	}
 	commit(t, db, b)     // the sixth is scheduled
-	expect(users[0], 10) // what is on its way is live
+	expect(users[0], 10) // futures that are being sent are live
 	got, err := senders()
 	check(t, "SelectSenders", got, err, []string(nil))
 

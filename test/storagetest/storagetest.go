@@ -1,5 +1,5 @@
-// Package storagetest says what storage.Database promises as one suite of tests, which both databases pass:
-// by example, and with random batches against a model.
+// Package storagetest is the contract of storage.Database as a suite of tests, which both databases pass: by examples,
+// and with random batches against a model.
 package storagetest
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// Run runs the suite. Each test makes a database of its own.
+// Run runs the suite. Each test creates a database of its own.
 func Run(t *testing.T, create Source) {
 	for name, test := range map[string]func(*testing.T, Source){
 		"Empty":       empty,
@@ -159,13 +159,13 @@ func claim(t *testing.T, create Source) {
 		compare(t, db, m, samples(1, 2, 3, 4, 5))
 	}
 	do(&storage.Batch{Inserts: samples(1, 2, 3, 4, 5)})
-	// The second one's future is discarded by the first, and so it must not discard in turn.
+	// The second future is discarded by the first, so its claim must discard nothing.
 	do(&storage.Batch{Claims: []storage.Claim{
 		{NID: 1, Event: event("$1"), At: 10, Discards: []api.NID{2, 99}},
 		{NID: 2, Event: event("$2"), At: 11, Discards: []api.NID{3}},
 		{NID: 3, Event: event("$3"), At: 12},
 	}}, false, true, false)
-	// Another event for the same future, and for one that has ended or never was.
+	// Another event for the same future, and for one that has ended or never existed.
 	do(&storage.Batch{Claims: []storage.Claim{
 		{NID: 1, Event: event("$other"), Discards: []api.NID{4}},
 		{NID: 2, Event: event("$2"), Discards: []api.NID{4}},
@@ -188,7 +188,7 @@ func duplicate(t *testing.T, create Source) {
 	do := func(b *storage.Batch, want ...bool) {
 		t.Helper()
 		m.commit(b)
-		for range 2 { // the second time as if nobody knew of the first
+		for range 2 { // the second time as if the first was unknown
 			if r := commit(t, db, b); !slices.Equal(r.Duplicate, want) {
 				t.Errorf("duplicate: %v, want %v", r.Duplicate, want)
 			}
@@ -214,7 +214,7 @@ func duplicate(t *testing.T, create Source) {
 	compare(t, db, m, samples(1, 2, 3, 4))
 }
 
-// repeat commits batches twice, as after a commit of which nobody knows whether it was applied.
+// repeat commits batches twice, as after a commit whose result is unknown.
 func repeat(t *testing.T, create Source) {
 	db := MustOpen(t, create(t))
 	m := model{}
@@ -244,7 +244,7 @@ func group(t *testing.T, create Source) {
 	}{
 		{users[0], named.GroupID, true},
 		{users[0], sample(2).GroupID, true},
-		{users[0], sample(3).GroupID, false}, // it is live, and memory knows it
+		{users[0], sample(3).GroupID, false}, // it is live, so memory knows it
 		{users[0], "call", false},
 		{users[1], named.GroupID, false},
 	} {
@@ -258,7 +258,7 @@ func group(t *testing.T, create Source) {
 	}
 }
 
-// poison has a batch fail in the middle: nothing of it may stay, and the next one must work.
+// poison makes a batch fail in the middle: none of it may stay, and the next one must work.
 func poison(t *testing.T, create Source) {
 	db := MustOpen(t, create(t))
 	commit(t, db, &storage.Batch{Inserts: samples(1)})
@@ -286,7 +286,7 @@ func forget(t *testing.T, create Source) {
 		b.Inserts = append(b.Inserts, sample(nid))
 		b.Ends = append(b.Ends, storage.End{NID: nid, State: api.Sent, At: int64(nid)})
 	}
-	b.Ends[9].NID = 9 // the tenth lives, and 9 is over already
+	b.Ends[9].NID = 9 // the tenth is live, and 9 has already ended
 	commit(t, db, b)
 	for _, c := range []struct {
 		before int64
@@ -301,7 +301,7 @@ func forget(t *testing.T, create Source) {
 	compare(t, db, m, samples(9, 10, 1500))
 }
 
-// large is the largest event there can be, many times.
+// large stores the largest possible event, many times.
 func large(t *testing.T, create Source) {
 	db := MustOpen(t, create(t))
 	m, b := model{}, &storage.Batch{}
@@ -315,7 +315,7 @@ func large(t *testing.T, create Source) {
 	compare(t, db, m, b.Inserts)
 }
 
-// cancelled has a caller give up: nothing is applied, the error says so, and the next one is served.
+// cancelled: a caller gives up. Nothing is applied, the error says so, and the next batch works.
 func cancelled(t *testing.T, create Source) {
 	db := MustOpen(t, create(t))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -334,7 +334,7 @@ func cancelled(t *testing.T, create Source) {
 	}
 }
 
-// exclusive has a second server come while the first one runs, and after it.
+// exclusive: a second server starts while the first one runs, and after it.
 func exclusive(t *testing.T, create Source) {
 	opts := create(t)
 	first := MustOpen(t, opts)
@@ -361,7 +361,7 @@ func exclusive(t *testing.T, create Source) {
 	}
 }
 
-// readBeside reads while it writes, and writes while it reads.
+// readBeside reads during writes, and writes during reads.
 func readBeside(t *testing.T, create Source) {
 	db := MustOpen(t, create(t))
 	commit(t, db, &storage.Batch{Inserts: samples(1, 2, 3)})
@@ -388,7 +388,7 @@ func readBeside(t *testing.T, create Source) {
 	}
 }
 
-// delegations are stored, replaced and deleted in their order, and survive a restart and a repeated commit.
+// delegations are stored, replaced and deleted in order, and survive a restart and a repeated commit.
 func delegations(t *testing.T, create Source) {
 	opts := create(t)
 	db := MustOpen(t, opts)

@@ -43,8 +43,8 @@ func TestRaisedSQLite(t *testing.T) {
 }
 func TestRaisedPostgres(t *testing.T) { t.Parallel(); raisedAlone(t, Postgres(t), "postgres") }
 
-// raisedAlone: a raised deadline has a row of its own for as long as its future is scheduled, and none before its first
-// heartbeat, or rows would gather that nobody sees.
+// raisedAlone: a raised deadline has a row of its own as long as its future is scheduled, and none before its first
+// heartbeat. Otherwise unused rows would accumulate.
 func raisedAlone(t *testing.T, opts *config.DatabaseOptions, driver string) {
 	db := MustOpen(t, opts)
 	raw, err := sql.Open(driver, string(opts.ConnectionString))
@@ -79,7 +79,7 @@ func raisedAlone(t *testing.T, opts *config.DatabaseOptions, driver string) {
 	}
 }
 
-// kill kills a server in the middle of its life: what it has committed is there, and its lock is not.
+// kill kills a server in the middle: what it has committed is there, and its lock is not.
 func kill(t *testing.T, opts *config.DatabaseOptions) {
 	for range 3 {
 		cmd := exec.Command(os.Args[0])

@@ -1,4 +1,4 @@
-// Package transactions shows that a transaction ID stands for one event, whenever it is used again: at the same time,
+// Package transactions tests that a transaction ID stands for one event whenever it is used again: at the same time,
 // after the answer, after a restart and after a crash.
 package transactions_test
 
@@ -19,10 +19,11 @@ func TestMain(m *testing.M) { rig.Main(m) }
 
 var rounds = flag.Int("rounds", 4, "of killing the server while clients send")
 
-// patience is for an event that the roomserver had in hand when it was killed: JetStream delivers it anew after 310 s.
+// patience is for an event that the roomserver had not acknowledged when it was killed: JetStream redelivers it after
+// 310 s.
 const patience = 6 * time.Minute
 
-// atOnce sends the same request several times at once, and returns the one event ID that all answers must have.
+// atOnce sends the same request several times simultaneously, and returns the one event ID that all answers must have.
 func atOnce(t *testing.T, u *rig.User, path string, body any) string {
 	t.Helper()
 	var mu sync.Mutex
@@ -47,8 +48,8 @@ func atOnce(t *testing.T, u *rig.User, path string, body any) string {
 	return ids[0]
 }
 
-// counts returns how often each text is in the room, when none of those named is missing any more. It goes on sending:
-// the roomserver looks at what it had in hand only when its room has something to do.
+// counts returns how often each text is in the room, once all named ones are there. It keeps sending, because the
+// roomserver handles redelivered events only when there is something to do in their room.
 func counts(u *rig.User, room string, named ...string) map[string]int {
 	for end := time.Now().Add(patience); ; {
 		times := map[string]int{}
@@ -91,7 +92,7 @@ func TestOneEvent(t *testing.T) {
 		check := func(when string) {
 			t.Helper()
 			for i, path := range paths {
-				// The second and the third are one transaction to those who only have the event.
+				// The second and the third are one transaction in the events themselves.
 				if id := atOnce(t, alice, path, bodies[i]); id != ids[i] && !(i > 0 && slices.Contains(ids[1:], id)) {
 					t.Errorf("%s %s is answered %s, first it was %s", when, path, id, ids[i])
 				}
@@ -111,7 +112,7 @@ func TestOneEvent(t *testing.T) {
 	})
 }
 
-// TestCrashes kills the server while clients send, and lets them repeat all they have sent.
+// TestCrashes kills the server while clients send, and lets them repeat all requests.
 func TestCrashes(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, s *rig.Server) {
 		const users, each = 4, 100
@@ -124,7 +125,7 @@ func TestCrashes(t *testing.T) {
 		}
 		var all []string
 		for round := range *rounds {
-			answered := make([]map[string]string, users) // by transaction ID, which is the text too
+			answered := make([]map[string]string, users) // by transaction ID, which is also the text
 			var wg sync.WaitGroup
 			name := func(i, n int) string { return fmt.Sprintf("r%d-u%d-%d", round, i, n) }
 			for i, u := range senders {
@@ -166,7 +167,7 @@ func TestCrashes(t *testing.T) {
 	})
 }
 
-// TestToDevice: a message to a device comes once.
+// TestToDevice: a message to a device arrives once.
 func TestToDevice(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, s *rig.Server) {
 		alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
@@ -202,7 +203,7 @@ func TestToDevice(t *testing.T) {
 	})
 }
 
-// TestScope: another session, another room, another type of event, another endpoint: another transaction.
+// TestScope: with another session, room, event type or endpoint it is another transaction.
 func TestScope(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, s *rig.Server) {
 		alice, bob := s.Register(t, "alice"), s.Register(t, "bob")
@@ -229,7 +230,7 @@ func TestScope(t *testing.T) {
 		phone.Do(http.MethodPost, rig.Path("logout"), nil, map[string]any{})
 		s.Kill()
 		s.Start()
-		tablet := s.Login(t, alice) // on SQLite it once had the number of the phone
+		tablet := s.Login(t, alice) // on SQLite it once got the session ID of the phone
 		ids = append(ids, send(tablet, room, "m.room.message"), send(alice, room, "com.example.future"))
 		if slices.Sort(ids); len(slices.Compact(ids)) != 7 {
 			t.Errorf("7 transactions, and the events %q", ids)

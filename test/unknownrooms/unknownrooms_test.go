@@ -1,4 +1,4 @@
-// Package unknownrooms shows what the server does with a database that has rooms of versions that it does not know.
+// Package unknownrooms tests a database with rooms of unknown versions.
 package unknownrooms_test
 
 import (
@@ -27,8 +27,8 @@ const (
 	unknown  = "13-unknown"
 )
 
-// TestUnknownRooms: the server does not start, and says why; if it is told to ignore these rooms it does, and all else
-// works for those who are in them.
+// TestUnknownRooms: the server does not start, and says why. If it is told to ignore these rooms it starts, and
+// everything else works for their members.
 func TestUnknownRooms(t *testing.T) {
 	for _, database := range []string{"SQLite", "PostgreSQL"} {
 		t.Run(database, func(t *testing.T) {
@@ -79,7 +79,7 @@ func newScene(t *testing.T, postgres bool) *scene {
 	return c
 }
 
-// change has the rooms be of the unknown version in all tables that tell it.
+// change sets the room's version to an unknown one in all tables.
 func (c *scene) change() {
 	c.Helper()
 	for database, commands := range map[string][]string{
@@ -175,7 +175,7 @@ func (c *scene) stateAfter() {
 	}
 }
 
-// goesOn checks that the room works in both directions, and that its user can do what concerns all rooms.
+// goesOn checks that the room works in both directions, and that its user can use what concerns all rooms.
 func (c *scene) goesOn() {
 	c.Helper()
 	id := c.alice.Send(c.good.ID, "m.room.message", rig.Text("to the other server"))

@@ -1,6 +1,6 @@
-// Package unsigned proves, on a whole server and from outside, that the sender of a delayed event sees its ID on
-// the event that it has become, that nobody else does, and that all else is as Dendrite says it (generation 1, 6.8;
-// generation 2, 4.8 and 4.9).
+// Package unsigned tests, on a whole server and from outside, that the sender of a delayed event sees its ID on the
+// sent event, that nobody else does, and that everything else is Dendrite's answer (generation 1, 6.8; generation 2,
+// 4.8 and 4.9).
 package unsigned
 
 import (
@@ -34,7 +34,7 @@ const (
 	within   = 20 * time.Second
 )
 
-// home is a server with a room: alice, who schedules, is there on two devices, bob and a bridge watch.
+// home is a server with a room: alice, who schedules, on two devices; bob and a bridge watch.
 type home struct {
 	*testing.T
 	*rig.Server
@@ -43,7 +43,7 @@ type home struct {
 	pushed                      pushes
 }
 
-// pushes is the bridge, and what the server has told it.
+// pushes is the bridge, with everything that the server has pushed to it.
 type pushes struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -83,7 +83,7 @@ func newHome(t *testing.T) *home {
 	h.bridged.Join(h.room)
 	h.bridged.Token = rig.BridgeToken // from here on the bridge acts for it
 	h.root = h.bob.Send(h.room, "m.room.message", map[string]any{"msgtype": "m.text", "body": rootText})
-	h.alice.WaitFor(h.room, rig.HasBody(rootText), within) // what comes now, comes after it
+	h.alice.WaitFor(h.room, rig.HasBody(rootText), within) // later events come after this one
 	return h
 }
 
@@ -93,10 +93,10 @@ type road struct {
 	path  string
 	query url.Values
 	body  any      // of a POST; nil: it is a GET
-	shows []string // events that are to be seen there
+	shows []string // events that must be visible there
 }
 
-// roads leads to a message of the thread and to a membership; "" stands for none.
+// roads are all requests that show a message of the thread and a membership; "" stands for none.
 func (h *home) roads(message, member string) []road {
 	v1 := func(path string) string { return strings.Replace(path, "/v3/", "/v1/", 1) }
 	in := func(segments ...string) string { return rig.Path(append([]string{"rooms", h.room}, segments...)...) }
@@ -124,7 +124,7 @@ func (h *home) roads(message, member string) []road {
 	return all
 }
 
-// take goes a road; the bridge goes it for its user.
+// take sends the request of a road; the bridge does it for its user.
 func (h *home) take(u *rig.User, r road) (rig.Response, error) {
 	method := http.MethodGet
 	if r.body != nil {
@@ -145,7 +145,7 @@ func (h *home) as(u *rig.User, query url.Values) url.Values {
 	return query
 }
 
-// must takes a road that leads somewhere.
+// must is take for a request that must succeed.
 func (h *home) must(u *rig.User, r road) rig.Response {
 	h.Helper()
 	res, err := h.take(u, r)
@@ -155,7 +155,7 @@ func (h *home) must(u *rig.User, r road) rig.Response {
 	return res
 }
 
-// schedule makes a delayed event and returns its ID.
+// schedule creates a delayed event and returns its ID.
 func (h *home) schedule(u *rig.User, content any, path ...string) string {
 	h.Helper()
 	query := h.as(u, url.Values{"org.matrix.msc4140.delay": {"300"}})
@@ -167,8 +167,8 @@ func (h *home) schedule(u *rig.User, content any, path ...string) string {
 	return id
 }
 
-// sent schedules an event and returns its event ID when the user sees it. Whoever waits for it, since before it
-// was scheduled, must find the delay ID on it at the first sight.
+// sent schedules an event and returns its event ID when the user sees it. A client that waits for it must find the
+// delay ID on it the first time.
 func (h *home) sent(u *rig.User, content any, path ...string) (eventID, delayID string) {
 	h.Helper()
 	sync := road{name: "sync", path: rig.Path("sync"), query: url.Values{"timeout": {"0"}}}
@@ -197,7 +197,7 @@ func (h *home) sent(u *rig.User, content any, path ...string) (eventID, delayID 
 	return events[0].id, delayID
 }
 
-// message makes a delayed message in the thread.
+// message creates a delayed message in the thread.
 func (h *home) message(u *rig.User, text string) (eventID, delayID string) {
 	h.Helper()
 	return h.sent(u, map[string]any{
@@ -205,7 +205,7 @@ func (h *home) message(u *rig.User, text string) (eventID, delayID string) {
 	}, "send", "m.room.message", u.NextTxn())
 }
 
-// expect looks whether those events have those delay IDs, and no other has any.
+// expect checks that those events have those delay IDs, and no other event has any.
 func (h *home) expect(where string, body []byte, ids map[string]string) {
 	h.Helper()
 	for _, e := range eventsIn(h.T, body) {
@@ -215,7 +215,7 @@ func (h *home) expect(where string, body []byte, ids map[string]string) {
 	}
 }
 
-// event is what a response says of one.
+// event is an event in a response.
 type event struct{ id, unstable, stable string }
 
 // eventsIn finds all events in a body, wherever they are.
@@ -279,7 +279,7 @@ func TestDelayIDsAreTheSendersAlone(t *testing.T) {
 	h.Start()
 	look()
 
-	// The bridge is told of all that happens in the room, and of no ID.
+	// The bridge gets all events of the room, but no ID.
 	for !strings.Contains(h.pushed.all(), theirEvent) || !strings.Contains(h.pushed.all(), message) {
 		select {
 		case <-h.pushed.came:
@@ -294,7 +294,7 @@ func TestDelayIDsAreTheSendersAlone(t *testing.T) {
 	h.nowhereElse(slices.Concat(slices.Collect(maps.Values(mine)), []string{theirID}))
 }
 
-// indexed waits until the search, which is behind, finds what is to be found.
+// indexed waits until the search, which is late, finds the events.
 func (h *home) indexed(roads []road) {
 	h.Helper()
 	i := slices.IndexFunc(roads, func(r road) bool { return r.name == "search" })
@@ -307,8 +307,8 @@ func (h *home) indexed(roads []road) {
 	h.Fatal("the search finds nothing")
 }
 
-// nowhereElse looks at all that the server has written. An ID that is only in the futures' own database can get
-// neither into an event that goes to other servers nor into the log.
+// nowhereElse checks everything that the server has written. An ID that is only in the futures' own database can get
+// neither into an event for other servers nor into the log.
 func (h *home) nowhereElse(ids []string) {
 	h.Helper()
 	files := 0
@@ -330,8 +330,8 @@ func (h *home) nowhereElse(ids []string) {
 	}
 }
 
-// What is not an event of a user with delayed events is as Dendrite's own handlers say it: the same server is asked
-// once with futures and once without, when nothing stands before those handlers.
+// For everybody except users with delayed events the answers are Dendrite's: the same server is asked once with futures
+// and once without, when nothing is in front of Dendrite's handlers.
 func TestAllElseIsDendrites(t *testing.T) {
 	h := newHome(t)
 	message, messageID := h.message(h.alice, needle)
@@ -340,7 +340,7 @@ func TestAllElseIsDendrites(t *testing.T) {
 	h.indexed(roads)
 	quiet := h.alice.CreateRoom(nil)
 	plain := h.alice.Send(quiet, "m.room.message", map[string]any{"body": "<at once> & for all"})
-	marked := len(roads) // so many may differ for alice
+	marked := len(roads) // how many may differ for alice
 	roads = append(roads,
 		road{name: "another room", path: rig.Path("rooms", quiet, "messages"), query: url.Values{"dir": {"b"}}},
 		road{name: "an event there", path: rig.Path("rooms", quiet, "event", plain)},
@@ -355,7 +355,7 @@ func TestAllElseIsDendrites(t *testing.T) {
 	users := []*rig.User{h.alice, h.laptop, h.bob, h.bridged, nobody}
 	ask := func() (answers []rig.Response) {
 		h.Stop()
-		h.Start() // both times as freshly started
+		h.Start() // both times just started
 		for _, u := range users {
 			for _, r := range roads {
 				res, err := h.take(u, r)
@@ -386,7 +386,7 @@ func TestAllElseIsDendrites(t *testing.T) {
 	}
 }
 
-// without takes what was added for that delay ID out of a body.
+// without removes what was added for that delay ID from a body.
 func without(body, delayID string) string {
 	text := fmt.Sprintf(`"org.matrix.msc4140.delay_id":%q,"delay_id":%[1]q`, delayID)
 	return strings.NewReplacer(`"unsigned":{`+text+`},`, "", text+",", "", text, "").Replace(body)

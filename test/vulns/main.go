@@ -1,9 +1,9 @@
 // Command vulns looks up the known advisories of every Go module that this program is built from, and compares them
-// with the table in docs/advisories.md. It fails if an advisory is missing there, or stands there without need.
+// with the table in docs/advisories.md. It fails if an advisory is missing there, or is there without need.
 //
 //	cd test/vulns && go run . [-db URL]
 //
-// It is a module of its own, so that the homeserver's go.mod names neither the scanner nor the database.
+// It is a module of its own, so that the homeserver's go.mod contains neither the scanner nor the database.
 package main
 
 import (
@@ -25,7 +25,7 @@ import (
 
 	"golang.org/x/mod/semver"
 	"golang.org/x/vuln/scan"
-	_ "golang.org/x/vulndb/cmd/vulnreport/color" // so that go.mod keeps the database; this is its smallest package
+	_ "golang.org/x/vulndb/cmd/vulnreport/color" // keeps the database in go.mod; this is its smallest package
 )
 
 const (
@@ -34,18 +34,18 @@ const (
 	stdlib   = "stdlib" // the scanner's name for Go itself
 )
 
-// reach is how close an advisory comes to the program.
+// reach is how close an advisory is to the program.
 type reach int
 
 const (
 	required reach = iota // the module is in use, the affected package is not
-	imported              // the package is in the program, and no call of the affected functions was found
+	imported              // the package is in the program, but no call of the affected functions was found
 	called
 )
 
 func (r reach) String() string { return [...]string{"required", "imported", "called"}[r] }
 
-// advisory is what the scanner has found out about one entry of the database.
+// advisory is the scanner's result for one entry of the database.
 type advisory struct {
 	id, module, version, fixed, summary string
 	reach                               reach
@@ -83,7 +83,7 @@ func run(db string) error {
 	return errors.Join(problems...)
 }
 
-// pinned returns the URL of the database that go.mod names, and prints its day.
+// pinned returns the URL of the database that go.mod names, and prints its date.
 func pinned() (string, error) {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}\n{{.Version}}", database).Output()
 	if err != nil {
@@ -95,9 +95,9 @@ func pinned() (string, error) {
 	return (&url.URL{Scheme: "file", Path: path}).String(), nil
 }
 
-// look runs govulncheck twice. With go.work it sees everything that "make build" builds and our tests' own programs, but
-// the two modules that we patch are folders there, without a version to look up. Without it, it sees their versions,
-// but cannot compile anything and so not tell what is called.
+// look runs govulncheck twice. With go.work it sees everything that "make build" builds and our tests' own programs,
+// but the two patched modules are folders there, without a version to look up. Without go.work it sees their versions,
+// but cannot compile anything and so does not know what is called.
 func look(root, db string) ([]advisory, error) {
 	const tools = "github.com/matrix-org/dendrite/cmd/"
 	var out bytes.Buffer
@@ -121,7 +121,7 @@ func look(root, db string) ([]advisory, error) {
 	return parse(&out)
 }
 
-// parse reads govulncheck's stream of JSON messages. It tells of one advisory many times; the closest reach counts.
+// parse reads govulncheck's stream of JSON messages. It has many messages for one advisory; the closest reach counts.
 func parse(r io.Reader) ([]advisory, error) {
 	byID := map[string]*advisory{}
 	summaries := map[string]string{}
@@ -170,7 +170,7 @@ func parse(r io.Reader) ([]advisory, error) {
 
 var row = regexp.MustCompile(`(?m)^\| (GO-\d{4}-\d+) \|`)
 
-// listed returns the advisories that have a row in the page's table.
+// listed returns the advisories in the page's table.
 func listed(page string) []string {
 	var ids []string
 	for _, m := range row.FindAllStringSubmatch(page, -1) {
@@ -179,8 +179,8 @@ func listed(page string) []string {
 	return ids
 }
 
-// judge says what was found, and what is wrong with it. Advisories of Go itself are no problem of this repository:
-// whoever builds the program chooses the Go.
+// judge reports the advisories and the problems. Advisories of Go itself are no problem of this repository, because the
+// person who builds the program chooses the Go.
 func judge(found []advisory, listed []string) (report []string, problems []error) {
 	var ofGo, unknown int
 	var goFixed string

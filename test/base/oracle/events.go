@@ -22,7 +22,7 @@ func users(_ spec.RoomID, sender spec.SenderID) (*spec.UserID, error) {
 	return spec.NewUserID(string(sender), true)
 }
 
-// event asks all there is to know about one event.
+// event answers everything about one event.
 func event(q question, a answer) {
 	impl := gomatrixserverlib.MustGetRoomVersion(q.Version)
 	a.askJSON("redacted", func() ([]byte, error) { return impl.RedactEventJSON(q.Raw) })
@@ -80,14 +80,14 @@ func describe(a answer, of string, pdu gomatrixserverlib.PDU) {
 		v := new(verifier)
 		err := gomatrixserverlib.VerifyEventSignatures(context.Background(), pdu, v, users)
 		if pdu.Version() == gomatrixserverlib.RoomVersionPseudoIDs && err != nil {
-			return "refused" // chance decides whose signature is looked at first
+			return "refused" // it is random which signature is checked first
 		}
 		slices.Sort(v.servers)
 		return fmt.Sprint(v.servers, text(err))
 	})
 }
 
-// alter asks what becomes of an event by what can be done to it.
+// alter applies all operations on an event.
 func alter(a answer, of string, parse func() (gomatrixserverlib.PDU, error)) {
 	do := func(name string, f func(pdu gomatrixserverlib.PDU) string) {
 		a.ask(of+name, func() string {
@@ -126,7 +126,7 @@ func alter(a answer, of string, parse func() (gomatrixserverlib.PDU, error)) {
 	})
 }
 
-// verifier notes whose signatures are wanted.
+// verifier records whose signatures are requested.
 type verifier struct{ servers []string }
 
 func (v *verifier) VerifyJSONs(_ context.Context, requests []gomatrixserverlib.VerifyJSONRequest) ([]gomatrixserverlib.VerifyJSONResult, error) {
@@ -136,7 +136,7 @@ func (v *verifier) VerifyJSONs(_ context.Context, requests []gomatrixserverlib.V
 	return make([]gomatrixserverlib.VerifyJSONResult, len(requests)), nil
 }
 
-// build builds an event from the fields of Raw. Its ID is left out of the answer where chance decides about it.
+// build builds an event from the fields of Raw. A random ID is left out of the answer.
 func build(q question, a answer) {
 	a.ask("built", func() string {
 		eb := gomatrixserverlib.MustGetRoomVersion(q.Version).NewEventBuilder()
@@ -163,7 +163,7 @@ func build(q question, a answer) {
 	})
 }
 
-// withoutChance leaves out of an event of room version 1 or 2 its random ID and what is computed from it.
+// withoutChance removes the random ID of an event of room version 1 or 2, and the values computed from it.
 func withoutChance(event []byte) string {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(event, &fields); err != nil {

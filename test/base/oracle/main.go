@@ -1,8 +1,8 @@
-// Command oracle answers questions about what gomatrixserverlib does, one JSON object a line on stdin, one answer a
-// line on stdout. It uses nothing that a patch of ours adds, so it can be built with the patched library and, with
-// GOWORK=off, with the original one; package base asks both the same questions.
+// Command oracle answers questions about gomatrixserverlib, one JSON object a line on stdin, one answer a line on
+// stdout. It uses nothing that our patches add, so it can be built with the patched library and, with GOWORK=off, with
+// the original one. Package base asks both the same questions.
 //
-// An answer is an object of strings. A panic is an answer, too: under the name of what was asked, "panic: ...".
+// An answer is an object of strings. A panic is also an answer, under the name of the question: "panic: ...".
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// question is one line of input. Op says what is asked; what the other fields are for depends on it.
+// question is one line of input. Op is the kind of question; the use of the other fields depends on it.
 type question struct {
 	Op      string                        `json:"op"`
 	Version gomatrixserverlib.RoomVersion `json:"version,omitempty"`
@@ -42,10 +42,10 @@ func (a answer) ask(name string, f func() string) {
 
 var pointer = regexp.MustCompile(`0x[0-9a-f]{8,}`)
 
-// chance are the ends of messages that name one of several faults, whichever a map has first.
+// chance matches the ends of messages that name one of several faults, in the random order of a map.
 var chance = regexp.MustCompile(`(is not allowed (to )?change (user|level|notification)|Not a valid user ID:) .*`)
 
-// clean hides what differs from run to run: addresses, which some error messages have, and choices made by chance.
+// clean hides what differs from run to run: addresses in error messages, and random choices.
 func clean(s string) string {
 	return chance.ReplaceAllString(pointer.ReplaceAllString(s, "0x"), "...")
 }
@@ -107,7 +107,7 @@ func main() {
 	}
 }
 
-// known are the versions to ask about where a question does not name one.
+// known are the versions for questions that name none.
 var known = []gomatrixserverlib.RoomVersion{
 	"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "org.matrix.msc4014", "org.matrix.msc3667", "org.matrix.msc3787",
 }

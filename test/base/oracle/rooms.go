@@ -11,7 +11,7 @@ import (
 	"github.com/matrix-org/gomatrixserverlib/spec"
 )
 
-// allowed asks whether the event Raw is allowed by the events Auth.
+// allowed checks whether the event Raw is allowed by the events Auth.
 func allowed(q question, a answer) {
 	a.ask("allowed", func() string {
 		pdu := parseAll(q.Version, [][]byte{q.Raw})[0]
@@ -20,9 +20,9 @@ func allowed(q question, a answer) {
 	})
 }
 
-// resolve asks for the resolved state of Events; Auth are the events of their auth chains. The answer names events
-// by their number, those of both lists counted through. For version 1 the library goes through members in the order
-// of a map, and what one of them may do can depend on another: there the answer is all results of many runs.
+// resolve returns the resolved state of Events; Auth has the events of their auth chains. The answer names events by
+// their number, counted through both lists. For version 1 the library iterates over members in the random order of a
+// map, and what one of them may do can depend on another. There the answer has all results of many runs.
 func resolve(q question, a answer) {
 	a.ask("resolved", func() string {
 		runs, results := 1, make(map[string]bool)
@@ -52,7 +52,7 @@ func resolveOnce(q question) string {
 	return fmt.Sprint(numbers, text(err))
 }
 
-// stripped asks about Raw as an entry of invite_room_state.
+// stripped checks Raw as an entry of invite_room_state.
 func stripped(q question, a answer) {
 	a.ask("received", func() string {
 		var s gomatrixserverlib.InviteStrippedState
@@ -68,7 +68,7 @@ func stripped(q question, a answer) {
 	})
 }
 
-// room is what the library asks the server about a room with the state Auth.
+// room answers the library's questions about a room with the state Auth.
 type room struct{ state []gomatrixserverlib.PDU }
 
 func (r room) CurrentStateEvent(_ context.Context, _ spec.RoomID, eventType, stateKey string) (gomatrixserverlib.PDU, error) {
@@ -120,8 +120,8 @@ func (r room) GetState(_ context.Context, _ spec.RoomID, wanted []gomatrixserver
 	return found, nil
 }
 
-// template asks for the templates of a join and of a leave of the user Text, for a room with the state Auth. The event
-// Raw stands for what the server has built from the template.
+// template asks for the templates of a join and of a leave of the user Text, for a room with the state Auth. Raw is the
+// event that the server has built from the template.
 func template(q question, a answer) {
 	user, err := spec.NewUserID(q.Text, true)
 	if err != nil {
@@ -161,7 +161,7 @@ func template(q question, a answer) {
 	})
 }
 
-// invite asks how the invite Raw into a room with the state Auth is received.
+// invite receives the invite Raw to a room with the state Auth.
 func invite(q question, a answer) {
 	a.askJSON("received", func() ([]byte, error) {
 		state, pdu := parseAll(q.Version, q.Auth), parseAll(q.Version, [][]byte{q.Raw})[0]

@@ -1,5 +1,5 @@
-// One participant of a call: matrix-js-sdk's own MatrixRTC session, told by lines on standard input to join and to
-// leave. It tells who is in the call whenever that changes. When standard input ends, so does the process.
+// One participant of a call: matrix-js-sdk's own MatrixRTC session. Lines on standard input make it join and leave. It
+// prints who is in the call whenever that changes. The process ends with its standard input.
 
 import { createInterface } from "node:readline";
 import { client, managed, room, tell } from "./client.mjs";
@@ -11,7 +11,7 @@ session.on("membership_manager_error", (e) => tell({ error: String(e) }));
 
 const transport = { type: "livekit", livekit_service_url: "https://sfu.example.org", livekit_alias: room.roomId };
 const orders = {
-	join: () => session.joinRoomSession([transport]), // with the sdk's own times: leave after 8 s, heartbeat every 5 s
+	join: () => session.joinRoomSession([transport]), // with the sdk's defaults: leave after 8 s, heartbeat every 5 s
 	leave: async () => tell({ left: await session.leaveRoomSession(10_000) }),
 	requests: () => tell({ requests: managed }),
 };

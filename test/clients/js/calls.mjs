@@ -1,11 +1,11 @@
-// Every call that matrix-js-sdk has for delayed events, each followed to what becomes of the event.
+// All functions of matrix-js-sdk for delayed events, each with the final result for the event.
 
 import assert from "node:assert/strict";
 import { client, managed, room, tell, until } from "./client.mjs";
 
 const me = client.getUserId();
 const hour = 3_600_000;
-const rounding = 5; // ms by which two times that the server tells may disagree
+const rounding = 5; // ms by which two times from the server may differ
 const unknown = "m.no.such.delayed.event";
 const events = () => room.getLiveTimeline().getEvents();
 const message = (body) => ({ msgtype: "m.text", body });
@@ -24,7 +24,7 @@ const listed = async (id) => {
 	return all.find((item) => item.delay_id === id);
 };
 
-// once is the call, which has to get by with one request: no other dialect tried first, no token added later.
+// once is a call that must need exactly one request: no attempt with another dialect, no token added later.
 const once = (call) => async (id) => {
 	const before = managed.length;
 	try {
@@ -34,7 +34,7 @@ const once = (call) => async (id) => {
 	}
 };
 
-// The ways that this sdk has to act on a delayed event: the action in the body, or in the path.
+// The ways in which this sdk acts on a delayed event: the action in the body, or in the path.
 const ways = {
 	body: {
 		send: once((id) => client._unstable_updateDelayedEvent(id, "send")),
@@ -171,7 +171,7 @@ checks["the sdk's picture of the room's state is right"] = async () => {
 	}
 };
 
-// One after the other, so that the log of requests can be read.
+// One after the other, so that the log of requests is readable.
 let failed = 0;
 for (const [name, check] of Object.entries(checks)) {
 	try {

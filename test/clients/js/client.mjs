@@ -1,11 +1,11 @@
-// The matrix-js-sdk client that a script is about: logged in, synced, in its room. Who it is stands in the
-// environment variable CLIENT, as JSON. Standard output carries what the script has to tell, one JSON value a
-// line; whatever the sdk logs, and each request it makes, goes to standard error.
+// The matrix-js-sdk client of a script: logged in, synced, in its room. The environment variable CLIENT has the user, as
+// JSON. Standard output has the script's results, one JSON value a line. The sdk's log, and each request, go to standard
+// error.
 
 import { webcrypto } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 
-// The sdk is written for Node 22. These are all it misses in 18 and 20.
+// The sdk is written for Node 22. Node 18 and 20 lack only these.
 globalThis.crypto ??= webcrypto;
 Promise.withResolvers ??= () => {
 	const all = {};
@@ -18,10 +18,10 @@ const { sdk: name, url, user, device, token, room: roomID } = JSON.parse(process
 
 export const sdk = await import(name);
 
-/** tell hands one value to whoever has started the script. */
+/** tell passes one value to the process that started the script. */
 export const tell = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
 
-/** managed lists the requests about delayed events that exist already, as "METHOD path-after-the-prefix status". */
+/** managed lists the requests about existing delayed events, as "METHOD path-after-the-prefix status". */
 export const managed = [];
 
 async function recordingFetch(resource, options = {}) {
@@ -42,7 +42,7 @@ export const client = sdk.createClient({
 	baseUrl: url, userId: user, deviceId: device, accessToken: token, disableVoip: true, fetchFn: recordingFetch,
 });
 
-/** until waits for a true value of what condition returns or resolves to, and returns it. */
+/** until waits until condition returns, or resolves to, a true value, and returns it. */
 export async function until(what, condition, ms = 20_000) {
 	for (const end = Date.now() + ms; Date.now() < end; await sleep(25)) {
 		const value = await condition();

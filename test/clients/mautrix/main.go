@@ -1,9 +1,7 @@
-// Command mautrix lets mautrix-go make every call it has for delayed events. The tests in the folder above start
-// it. It has a module of its own because mautrix-go wants newer versions of modules that the homeserver shares
-// with Dendrite.
+// Command mautrix uses all functions of mautrix-go for delayed events. The tests in the parent folder start it. It has
+// a module of its own because mautrix-go needs newer versions of modules that the homeserver shares with Dendrite.
 //
-// Who it is stands in the environment variable CLIENT, as JSON; what it finds goes to standard output as one JSON
-// value a line.
+// The environment variable CLIENT has the user, as JSON. Results go to standard output, one JSON value a line.
 package main
 
 import (
@@ -24,7 +22,7 @@ import (
 
 const (
 	patience = 20 * time.Second
-	rounding = 5 // ms by which two times that the server tells may disagree
+	rounding = 5 // ms by which two times from the server may differ
 )
 
 func main() {
@@ -57,7 +55,7 @@ func main() {
 	os.Exit(code)
 }
 
-// bot is a logged in client in a room, which hears what is said there.
+// bot is a logged-in client in a room, which sees its events.
 type bot struct {
 	*mautrix.Client
 	room id.RoomID
@@ -89,7 +87,7 @@ func login(ctx context.Context) (*bot, error) {
 	return b, nil
 }
 
-// wait waits for an event that is as wanted.
+// wait waits for a wanted event.
 func (b *bot) wait(ctx context.Context, wanted func(*event.Event) bool) (*event.Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -137,7 +135,7 @@ func (b *bot) delay(ctx context.Context, text string, by time.Duration) (*event.
 	return item, err
 }
 
-// listed finds the item of the list of scheduled events, nil if there is none.
+// listed finds an item of the list of scheduled events; nil if it is not there.
 func (b *bot) listed(ctx context.Context, delayID id.DelayID) (*event.ScheduledDelayedEvent, error) {
 	r, err := b.DelayedEvents(ctx, &mautrix.ReqDelayedEvents{})
 	if err != nil {
@@ -161,7 +159,7 @@ func (b *bot) act(ctx context.Context, delayID id.DelayID, action event.DelayAct
 	return err
 }
 
-// refused returns an error unless each action is answered with 404 and M_NOT_FOUND.
+// refused returns an error unless each action gets 404 and M_NOT_FOUND.
 func (b *bot) refused(ctx context.Context, delayID id.DelayID, actions ...event.DelayAction) error {
 	for _, action := range actions {
 		if err := b.act(ctx, delayID, action); !errors.Is(err, mautrix.MNotFound) {

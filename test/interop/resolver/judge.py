@@ -37,7 +37,7 @@ def run(coroutine):
     raise RuntimeError("the rules wait for something")
 
 
-# That there are signatures is looked at below; whether they are good, elsewhere.
+# The presence of signatures is checked below; their validity is checked elsewhere.
 SIGNATURES = {s: {"ed25519:1": ""} for s in ("one", "two", "three")}
 
 

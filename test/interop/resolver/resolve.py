@@ -4,19 +4,19 @@ A room is a JSON object:
   version    the room version, "11" or "12"
   algorithm  "2" or "2.1"
   create     the create event's ID
-  pdus       the events as they go over federation; Synapse computes their IDs
-  ids        the IDs that the other side has computed for them; they have to be the same
-  events     instead of pdus and ids: events with an event_id that is no hash
+  pdus       the events in their federation format; Synapse computes their IDs
+  ids        the IDs that the other side has computed for them; they must be the same
+  events     instead of pdus and ids: events whose event_id is no hash
   rejected   the IDs of the events that were rejected
   sets       the state sets, each a list of [type, state_key, event_id]
   once       true to resolve in one way only (see below)
 
 A result is {"state": [[type, state_key, event_id], ...], "paths": n} or {"error": "..."}.
 
-Synapse resolves either with events that are all in its database, or with events that it holds in memory only. The
-database's part, finding the auth difference and the conflicted subgraph, is done below in memory. Where a room is
-small enough for it, both ways are taken ("paths": 2) and have to agree. Synapse's way for events in memory counts
-paths one by one, so it cannot be taken for large rooms.
+Synapse resolves either with events that are all in its database, or with events that are only in memory. The database's
+part, finding the auth difference and the conflicted subgraph, is done below in memory. For a small room both ways are
+taken ("paths": 2) and must agree. Synapse's way for events in memory counts paths one by one, so it is too slow for
+large rooms.
 """
 
 import json
@@ -46,7 +46,7 @@ class Version:
 
 
 class NamedEvent:
-    """An event with an ID that is not its hash. It has what state resolution reads of Synapse's events."""
+    """An event whose ID is not its hash. It has those attributes of Synapse's events that state resolution reads."""
 
     def __init__(self, fields, version, create, rejected):
         self.event_id = fields["event_id"]
@@ -127,7 +127,7 @@ class Store:
         return order
 
     def steps(self):
-        """How many steps it takes to follow every path from every event."""
+        """The number of steps to follow every path from every event."""
         steps = {}
         for event_id in self.cited_first(self.events):
             cited = self.events[event_id].auth_event_ids()
@@ -143,7 +143,7 @@ class EmptyStore(Store):
 
 
 def run(coroutine):
-    """Nothing in here ever waits, so the first step is the last."""
+    """Nothing here ever waits, so the first step is the last."""
     try:
         coroutine.send(None)
     except StopIteration as done:

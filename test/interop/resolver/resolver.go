@@ -1,5 +1,5 @@
-// Package resolver lets Synapse resolve the state of rooms, in a process of its own, so that its answers can be
-// compared with ours.
+// Package resolver runs Synapse's state resolution in a process of its own, so that its results can be compared with
+// ours.
 package resolver
 
 import (
@@ -57,10 +57,10 @@ func (s *Synapse) Close() error {
 	return errors.Join(s.in.Close(), s.cmd.Wait())
 }
 
-// Answer is what Synapse says of one room.
+// Answer is Synapse's result for one room.
 type Answer struct {
 	State map[stateres.Key]string
-	Paths int // in how many ways it has been resolved, with the same result
+	Paths int // in how many ways it was resolved, with the same result
 }
 
 type namedEvent struct {
@@ -107,7 +107,7 @@ func ask(r resolution.Room, alg stateres.Algorithm) question {
 	return q
 }
 
-// Send asks for a vector's room, whose event IDs are no hashes. The answer is to be read with Receive, in order.
+// Send sends a vector's room, whose event IDs are no hashes. Read the answers with Receive, in order.
 func (s *Synapse) Send(r resolution.Room, alg stateres.Algorithm) error {
 	q := ask(r, alg)
 	for _, e := range r.Events {
@@ -118,7 +118,7 @@ func (s *Synapse) Send(r resolution.Room, alg stateres.Algorithm) error {
 	return s.write(q)
 }
 
-// SendHistory asks for a generated room. Synapse computes the event IDs itself. With once, it resolves in one way only,
+// SendHistory sends a generated room. Synapse computes the event IDs itself. With once it resolves in one way only,
 // which takes half the time.
 func (s *Synapse) SendHistory(h *resolution.History, alg stateres.Algorithm, once bool) error {
 	q := ask(h.Room, alg)
@@ -130,13 +130,13 @@ func (s *Synapse) SendHistory(h *resolution.History, alg stateres.Algorithm, onc
 	return s.write(q)
 }
 
-// SendEvent asks for a verdict about an event of room version 12, by the state and with what it lists as auth events, all
-// as PDUs. It is to be read with ReceiveVerdict, in order.
+// SendEvent asks for a verdict on an event of room version 12, by the state and with its listed auth events, all as
+// PDUs. Read the verdicts with ReceiveVerdict, in order.
 func (s *Synapse) SendEvent(pdu []byte, state, listed []json.RawMessage) error {
 	return s.write(map[string]any{"pdu": json.RawMessage(pdu), "state": state, "listed": listed})
 }
 
-// ReceiveVerdict reads why Synapse does not accept the next event, "" if it does.
+// ReceiveVerdict returns why Synapse does not accept the next event, or "".
 func (s *Synapse) ReceiveVerdict() (refusal string, err error) {
 	line, err := s.out.ReadBytes('\n')
 	if err != nil {

@@ -69,8 +69,8 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// Random rooms, each resolved by Synapse, by the slow model and by us: under both algorithms, or, to get through more
-// of them, under that of the room version only.
+// Random rooms are resolved by Synapse, by the slow model and by us: with both algorithms or, to test more rooms, only
+// with that of the room version.
 func TestHistories(t *testing.T) {
 	s := synapse(t)
 	type job struct {
@@ -88,7 +88,7 @@ func TestHistories(t *testing.T) {
 					continue
 				}
 				if s.SendHistory(h, alg, once) != nil {
-					return // Receive says why
+					return // Receive returns the error
 				}
 				jobs <- job{h, alg}
 			}
@@ -114,7 +114,7 @@ func TestHistories(t *testing.T) {
 		*histories, n, conflicts, both, time.Since(start).Round(time.Millisecond))
 }
 
-// compare compares the three results and reports whether anything was in conflict.
+// compare compares the three results and reports whether there was a conflict.
 func compare(t *testing.T, h *resolution.History, alg stateres.Algorithm, synapse map[stateres.Key]string) bool {
 	t.Helper()
 	var trace stateres.Trace

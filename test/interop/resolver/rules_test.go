@@ -28,7 +28,7 @@ func parsed(t *testing.T, raw []byte) gomatrixserverlib.PDU {
 	return pdu
 }
 
-// judged is one event with the library's verdict, to be compared with Synapse's.
+// judged is an event with the library's verdict, to be compared with Synapse's.
 type judged struct {
 	seed    uint64
 	n       int
@@ -36,8 +36,7 @@ type judged struct {
 	verdict error
 }
 
-// The library accepts the events of version 12 that Synapse accepts: as they are parsed, by the list of their auth
-// events and by the state.
+// The library accepts the same events of version 12 as Synapse: by their format, their auth events and the state.
 func TestRulesOfVersion12(t *testing.T) {
 	s := synapseBy(t, StartJudge)
 	queue := make(chan judged, 200)
@@ -52,7 +51,7 @@ func TestRulesOfVersion12(t *testing.T) {
 			for i, p := range pairs {
 				state, listed := rawEvents(p, pdus)
 				if s.SendEvent(p.PDU, state, listed) != nil {
-					return // ReceiveVerdict says why
+					return // ReceiveVerdict returns the error
 				}
 				queue <- judged{seed, i, p.PDU, verdict(t, p, state, listed)}
 				n++
@@ -111,7 +110,7 @@ func verdict(t *testing.T, p resolution.Pair, state, listed []json.RawMessage) e
 	return gomatrixserverlib.Allowed(event, &provider, userIDs)
 }
 
-// Random rooms of version 12 are resolved by Synapse and by us with the library's rules, which are those of the server.
+// Random rooms of version 12 are resolved by Synapse and by us with the library's rules, which the server uses.
 func TestHistoriesByTheLibrary(t *testing.T) {
 	s := synapse(t)
 	rooms := 0

@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 )
 
-// action chooses what somebody tries to do. Most of the time it is somebody who is in the room.
+// action chooses a random action of a user, usually one who is in the room.
 func (g *generator) action(b *branch) (eventType, stateKey, sender string, content map[string]any) {
 	sender = g.user()
 	r := room{v12: g.h.Version == "12", state: g.stateOf(b), create: g.h.Create}
@@ -45,7 +45,7 @@ func (g *generator) stateOf(b *branch) State {
 	return state
 }
 
-// memberAction is a change of a membership, usually one that makes sense.
+// memberAction is a change of a membership, usually a valid one.
 func (g *generator) memberAction(r room, sender string) (eventType, stateKey, by string, content map[string]any) {
 	target := g.user()
 	membership := "join"

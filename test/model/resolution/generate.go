@@ -9,13 +9,13 @@ import (
 	"github.com/matrix-org/dendrite/futures/roomserver/stateres"
 )
 
-// History is a random room: users of different power on three servers do to each other what users do, on branches that
-// fork and merge. The sets are the states of the branches at the end.
+// History is a random room: users of different power on three servers act on branches that fork and merge. The sets are
+// the states of the branches at the end.
 type History struct {
 	Room
 	Seed uint64
-	PDUs [][]byte // all events as they go over federation, each after those it cites
-	IDs  []string // theirs
+	PDUs [][]byte // all events in their federation format, each after those that it cites
+	IDs  []string // their IDs
 }
 
 // Algorithm is the one that the room's version uses.
@@ -34,7 +34,7 @@ func (r Room) Model(alg stateres.Algorithm, opts stateres.Options) *Model {
 	}
 }
 
-// branch is what one server, or several, know of the room.
+// branch is the view of the room on one or more servers.
 type branch struct {
 	tips  []string
 	state map[Key]string
@@ -51,13 +51,13 @@ type generator struct {
 	users    []string // the first is the creator
 	now      int64
 	branches []*branch
-	past     []map[Key]string // states from along the way
+	past     []map[Key]string // earlier states
 	rejected []string
 }
 
 const maxBranches = 5
 
-// Generate returns the room that belongs to the seed.
+// Generate returns the room for a seed.
 func Generate(seed uint64) *History {
 	g := &generator{
 		Rand: rand.New(rand.NewPCG(seed, 4297)),
@@ -97,7 +97,7 @@ func (g *generator) user() string {
 	return g.users[g.IntN(len(g.users))]
 }
 
-// begin makes the room as a client's createRoom does, with some users in it.
+// begin creates the room as a client's createRoom does, with some users.
 func (g *generator) begin() {
 	b := &branch{state: map[Key]string{}}
 	g.branches = []*branch{b}
@@ -176,7 +176,7 @@ func (g *generator) fork() {
 	g.branches = append(g.branches, g.branches[g.IntN(len(g.branches))].clone())
 }
 
-// merge lets two branches hear of each other: the next event cites both.
+// merge joins two branches: the next event cites both.
 func (g *generator) merge() {
 	last := len(g.branches) - 1
 	a, b := g.branches[last-1], g.branches[last]
@@ -189,7 +189,8 @@ func (g *generator) merge() {
 	g.Shuffle(len(g.branches), func(i, j int) { g.branches[i], g.branches[j] = g.branches[j], g.branches[i] })
 }
 
-// act appends one event to the branch. Users try what they may not do, too; sometimes such an event is kept, rejected.
+// act appends one event to the branch. Users also try what they may not do; sometimes such an event is kept, as
+// rejected.
 func (g *generator) act(b *branch) {
 	for range 12 {
 		eventType, stateKey, sender, content := g.action(b)
@@ -242,8 +243,8 @@ func (r Room) roomID() string {
 	return ""
 }
 
-// citeRejected makes the event cite a rejected one in the place of a valid one. For that it is rejected itself, unless
-// the server that holds it did not know of the rejection.
+// citeRejected makes the event cite a rejected one instead of a valid one. Then it is rejected itself, unless its
+// server did not know of the rejection.
 func (g *generator) citeRejected(e *Event) {
 	for n, a := range e.AuthEvents {
 		for _, id := range g.rejected {
@@ -256,7 +257,7 @@ func (g *generator) citeRejected(e *Event) {
 	}
 }
 
-// add puts the event into the history.
+// add adds the event to the history.
 func (g *generator) add(e *Event, content map[string]any) {
 	g.h.PDUs = append(g.h.PDUs, pdu(g.h.Version, e, content, len(g.h.PDUs)+1))
 	g.h.IDs = append(g.h.IDs, e.ID)
@@ -269,7 +270,7 @@ func (g *generator) add(e *Event, content map[string]any) {
 	g.h.Events[e.ID] = e
 }
 
-// time moves on, but clocks are not always right and events of one millisecond are not rare.
+// time advances, but clocks are not always right, and events within one millisecond are not rare.
 func (g *generator) time() int64 {
 	switch g.IntN(10) {
 	case 0, 1:
@@ -281,8 +282,8 @@ func (g *generator) time() int64 {
 	return g.now
 }
 
-// finish chooses the state sets. They are the branches' states; some servers answer with parts of the past, or with
-// rejected events in the state.
+// finish chooses the state sets. They are the branches' states; some servers have parts of earlier states, or rejected
+// events in the state.
 func (g *generator) finish() {
 	for _, b := range g.branches {
 		g.h.Sets = append(g.h.Sets, b.state)
@@ -307,7 +308,7 @@ func (g *generator) finish() {
 	}
 }
 
-// revert sets some keys of the state back to what they were.
+// revert sets some keys of the state back to earlier values.
 func (g *generator) revert(state, past map[Key]string) {
 	keys := slices.SortedFunc(maps.Keys(state), func(a, b Key) int {
 		return slices.Compare([]string{a.Type, a.StateKey}, []string{b.Type, b.StateKey})

@@ -9,8 +9,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/roomserver/stateres"
 )
 
-// Model resolves state by the text's definitions, one function each, with no thought of time. All events have to be
-// there, and none may cite itself through others.
+// Model resolves state by the definitions of the specification, one function each, without any optimisation. All events
+// must exist, and none may cite itself through others.
 type Model struct {
 	Version string // "11": state resolution 2; "12": 2.1
 	V21     bool
@@ -20,7 +20,7 @@ type Model struct {
 	Options stateres.Options // ChainExcludesSelf and AdmitRejected
 	Allowed func(e *Event, state map[Key]*Event) error
 
-	Admitted set // the events that Resolve has let in
+	Admitted set // the events that Resolve has admitted
 }
 
 type set = map[string]bool
@@ -61,7 +61,7 @@ func (m *Model) keys() map[Key]bool {
 	return keys
 }
 
-// values returns what the sets have for a key; "" stands for nothing.
+// values returns the values of a key in the sets; "" stands for none.
 func (m *Model) values(k Key) set {
 	values := set{}
 	for _, s := range m.Sets {
@@ -98,7 +98,7 @@ func (m *Model) Conflicted() set {
 	return conflicted
 }
 
-// Full is the full conflicted set; it is empty if nothing is in conflict.
+// Full is the full conflicted set; it is empty if there is no conflict.
 func (m *Model) Full() set {
 	full := m.Conflicted()
 	if len(full) == 0 {
@@ -155,7 +155,7 @@ func (m *Model) AuthDifference() set {
 	return difference
 }
 
-// Subgraph is the conflicted state subgraph: events that lie between two conflicted events, and these themselves.
+// Subgraph is the conflicted state subgraph: the events between two conflicted events, and these themselves.
 func (m *Model) Subgraph() set {
 	conflicted := m.Conflicted()
 	subgraph := set{}
@@ -214,7 +214,7 @@ func (m *Model) citedEvent(id string, k Key) *Event {
 	return nil
 }
 
-// power is the power of the event's sender by the event's own auth events. The rules know the answer.
+// power is the power of the event's sender by the event's own auth events, according to the rules.
 func (m *Model) power(id string) float64 {
 	state := State{}
 	for _, a := range m.Events[id].AuthEvents {
@@ -324,7 +324,7 @@ func (m *Model) authorising(e *Event, k Key, state map[Key]string) *Event {
 	return nil
 }
 
-// Needed is the auth events selection, with the create event, which room version 12 leaves out of auth_events.
+// Needed is the auth events selection, including the create event, which room version 12 leaves out of auth_events.
 func Needed(e *Event) []Key {
 	if e.Type == "m.room.create" {
 		return nil
@@ -352,7 +352,7 @@ func Needed(e *Event) []Key {
 func content(v any) []byte {
 	raw, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // only maps, strings and numbers
+		panic(err) // cannot happen: only maps, strings and numbers
 	}
 	return raw
 }

@@ -8,16 +8,16 @@ import (
 	"slices"
 )
 
-// Pair is an event of a room of version 12, and a state to judge it by.
+// Pair is an event of a room of version 12, and a state to check it against.
 type Pair struct {
 	Event    *Event
-	PDU      []byte // the event as it goes over federation
+	PDU      []byte // the event in its federation format
 	State    State
-	Listed   []*Event // what the event lists as auth events; not always what it should
+	Listed   []*Event // the event's auth events, which may be wrong
 	Modelled bool     // the rules of this package cover it
 }
 
-// pairs makes pairs out of a room: its users try what comes to their minds, in states that need not have been.
+// pairs creates pairs from a room: its users try random actions, in states that may never have existed.
 type pairs struct {
 	generator
 	pdus map[string][]byte
@@ -88,7 +88,7 @@ func (p *pairs) pair() Pair {
 	return pair
 }
 
-// state is one of the room's with some of it exchanged for what was or might have been there.
+// state is one of the room's states, with some of it replaced.
 func (p *pairs) state() State {
 	state := State{}
 	for k, id := range p.h.Sets[p.IntN(len(p.h.Sets))] {
@@ -97,7 +97,7 @@ func (p *pairs) state() State {
 	for range p.IntN(6) {
 		e := p.h.Events[p.h.IDs[p.IntN(len(p.h.IDs))]]
 		if e.Rejected && e.Type == "m.room.power_levels" {
-			continue // it may not even be well-formed
+			continue // it may even be malformed
 		}
 		state[e.Key()] = e
 	}
@@ -158,7 +158,7 @@ func (p *pairs) oddLevels(e *Event, content map[string]any) (modelled bool) {
 
 var identityServer = ed25519.NewKeyFromSeed([]byte("the key of an identity server ..."[:32]))
 
-// thirdParty makes the event an invite by way of an invite to an address, and puts that into the state.
+// thirdParty makes the event an invite that follows an invite to an address, and adds the latter to the state.
 func (p *pairs) thirdParty(e *Event, content map[string]any, state State) {
 	e.Type, e.StateKey = "m.room.member", p.user()
 	public := base64.RawStdEncoding.EncodeToString(identityServer.Public().(ed25519.PublicKey))

@@ -6,8 +6,8 @@ import (
 	"encoding/json"
 )
 
-// pdu returns the event as it goes over federation, signatures left out, and sets the event's ID: the hash of what
-// redaction leaves. Other implementations compute the ID from the PDU, so it has to be the true one.
+// pdu returns the event in its federation format, without signatures, and sets the event's ID: the hash of the redacted
+// event. Other implementations compute the ID from the PDU, so it must be correct.
 func pdu(version string, e *Event, content map[string]any, depth int) []byte {
 	auth, prev := e.AuthEvents, e.PrevEvents
 	if auth == nil {
@@ -33,7 +33,7 @@ func pdu(version string, e *Event, content map[string]any, depth int) []byte {
 	return full
 }
 
-// canonical is canonical JSON for the generator's events: they have no character that needs escaping.
+// canonical returns canonical JSON for the generator's events, which need no escapes.
 func canonical(v any) []byte {
 	raw, err := json.Marshal(v)
 	if err != nil {
@@ -50,7 +50,7 @@ var keptContent = map[string][]string{
 	},
 }
 
-// redacted returns what redaction leaves of a content in room versions 11 and 12.
+// redacted returns the content after redaction in room versions 11 and 12.
 func redacted(eventType string, content map[string]any) map[string]any {
 	if eventType == "m.room.create" {
 		return content

@@ -1,6 +1,6 @@
-// Package resolution is the yardstick for state resolution: the authorisation rules written down from the room
-// version's text, a slow resolver written down from the text's definitions, a generator of random rooms, and vectors
-// with known answers. It is as simple as it can be and shares no code with what it measures, types apart.
+// Package resolution is the reference for state resolution: the authorisation rules written from the room version's
+// specification, a slow resolver written from the definitions, a generator of random rooms, and vectors with known
+// answers. It is as simple as possible and shares no code with the tested package, except types.
 package resolution
 
 import (
@@ -14,7 +14,7 @@ import (
 )
 
 type (
-	// Event and Key are those of the package that is measured.
+	// Event and Key are those of the tested package.
 	Event = stateres.Event
 	// Key names one piece of state.
 	Key = stateres.Key
@@ -23,7 +23,7 @@ type (
 )
 
 // Allowed returns the rules of room version 11 or 12 that depend on the room's state: numbers 4 to 11 of "Authorization
-// rules". It takes the event's content from Event.Value if Parse has put it there.
+// rules". It uses Event.Value as content if Parse has set it.
 func Allowed(version string) func(e *Event, state map[Key]*Event) error {
 	return func(e *Event, state map[Key]*Event) error {
 		if e.Type == "m.room.create" {
@@ -38,7 +38,7 @@ func Allowed(version string) func(e *Event, state map[Key]*Event) error {
 	}
 }
 
-// Parse returns the event's content; that of an invalid content is empty.
+// Parse returns the event's content; an invalid content is empty.
 func Parse(e *Event) map[string]any {
 	if content, ok := e.Value.(map[string]any); ok {
 		return content
@@ -336,7 +336,7 @@ func isInteger(v any) bool {
 	return ok && n == math.Trunc(n)
 }
 
-// changeAllowed says whether somebody with that power may change before[name] to after[name].
+// changeAllowed reports whether a user with that power may change before[name] to after[name].
 func changeAllowed(before, after map[string]any, name string, power float64) error {
 	if before[name] == after[name] {
 		return nil

@@ -9,19 +9,19 @@ import (
 	"github.com/matrix-org/dendrite/futures/roomserver/stateres"
 )
 
-// Vector is a room written down by hand, with the answers. In the notation, users and events have short names: user A
-// is "@a:one", event c is "$c". A line is an event: name, type (with ":user" for a member), sender, content,
-// auth events, time, and perhaps "rejected". The types are create, m (member), pl, jr (join rules), tp (topic).
+// Vector is a hand-written room with the answers. In the notation, users and events have short names: user A is
+// "@a:one", event c is "$c". A line is an event: name, type (with ":user" for a member), sender, content, auth events,
+// time, and perhaps "rejected". The types are create, m (member), pl, jr (join rules), tp (topic).
 type Vector struct {
 	Name   string
 	Events string
-	Sets   string // names, the sets divided by "|"
+	Sets   string // names, the sets separated by "|"
 	V2     string // the result; empty if it is the same as V21
 	V21    string
-	In11   string // the result under the rules of room version 11, if it differs
+	In11   string // the result with the rules of room version 11, if it differs
 }
 
-// base is how most of the rooms begin; the %s is the content of p1.
+// base is the start of most rooms; the %s is the content of p1.
 const base = `
 c  create A {}     -     1
 ma m:A    A join   -     2
@@ -45,8 +45,8 @@ func Vectors() []Vector {
 }
 
 // ladder is MSC4297's problem B with any number of steps: each user gives power to the next, who uses it. One server
-// has gone back to the power levels before all of that, though both know somebody who joined after it. Version 2
-// never replays the steps between and loses the power of all.
+// has gone back to the earliest power levels, though both know a user who joined later. Version 2 never replays the
+// steps in between and loses the power of all.
 func ladder(steps int) Vector {
 	var events strings.Builder
 	fmt.Fprintf(&events, "c create A {} - 1\nma m:A A join - 2\np1 pl A {} ma 3\nj1 jr A public ma,p1 4\n")
@@ -68,7 +68,7 @@ func ladder(steps int) Vector {
 	}
 }
 
-// problemCases are those for which MSC4297 was made: state is reset by version 2.
+// problemCases are the problems of MSC4297: version 2 resets state.
 func problemCases() []Vector {
 	aliceLeft := "al m:A A leave p1,ma 40\n"
 	ladder := "p2 pl A B:50 ma,p1 20\np3 pl B B:50,C:50 mb,p2 30\n"
@@ -193,8 +193,8 @@ type Room struct {
 	Sets    []map[Key]string
 }
 
-// Room returns the vector's room in the form of room version 11 or 12. In that of 11 all events cite the create event
-// and the creator has power 100 by the power levels.
+// Room returns the vector's room in the format of room version 11 or 12. In version 11 all events cite the create
+// event, and the creator has power 100 by the power levels.
 func (v Vector) Room(version string) Room {
 	r := Room{Version: version, Events: map[string]*Event{}}
 	previous := ""
@@ -306,7 +306,7 @@ func parseLevels(text, version string) map[string]any {
 	return map[string]any{"users": users, "events": events}
 }
 
-// Want returns the vector's result under version 2 or 2.1, for its room in the form of a room version.
+// Want returns the vector's result with version 2 or 2.1, for its room in the format of a room version.
 func (v Vector) Want(alg stateres.Algorithm, r Room) map[Key]string {
 	switch {
 	case r.Version == "11" && v.In11 != "":
