@@ -80,7 +80,7 @@ func (g *ghosts) clear(req *http.Request, _ *userapi.Device) util.JSONResponse {
 	}
 	failed, cleared := []adminGhost{}, 0
 	for _, f := range found {
-		switch err := g.lay(req.Context(), f); {
+		switch err := g.leave(req.Context(), f); {
 		case err == nil:
 			cleared++
 		case errors.Is(err, api.ErrNewerState): // the user has come back, or has left

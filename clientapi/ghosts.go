@@ -12,8 +12,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// A ghost is somebody's membership in a call that is over by its own word, while nothing is scheduled that would end it.
-// Clients that died before their server knew futures have left them behind.
+// A ghost is a membership in a call that has expired and that no scheduled future will end. Clients leave ghosts when they die
+// on a server without futures.
 
 // CallRooms is where memberships in calls are found and ended.
 type CallRooms struct {
@@ -46,7 +46,7 @@ type ghosts struct {
 	now     func() time.Time
 }
 
-// ghost is a membership with the time at which it was over.
+// ghost is a membership and the time at which it expired.
 type ghost struct {
 	*rstypes.HeaderedEvent
 	over int64 // Unix ms
@@ -83,7 +83,7 @@ func (g *ghosts) find(ctx context.Context, filter ghostFilter) (found []ghost, n
 	}
 }
 
-// kept reports whether the membership is no business of ours: another server's, or one that a future will end.
+// kept reports whether the membership must be left alone: it belongs to a user of another server, or a future will end it.
 func (g *ghosts) kept(ctx context.Context, e *rstypes.HeaderedEvent) (bool, error) {
 	sender, err := spec.NewUserID(string(e.SenderID()), true)
 	if err != nil || !g.rooms.IsLocal(sender.Domain()) {
@@ -95,16 +95,16 @@ func (g *ghosts) kept(ctx context.Context, e *rstypes.HeaderedEvent) (bool, erro
 	}), err
 }
 
-// lay ends the membership as its user would, unless they have changed it meanwhile.
-func (g *ghosts) lay(ctx context.Context, e ghost) error {
+// leave sends the leave as the user, unless the user has changed the membership meanwhile.
+func (g *ghosts) leave(ctx context.Context, e ghost) error {
 	return g.rooms.Send(ctx, &api.Future{
 		Policy: api.CancelOnNewerState, Base: e.EventID(),
 		UserID: string(e.SenderID()), RoomID: e.RoomID().String(), Type: e.Type(), StateKey: e.StateKey(), Content: []byte("{}"),
 	})
 }
 
-// callEnd returns when a membership in a call ends, in Unix ms: when it says itself or, if it does not say, at maxAge
-// after it was sent. member is false if the event says that its sender is in no call.
+// callEnd returns when a membership in a call expires, in Unix ms. If the content does not say, that is maxAge after it was
+// sent. member is false if the content is a leave.
 func callEnd(content []byte, sent int64, maxAge time.Duration) (end int64, member bool) {
 	c := gjson.ParseBytes(content)
 	sessions := []gjson.Result{c}
