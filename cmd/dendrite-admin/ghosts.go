@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// clearedAtOnce is how many ghosts one request clears, so that the answer comes in time: each is an event.
+const clearedAtOnce = 100
+
 // ghost is a membership in a call that is over, in an answer of the API.
 type ghost struct {
 	User     string `json:"user_id"`
@@ -77,6 +80,7 @@ func (c *client) listGhosts(ctx context.Context, o *options) (n int, err error) 
 }
 
 func (c *client) clearGhosts(ctx context.Context, o *options) error {
+	o.query.Set("limit", strconv.Itoa(clearedAtOnce))
 	cleared, failed := 0, 0
 	err := c.ghostPages(ctx, http.MethodDelete, o, func(p *ghostPage) error {
 		cleared, failed = cleared+p.Cleared, failed+len(p.Failed)
