@@ -14,8 +14,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// delegateLeave serves POST …/rtc/livekit/delegate_delayed_leave: from now on this server restarts the delayed leave event
-// while its user is connected to the SFU, and sends it when they are gone.
+// delegateLeave serves POST …/rtc/livekit/delegate_delayed_leave (MSC4195). From then on this server restarts the delayed
+// leave event while its user is connected to the SFU, and sends it when the connection has ended.
 func (s *Service) delegateLeave(req *http.Request, device *userapi.Device) util.JSONResponse {
 	if retry := s.perUser(device.UserID); retry > 0 {
 		return *tooFast(retry)
@@ -51,7 +51,7 @@ func (s *Service) delegateLeave(req *http.Request, device *userapi.Device) util.
 	return s.delegate(ctx, asked, participant{device.UserID, deviceID, id}, sfus)
 }
 
-// delegate accepts a delegation of a user who is known to be in the Matrix room.
+// delegate accepts a delegation. The caller has checked that the user is in the Matrix room.
 func (s *Service) delegate(ctx context.Context, asked tokenRequest, p participant, sfus []*sfu) util.JSONResponse {
 	if s.delegates == nil { // futures are switched off
 		return *unknownDelay()
@@ -82,8 +82,8 @@ func unknownDelay() *util.JSONResponse {
 	return failed(http.StatusBadRequest, spec.ErrorInvalidParam, "delay_id is not a scheduled event of this user in this room")
 }
 
-// identities are all names that this participant may have on the SFU: which of them the client takes depends on where it
-// got its token, which it does not say here.
+// identities returns all identities that this participant may have on the SFU. The client's token determines which one it
+// uses, and the request does not name the token.
 func (p participant) identities() []string {
 	all := []string{participant{p.userID, p.deviceID, ""}.identity()}
 	if p.memberID != "" {
@@ -93,7 +93,7 @@ func (p participant) identities() []string {
 	return slices.Compact(all)
 }
 
-// keyDevice tells memberships without an ID apart.
+// keyDevice distinguishes memberships without an ID.
 func (p participant) keyDevice() string {
 	if p.memberID == "" {
 		return p.deviceID

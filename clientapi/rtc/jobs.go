@@ -15,17 +15,17 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/api"
 )
 
-// Futures is what delegated leaves need of the futureserver.
+// Futures is the part of the futureserver that delegated leaves need.
 type Futures interface {
 	api.Delegations
 	PerformDelayedEventAction(ctx context.Context, id, owner string, a api.Action) error
 }
 
-// details are the job of a delegation: where its participant is looked for, and under which names.
+// details is the stored job of a delegation: on which SFUs to look for its participant, and under which identities.
 type details struct {
 	SFUs       []string `json:"sfus"` // their URLs
 	Alias      string   `json:"alias"`
-	Identities []string `json:"identities"` // whichever the client takes
+	Identities []string `json:"identities"` // the client uses one of them
 }
 
 // callKey is a call: an alias on one or several SFUs, whose URLs are joined by spaces.
@@ -35,11 +35,11 @@ type callKey struct {
 
 func (c callKey) on(url string) bool { return slices.Contains(strings.Fields(c.sfus), url) }
 
-// delegates keep the leaves that clients have delegated: one goroutine for each, and one for each call that polls.
+// delegates runs all delegated leaves: one goroutine for each leave, and one that polls for each call.
 type delegates struct {
-	ctx     context.Context // of everything
+	ctx     context.Context // ends all goroutines
 	futures Futures
-	// look asks the SFUs of a call who is there, or, with identities, whether one of those is.
+	// look asks the SFUs of a call for all participants, or only for those identities.
 	look func(ctx context.Context, c callKey, identities ...string) (present, error)
 	// remove removes a participant from the SFUs of a call.
 	remove  func(ctx context.Context, c callKey, identities ...string) error
@@ -64,7 +64,7 @@ type job struct {
 	news  chan func(*watch, time.Time) action
 	state string // for the metrics; under the lock of delegates
 
-	unconfirmed atomic.Bool // the SFU has not been asked since the start
+	unconfirmed atomic.Bool // the SFU has not answered since the start
 }
 
 // newDelegates returns delegates that still lack look and remove.
@@ -72,7 +72,7 @@ func newDelegates(ctx context.Context, futures Futures, m *metrics) *delegates {
 	return &delegates{ctx: ctx, futures: futures, metrics: m, jobs: make(map[string]*job), calls: make(map[callKey]*polling)}
 }
 
-// resume takes up the delegations that were in force when the server stopped.
+// resume starts the delegations that were in force when the server stopped.
 func (d *delegates) resume() {
 	for _, delegated := range d.futures.QueryDelegations() {
 		if err := d.begin(delegated, resumedWatch(delegated.Timeout, time.Now())); err != nil {
@@ -81,7 +81,7 @@ func (d *delegates) resume() {
 	}
 }
 
-// accept stores a delegation and watches from now on. Its errors are those of api.Delegations.
+// accept stores a delegation and starts its watch. Its errors are those of api.Delegations.
 func (d *delegates) accept(ctx context.Context, wanted api.Delegation, job details) error {
 	var err error
 	if wanted.Job, err = json.Marshal(job); err != nil {
@@ -123,7 +123,7 @@ func (d *delegates) begin(delegated *api.Delegated, w *watch) error {
 	return nil
 }
 
-// end forgets a job.
+// end removes a job.
 func (d *delegates) end(j *job) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -138,7 +138,7 @@ func (d *delegates) end(j *job) {
 	}
 }
 
-// run does what the watch says, until the delayed event has ended.
+// run carries out the actions of the watch until the delayed event has ended.
 func (d *delegates) run(j *job, w *watch) {
 	defer d.end(j)
 	for {
@@ -168,7 +168,7 @@ func (d *delegates) note(j *job, w *watch) {
 	d.metrics.state(j, w)
 }
 
-// act reports false if nothing is left to be done.
+// act carries out an action. goesOn is false if the job is done.
 func (d *delegates) act(j *job, w *watch, act action) (goesOn bool) {
 	switch act {
 	case restart:
@@ -196,8 +196,8 @@ const (
 	mostRetry  = 10 * time.Second
 )
 
-// perform acts on the delayed event, again and again while the server is overloaded. It reports false if the event has
-// ended or the room refuses it; then nothing is left to be done.
+// perform acts on the delayed event and retries temporary errors. It returns false if the event has ended or the room
+// refuses it; then the job is done.
 func (d *delegates) perform(j *job, a api.Action) bool {
 	for pause := firstRetry; ; pause = min(2*pause, mostRetry) {
 		err := d.futures.PerformDelayedEventAction(d.ctx, j.DelayID, j.UserID, a)
@@ -223,7 +223,7 @@ func (d *delegates) perform(j *job, a api.Action) bool {
 	}
 }
 
-// ask asks the SFUs for one participant.
+// ask asks the SFUs for the job's participant.
 func (d *delegates) ask(j *job) {
 	there, err := d.look(d.ctx, j.call, j.Identities...)
 	select {
@@ -236,7 +236,7 @@ func (d *delegates) ask(j *job) {
 	}
 }
 
-// reading is what an answer of the SFUs means for the job.
+// reading turns an answer of the SFUs into an event for the job's watch.
 func (j *job) reading(there present, err error, absent func(*watch, time.Time, error) action) func(*watch, time.Time) action {
 	for _, identity := range j.Identities {
 		if sid, ok := there[identity]; ok {
@@ -246,7 +246,7 @@ func (j *job) reading(there present, err error, absent func(*watch, time.Time, e
 	return func(w *watch, now time.Time) action { return absent(w, now, err) }
 }
 
-// offer tells the job unless it is busy: the next poll says it again.
+// offer passes an event to the job. It drops the event if the job's queue is full; the next poll repeats the news.
 func (d *delegates) offer(j *job, news func(*watch, time.Time) action) {
 	select {
 	case j.news <- news:
@@ -263,7 +263,7 @@ func (d *delegates) polled(c callKey, there present, err error) {
 	}
 }
 
-// confirm tells the futureserver, once after a start, that the SFU has been asked.
+// confirm tells the futureserver, once after a start, that the SFU has answered.
 func (d *delegates) confirm(j *job) {
 	if !j.unconfirmed.CompareAndSwap(true, false) {
 		return
@@ -287,7 +287,7 @@ func (d *delegates) of(wanted func(callKey) bool) (found []*job) {
 	return found
 }
 
-// inform tells the jobs of a participant something of the signalling connection.
+// inform passes an event of a signalling connection to the jobs of its participant.
 func (d *delegates) inform(l line, what func(*watch, time.Time) action) {
 	for _, j := range d.of(func(c callKey) bool { return c.alias == l.alias && c.on(l.sfu) }) {
 		if slices.Contains(j.Identities, l.identity) {
@@ -296,7 +296,7 @@ func (d *delegates) inform(l line, what func(*watch, time.Time) action) {
 	}
 }
 
-// webhook passes on what an SFU has told.
+// webhook passes the news of an SFU to the jobs that it concerns.
 func (d *delegates) webhook(sfu string, n *news) {
 	for _, j := range d.of(func(c callKey) bool { return c.alias == n.Room.Name && c.on(sfu) }) {
 		if n.Event != roomFinished && !slices.Contains(j.Identities, n.Participant.Identity) {

@@ -55,7 +55,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return m
 }
 
-// observe shows for how long an SFU has not answered.
+// observe registers the time since the SFU's last answer.
 func (l *sfu) observe(r prometheus.Registerer) {
 	if r == nil {
 		return
@@ -66,7 +66,7 @@ func (l *sfu) observe(r prometheus.Registerer) {
 	}, func() float64 { return time.Since(time.Unix(0, l.answered.Load())).Seconds() }))
 }
 
-// state counts a job in its state; without a watch the job has ended. Under the lock of delegates.
+// state counts a job under its state. A nil watch means that the job has ended. Under the lock of delegates.
 func (m *metrics) state(j *job, w *watch) {
 	state := ""
 	switch {
@@ -92,7 +92,7 @@ func (m *metrics) state(j *job, w *watch) {
 	j.state = state
 }
 
-// reasonLabel keeps the label's values few, whatever an SFU tells.
+// reasonLabel bounds the values of the label: reasons that are not in sendReasons become "other".
 func reasonLabel(why string) string {
 	if label := strings.ReplaceAll(strings.ToLower(why), " ", "_"); slices.Contains(sendReasons, label) {
 		return label

@@ -7,15 +7,15 @@ import (
 
 const (
 	pollInterval = 30 * time.Second
-	firstBackoff = time.Second // after a poll that has failed; half as much again after each further one
+	firstBackoff = time.Second // after a failed poll; grows by half with each further one
 	mostBackoff  = time.Minute
 )
 
-// present says which participants are on the SFUs, with the sid of each one's connection.
+// present holds the participants that the SFUs list: the sid of each connection, by identity.
 type present map[string]string
 
-// poll asks the SFUs now and then who is in the call, until ctx ends. Webhooks get lost: LiveKit tries again for a short
-// while only.
+// poll asks the SFUs for the participants of the call at intervals, until ctx ends. Webhooks can be lost, because LiveKit
+// retries them for a short time only.
 func (d *delegates) poll(ctx context.Context, c callKey) {
 	pause, backoff := pollInterval, firstBackoff
 	for {

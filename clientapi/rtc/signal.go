@@ -19,11 +19,11 @@ import (
 	fconfig "github.com/matrix-org/dendrite/futures/setup/config"
 )
 
-// Signalling returns the handler that passes on the clients' connections to those SFUs that have no URL of their own, to be
-// mounted at config.SignalPath; nil if all have one. Media does not pass through this server.
+// Signalling returns the reverse proxy for the signalling connections of clients, to be mounted at config.SignalPath. It is
+// nil if every SFU has a URL of its own. Media does not pass through this server.
 //
-// A client whose machine dies closes this connection at once, because its kernel does. LiveKit waits for 20 seconds then,
-// because a client may come back; this server waits for less, because a client that lives tries to come back at once.
+// When a client's process dies, its kernel closes this connection at once. LiveKit ignores that and waits for 20 s until
+// the media connection times out. This server waits for comeBackSignal, because a live client reconnects at once.
 func (s *Service) Signalling() http.Handler {
 	paths := make(map[string]http.Handler)
 	for i, l := range s.sfus {
@@ -48,7 +48,7 @@ func (s *Service) Signalling() http.Handler {
 	})
 }
 
-// passOn passes on the requests below the prefix to the SFU. Only those with one of its tokens reach it.
+// passOn returns the proxy for one SFU. Only requests with a token of that SFU reach it.
 func (s *Service) passOn(l *sfu, prefix string) http.Handler {
 	target, err := url.Parse(l.api)
 	if err != nil {
@@ -83,7 +83,7 @@ func (s *Service) passOn(l *sfu, prefix string) http.Handler {
 			respond(w, *failed(http.StatusUnauthorized, errorUnauthorized, "There is no token of this SFU"))
 			return
 		}
-		// The SFU forgets its rooms when it restarts, and the token alone makes none. A client that is told so gives up.
+		// LiveKit loses its rooms when it restarts. A token does not create one, and a client gives up without it.
 		if ok {
 			if err := l.createRoom(req.Context(), alias); err != nil && req.Context().Err() == nil {
 				logrus.WithError(err).WithField("sfu", l.URL).Info("Cannot make a room on the SFU for somebody who connects")
@@ -103,8 +103,8 @@ func (s *Service) passOn(l *sfu, prefix string) http.Handler {
 	})
 }
 
-// bearer returns whose token the request has. Whether it has expired the SFU will say: it renews the tokens of those who
-// are connected.
+// bearer returns the room and the participant of the request's token. It ignores the expiry, which the SFU checks: LiveKit
+// renews the tokens of connected participants.
 func (l *sfu) bearer(req *http.Request) (alias, identity string, ok bool) {
 	token := req.URL.Query().Get("access_token")
 	if token == "" {
@@ -116,7 +116,7 @@ func (l *sfu) bearer(req *http.Request) (alias, identity string, ok bool) {
 	return c.Video.Room, c.Subject, err == nil && c.Issuer == l.APIKey && c.Video.RoomJoin
 }
 
-// A tap is the connection to the SFU, if there is one. It finds out who ends it.
+// A tap is the connection to the SFU once it is established. It records which side ends it.
 type tap struct {
 	io.ReadWriteCloser
 	begin          func()
@@ -134,7 +134,7 @@ func (t *tap) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write implements io.Writer. A client that can sends a close frame, which the SFU answers by closing the connection.
+// Write implements io.Writer. A client that can do so sends a close frame, and the SFU then closes the connection.
 func (t *tap) Write(p []byte) (int, error) {
 	const closeFrame = 0x88 // RFC 6455, section 5.2
 	if len(p) > 0 && p[0] == closeFrame {
@@ -143,7 +143,7 @@ func (t *tap) Write(p []byte) (int, error) {
 	return t.ReadWriteCloser.Write(p)
 }
 
-// endedByClient is to be called when the proxy has returned.
+// endedByClient must be called after the proxy has returned.
 func (t *tap) endedByClient() bool { return t.byClient.Load() || !t.over.Load() }
 
 // lines counts the open signalling connections of each participant.
@@ -154,7 +154,7 @@ type lines struct {
 
 type line struct{ sfu, alias, identity string }
 
-// add returns how many there are then.
+// add adds n to the count of a participant's connections and returns the new count.
 func (ls *lines) add(l line, n int) int {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -168,13 +168,13 @@ func (ls *lines) add(l line, n int) int {
 	return ls.open[l]
 }
 
-// connected tells the participant's jobs that a signalling connection has begun.
+// connected reports a new signalling connection to the participant's jobs.
 func (d *delegates) connected(l line) {
 	d.lines.add(l, 1)
 	d.inform(l, (*watch).heard)
 }
 
-// disconnected tells them that the last one is over.
+// disconnected reports the end of the last signalling connection to them.
 func (d *delegates) disconnected(l line, byClient bool) {
 	if d.lines.add(l, -1) == 0 {
 		d.inform(l, func(w *watch, now time.Time) action { return w.unheard(now, byClient) })

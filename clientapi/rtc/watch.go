@@ -3,75 +3,74 @@ package rtc
 import "time"
 
 const (
-	// longestWait bounds for how long a leave is kept for somebody who never connects, and for how long one is kept
-	// while the SFU does not answer.
+	// longestWait is how long a leave is kept alive for a participant that never connects, and how long while the SFU
+	// does not answer.
 	longestWait = time.Hour
-	// startWait is how long those who are not there when this server starts have to come back: it may be that the SFU has
-	// restarted, too.
+	// startWait is how long participants have to reconnect after this server has started. The SFU may have restarted too.
 	startWait = time.Minute
-	// comeBack is how long somebody has who has lost the connection. A client that changes networks comes back under the
-	// same identity.
+	// comeBack is how long a participant has to reconnect after a lost connection. A client that changes networks
+	// reconnects under the same identity.
 	comeBack = 2 * time.Second
-	// comeBackSignal is the same if the client has closed its signalling connection. A client that lives tries to connect
-	// at once, and again after 0.3 and 1.5 seconds.
+	// comeBackSignal is the same after the client has closed its signalling connection. A live client reconnects at once,
+	// and again after 0.3 and 1.5 s (livekit-client's retry policy).
 	comeBackSignal = 2 * time.Second
-	// comeBackFromRestart is the same if the SFU is shutting down.
+	// comeBackFromRestart is the same while the SFU shuts down or restarts.
 	comeBackFromRestart = 30 * time.Second
-	missesUntilGone     = 2 // polls
+	missesUntilGone     = 2 // consecutive polls without the participant
 	signalLost          = "signal lost"
 	signalEnded         = "signal ended by the SFU"
-	mostDoubts          = 3 // answers that somebody is there of whom we know that they have left
+	mostDoubts          = 3 // answers that list a connection after the webhook of its end; then the answers are believed
 )
 
-// A watch decides what becomes of one delegated leave (MSC4195). It is a pure value: it is told what the SFU says and what
-// time it is, and answers what to do.
+// A watch is the state machine of one delegated leave (MSC4195). It is a pure value: each method takes an event and the
+// time, and returns the action.
 type watch struct {
 	delay     time.Duration // of the delayed leave event
-	connected bool          // the participant has been seen on the SFU
-	sid       string        // of the connection that was seen last; "" if the SFU has not told
-	waitUntil time.Time     // for the participant to connect
+	connected bool          // the participant has been connected to the SFU
+	sid       string        // LiveKit's ID of the last known connection; "" if unknown
+	waitUntil time.Time     // deadline for the participant to connect
 	restarted time.Time     // when the timer was last restarted
-	blind     time.Time     // since when the SFU does not answer; zero if it does
-	missed    int           // polls in a row in which the participant was not there
+	blind     time.Time     // since when the SFU has not answered; zero if it answers
+	missed    int           // consecutive polls without the participant
 	leaving   departure
 }
 
-// A departure is a participant who has left, or has lost the connection.
+// A departure is the end of a participant's connection that is still to be confirmed.
 type departure struct {
-	why    string    // for logs and metrics; "" if nobody is leaving
-	sid    string    // of the connection that is over; "" if the SFU has not told
-	askAt  time.Time // when to ask the SFU whether they are back
-	asking bool
-	sure   bool // send even if the SFU cannot be asked
+	why    string    // reason, for logs and metrics; "" if the participant is not leaving
+	sid    string    // of the connection that has ended; "" if unknown
+	askAt  time.Time // when to ask the SFU whether the participant has reconnected
+	asking bool      // the question is under way
+	sure   bool      // send the leave even if the SFU does not answer
 	doubts int
 }
 
-// An action is what is to be done for a watch.
+// An action is what the owner of a watch must do.
 type action uint8
 
 const (
 	nothing action = iota
 	restart        // restart the timer of the delayed leave event
-	ask            // ask the SFU whether the participant is there, and tell asked
-	send           // send the leave event; the watch is over
-	drop           // the same, and remove the participant from the SFU, which has not noticed yet
+	ask            // ask the SFU whether the participant is connected, and call found or asked with the answer
+	send           // send the leave event; the watch ends
+	drop           // the same, and remove the participant from the SFU, which still lists it
 )
 
-// newWatch watches from the request on.
+// newWatch returns the watch of a new delegation.
 func newWatch(delay time.Duration, now time.Time) *watch {
 	return &watch{delay: delay, restarted: now, waitUntil: now.Add(min(longestWait, delay))}
 }
 
-// resumedWatch watches from a start of the server on, which has restarted the timer.
+// resumedWatch returns the watch of a delegation from before the server's start. The start has restarted the timer.
 func resumedWatch(delay time.Duration, now time.Time) *watch {
 	return &watch{delay: delay, restarted: now, waitUntil: now.Add(startWait)}
 }
 
-// next returns when tick has something to do.
+// next returns when tick must be called.
 func (w *watch) next() time.Time {
 	at := w.restarted.Add(w.delay * 4 / 5)
 	if !w.blind.IsZero() && at.After(w.blind.Add(longestWait)) {
-		at = w.blind.Add(365 * 24 * time.Hour) // let it run out
+		at = w.blind.Add(365 * 24 * time.Hour) // let the timer run out
 	}
 	if !w.connected && w.blind.IsZero() && w.leaving.why == "" && w.waitUntil.Before(at) {
 		at = w.waitUntil
@@ -82,7 +81,7 @@ func (w *watch) next() time.Time {
 	return at
 }
 
-// tick is to be called at next.
+// tick does what is due now.
 func (w *watch) tick(now time.Time) action {
 	switch {
 	case w.next().After(now):
@@ -91,7 +90,7 @@ func (w *watch) tick(now time.Time) action {
 		w.leaving.asking = true
 		return ask
 	case !w.connected && w.blind.IsZero() && w.leaving.why == "" && !w.waitUntil.After(now):
-		w.leaving = departure{why: "never connected", asking: true} // or the webhook is lost
+		w.leaving = departure{why: "never connected", asking: true} // perhaps the webhook was lost
 		return ask
 	}
 	return w.restart(now)
@@ -102,7 +101,7 @@ func (w *watch) restart(now time.Time) action {
 	return restart
 }
 
-// joined is what a webhook has said: the participant has connected.
+// joined handles the webhook that the participant has connected.
 func (w *watch) joined(now time.Time, sid string) action {
 	if w.isOver(sid) { // the webhooks have come in another order
 		return nothing
@@ -110,11 +109,11 @@ func (w *watch) joined(now time.Time, sid string) action {
 	return w.back(now, sid)
 }
 
-// found is what the SFU has answered: the participant is there. It may answer so for a moment after it has sent the
-// webhook that says otherwise.
+// found handles an answer of the SFU that lists the participant. LiveKit lists a connection for a moment after it has sent
+// the webhook of its end.
 func (w *watch) found(now time.Time, sid string) action {
 	if w.leaving.why == signalLost {
-		if w.leaving.asking { // the SFU answers, and believes that for a while
+		if w.leaving.asking { // LiveKit keeps a silent connection for 20 s
 			return drop
 		}
 		return nothing
@@ -128,7 +127,7 @@ func (w *watch) found(now time.Time, sid string) action {
 	return w.back(now, sid)
 }
 
-// isOver reports whether it is the connection that has just ended.
+// isOver reports whether that connection has just ended.
 func (w *watch) isOver(sid string) bool {
 	return w.leaving.why != "" && sid != "" && sid == w.leaving.sid
 }
@@ -145,12 +144,12 @@ func (w *watch) back(now time.Time, sid string) action {
 	return w.restart(now)
 }
 
-// left is what a webhook has said: a connection is over. reason is LiveKit's name for why.
+// left handles the webhook that a connection has ended. reason is LiveKit's DisconnectReason.
 func (w *watch) left(now time.Time, sid, reason string) action {
 	switch {
 	case !w.connected, reason == "MIGRATION": // to another node of the SFU
 		return nothing
-	case w.sid != "" && sid != "" && sid != w.sid: // an older connection than the one we know
+	case w.sid != "" && sid != "" && sid != w.sid: // an older connection
 		return nothing
 	}
 	d := departure{why: reason, sid: sid}
@@ -174,7 +173,8 @@ func (w *watch) left(now time.Time, sid, reason string) action {
 	return nothing
 }
 
-// unheard: the participant's last signalling connection is over. If the SFU has ended it, it may have restarted.
+// unheard handles the end of the participant's last signalling connection. If the SFU has ended it, the SFU may have
+// restarted.
 func (w *watch) unheard(now time.Time, byClient bool) action {
 	switch {
 	case !w.connected || w.leaving.why != "":
@@ -186,7 +186,7 @@ func (w *watch) unheard(now time.Time, byClient bool) action {
 	return nothing
 }
 
-// heard: the participant has opened a signalling connection.
+// heard handles a new signalling connection of the participant.
 func (w *watch) heard(time.Time) action {
 	if w.leaving.why == signalLost || w.leaving.why == signalEnded {
 		w.leaving = departure{}
@@ -194,7 +194,7 @@ func (w *watch) heard(time.Time) action {
 	return nothing
 }
 
-// finished is what a webhook has said: the whole call is over.
+// finished handles the webhook that the whole call has ended.
 func (w *watch) finished() action {
 	if !w.connected {
 		return nothing
@@ -203,20 +203,20 @@ func (w *watch) finished() action {
 	return send
 }
 
-// asked is the answer to ask: nobody of that identity is there, or, with an error, it is not known.
+// asked handles the answer to ask that does not list the participant, or, with an error, no answer.
 func (w *watch) asked(now time.Time, err error) action {
 	w.answered(now, err)
-	if w.leaving.why == "" { // somebody has said meanwhile that they are back
+	if w.leaving.why == "" { // the participant has reconnected meanwhile
 		return nothing
 	}
 	if err == nil || w.leaving.sure {
 		return send
 	}
-	w.leaving = departure{} // whoever cannot be asked decides nothing; the polls go on
+	w.leaving = departure{} // without an answer nothing is decided; the polls go on
 	return nothing
 }
 
-// polled is what a poll says of somebody who is not there, or, with an error, that it is not known.
+// polled handles a poll that does not list the participant, or, with an error, a failed poll.
 func (w *watch) polled(now time.Time, err error) action {
 	w.answered(now, err)
 	if err != nil || !w.connected {

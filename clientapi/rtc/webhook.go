@@ -41,9 +41,9 @@ type news struct {
 	}
 }
 
-// webhook serves what an SFU tells. Who connects may have left the Matrix room meanwhile: LiveKit lets everybody in who
-// has a token, so the memberships of the room are looked at. Who has a delegated leave is watched. All other news is
-// acknowledged alone.
+// webhook serves the webhooks of SFUs. A participant that connects may have left the Matrix room meanwhile, because LiveKit
+// accepts its token until the token expires; so the memberships of the room are checked. News of participants goes to
+// their delegated leaves. Other events are only acknowledged.
 func (s *Service) webhook(req *http.Request) util.JSONResponse {
 	body, err := io.ReadAll(req.Body)
 	if err != nil {
@@ -68,7 +68,7 @@ func (s *Service) webhook(req *http.Request) util.JSONResponse {
 	}
 	switch n.Event {
 	case participantJoined, participantLeft, participantAborted, roomFinished:
-		// Several SFUs may share a key pair, so it is not known which one it was.
+		// SFUs that share a key pair cannot be distinguished.
 		for _, l := range s.sfus {
 			if l.APIKey == s.sfus[at].APIKey && s.delegates != nil {
 				s.delegates.webhook(l.URL, &n)

@@ -7,18 +7,17 @@ import (
 	"time"
 )
 
-// A Delegation entrusts a delayed event to a part of this server that can watch what its user cannot end by themselves:
-// the connection to a call (MSC4195, delegated leave). Whoever accepts it restarts the event's timer, or sends the event,
-// by PerformDelayedEventAction.
+// A Delegation gives a delayed event to a watcher: a part of this server that sees whether the event's user is still
+// connected to a call (MSC4195, delegated leave). The watcher restarts or sends the event by PerformDelayedEventAction.
 type Delegation struct {
 	DelayID string
 	UserID  string
 	RoomID  string
-	// Key names what is watched. A newer delegation of the same key replaces an older one.
+	// Key identifies what is watched. A new delegation with the same key replaces the old one.
 	Key string
-	// Job is what the watcher needs to know after a restart. It is stored as it is.
+	// Job is what the watcher needs after a restart. It is stored unchanged.
 	Job json.RawMessage
-	// Starts counts the starts of the server since the watcher last confirmed the delegation.
+	// Starts is the number of server starts since the watcher last confirmed the delegation.
 	Starts int
 }
 
@@ -26,21 +25,21 @@ type Delegation struct {
 type Delegated struct {
 	Delegation
 	Timeout time.Duration // of the delayed event
-	// Done is closed when the delegation is over: another one has replaced it, or its delayed event has ended or is being
-	// sent.
+	// Done is closed when the delegation ends: when another one replaces it, or when its delayed event ends or is claimed.
 	Done <-chan struct{}
 }
 
-// Delegations keeps delegations with the futures: durable in the same database, and gone in the same transaction.
+// Delegations stores delegations beside the futures, in the same database. The transaction that ends a delayed event also
+// deletes its delegation.
 type Delegations interface {
 	// PerformDelegation stores a delegation, or confirms the one that the delayed event has. It is durable when it
 	// returns. Errors: ErrGone if the delayed event is not scheduled, or is not that user's or that room's;
 	// ErrShortDelay, ErrOverloaded, ErrStopping.
 	PerformDelegation(ctx context.Context, d Delegation) (*Delegated, error)
 
-	// QueryDelegations returns the delegations in force. When the server starts, each of their delayed events gets its
-	// whole timeout once more before anything is sent, so that the watcher has time to look. It gets that for at most
-	// MaxStarts starts in a row without a confirmation: a crash loop keeps no event for ever.
+	// QueryDelegations returns the delegations in force. When the server starts, it restarts the timer of each of their
+	// delayed events before anything is sent, so that the watcher has time to ask the SFU. It does so for at most MaxStarts
+	// consecutive starts without a confirmation, so a crash loop keeps no event alive for ever.
 	QueryDelegations() []*Delegated
 }
 

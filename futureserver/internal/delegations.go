@@ -11,8 +11,8 @@ import (
 	"github.com/matrix-org/dendrite/futures/futureserver/storage"
 )
 
-// delegations are the delegations in force. They live as long as their delayed events are scheduled. The disk's copy
-// goes in the transaction that says that the event is not scheduled any more.
+// delegations holds the delegations in force. A delegation ends when its delayed event is no longer scheduled; the same
+// transaction deletes its row.
 type delegations struct {
 	byNID map[api.NID]*delegation
 	byKey map[string]api.NID
@@ -36,7 +36,7 @@ func (ds *delegations) put(nid api.NID, d *delegation) {
 	ds.byNID[nid], ds.byKey[d.Key] = d, nid
 }
 
-// remove returns what was removed, nil if there was nothing.
+// remove returns the removed delegation, nil if there was none.
 func (ds *delegations) remove(nid api.NID) *delegation {
 	d := ds.byNID[nid]
 	if d != nil {
@@ -62,7 +62,7 @@ func (s *Server) PerformDelegation(ctx context.Context, wanted api.Delegation) (
 	return d, nil
 }
 
-// delegate returns the batch to wait for, nil if nothing has changed.
+// delegate returns the batch to wait for, nil if nothing changed.
 func (s *Server) delegate(wanted api.Delegation) (*api.Delegated, *batch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,14 +97,14 @@ func (s *Server) delegate(wanted api.Delegation) (*api.Delegated, *batch, error)
 func (s *Server) storeDelegation(nid api.NID, d *delegation) *batch {
 	body, err := json.Marshal(d.Delegation)
 	if err != nil {
-		panic(fmt.Sprintf("a delegation that is no JSON: %v", err)) // Job is checked by whoever made it
+		panic(fmt.Sprintf("a delegation that is no JSON: %v", err)) // its maker has checked Job
 	}
 	b := s.batch()
 	b.Delegations = append(b.Delegations, storage.Delegation{NID: nid, Body: body})
 	return b
 }
 
-// undelegate ends a delegation whose delayed event goes on. Under the lock.
+// undelegate ends a delegation and leaves its delayed event scheduled. Under the lock.
 func (s *Server) undelegate(nid api.NID) {
 	if d := s.delegations.remove(nid); d != nil {
 		b := s.batch()
@@ -113,7 +113,7 @@ func (s *Server) undelegate(nid api.NID) {
 	}
 }
 
-// endDelegations ends those whose delayed events are not scheduled any more by this batch. Under the lock.
+// endDelegations ends the delegations of the delayed events that this batch claims or ends. Under the lock.
 func (s *Server) endDelegations(b *batch) {
 	if len(s.delegations.byNID) == 0 {
 		return
@@ -143,7 +143,8 @@ func (s *Server) QueryDelegations() []*api.Delegated {
 	return all
 }
 
-// recoverDelegations reads them and gives each delayed event its whole timeout, before anything is sent. Under the lock.
+// recoverDelegations reads the delegations and restarts the timers of their delayed events, before anything is sent.
+// Under the lock.
 func (s *Server) recoverDelegations(ctx context.Context) error {
 	b := s.batch()
 	return s.db.SelectDelegations(ctx, func(row storage.Delegation) error {
@@ -167,7 +168,8 @@ func (s *Server) recoverDelegations(ctx context.Context) error {
 	})
 }
 
-// extendForWatcher restarts a timer. If the result has to be on disk to count, it is in the first batch. Under the lock.
+// extendForWatcher restarts a timer. If the new deadline must be on disk to count, it is in the first batch. Under the
+// lock.
 func (s *Server) extendForWatcher(ref ledger.Ref) {
 	if s.ledger.Refresh(ref, true, s.clock.time(), &s.next.Changes) == ledger.Dirty {
 		s.kickLater()

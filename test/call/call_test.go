@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,17 +65,22 @@ func TestElementCall(t *testing.T) {
 	c.stay(1, 3*time.Second)
 }
 
-// TestElementCallOfTwoServers: each with its own SFU, which the users of the other enter by an OpenID token.
+// TestElementCallOfTwoServers: each with its own SFU, which the users of the other enter by an OpenID token. The media is
+// encrypted with a key that both know.
 func TestElementCallOfTwoServers(t *testing.T) {
 	first, _ := newServer(t)
 	second, _ := newServer(t)
 	alice, bob := first.Register(t, "alice"), second.Register(t, "bob")
 	c := &call{T: t, pages: site(t), watcher: alice, room: newRoom(alice)}
+	c.parameters = map[string]string{"password": "a key that the SFUs do not know"}
 	bob.Join(c.room, first.Name)
 	a := c.enter(alice)
 	b := c.enter(bob)
 	a.sees(2)
 	b.sees(2)
+	if faults := strings.Join(a.tab.Faults(), "\n"); strings.Contains(faults, "e2ee not configured") {
+		t.Error("the media is not encrypted")
+	}
 	b.browser.Kill()
 	c.become(1, 15*time.Second)
 	a.sees(1)
@@ -85,6 +91,7 @@ type call struct {
 	*testing.T
 	pages, room string
 	watcher     *rig.User
+	parameters  map[string]string // of Element Call
 }
 
 // newServer starts a homeserver with a LiveKit behind it.
@@ -146,7 +153,7 @@ func (c *call) enter(u *rig.User) *participant {
 	p := &participant{User: u, call: c}
 	p.browser = browser.Start(c.T, browser.Calls()...)
 	p.tab = p.browser.Tab(c.T)
-	who, err := json.Marshal(map[string]any{"url": u.URL, "id": u.ID, "device": u.DeviceID, "token": u.Token, "room": c.room})
+	who, err := json.Marshal(map[string]any{"url": u.URL, "id": u.ID, "device": u.DeviceID, "token": u.Token, "room": c.room, "parameters": c.parameters})
 	if err != nil {
 		c.Fatal(err)
 	}
