@@ -118,7 +118,7 @@ func TestPushGatewaysOfThisNetwork(t *testing.T) {
 				return server.Log()
 			case <-time.After(50 * time.Millisecond):
 			}
-			if log = server.Log(); strings.Contains(log, "deny_networks closes") {
+			if log = server.Log(); strings.Contains(log, "deny_networks denies") {
 				return log
 			}
 		}
