@@ -35,6 +35,11 @@ func source(req *http.Request, proxies []netip.Prefix) netip.Addr {
 	return addr
 }
 
+// NewSource returns a function that names the source of a request, with these trusted proxies.
+func NewSource(proxies []netip.Prefix) func(*http.Request) string {
+	return func(req *http.Request) string { return source(req, proxies).String() }
+}
+
 // parseHop parses an element of X-Forwarded-For. Some proxies append a port.
 func parseHop(s string) (netip.Addr, error) {
 	if withPort, err := netip.ParseAddrPort(s); err == nil {

@@ -33,6 +33,7 @@ func newRTC(c *components, o Options) *rtc.Service {
 		Keys:     c.KeyRing,
 		Rate:     o.Futures.RateLimits.CallToken,
 		NewLimit: clientapi.NewLimit,
+		Source:   clientapi.NewSource(o.Futures.TrustedProxies),
 	}
 	if o.Metrics {
 		options.Registerer = prometheus.DefaultRegisterer

@@ -75,6 +75,9 @@ func (s *Service) delegate(ctx context.Context, asked tokenRequest, p participan
 	case errors.Is(err, api.ErrShortDelay):
 		return *failed(http.StatusBadRequest, spec.ErrorInvalidParam, "The delay is too short to be delegated: 10 s at least")
 	}
+	if errors.Is(err, api.ErrOverloaded) || errors.Is(err, api.ErrStopping) {
+		return *failed(http.StatusServiceUnavailable, spec.ErrorUnknown, "The server is overloaded or stopping; try again")
+	}
 	return s.fault(ctx, err, "Cannot store a delegated leave")
 }
 

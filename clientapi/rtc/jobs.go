@@ -227,7 +227,7 @@ func (d *delegates) perform(j *job, a api.Action) bool {
 func (d *delegates) ask(j *job) {
 	there, err := d.look(d.ctx, j.call, j.Identities...)
 	select {
-	case j.news <- j.reading(there, err, (*watch).asked):
+	case j.news <- d.reading(j, there, err, (*watch).asked):
 	case <-j.Done:
 	case <-d.ctx.Done():
 	}
@@ -237,16 +237,25 @@ func (d *delegates) ask(j *job) {
 }
 
 // reading turns an answer of the SFUs into an event for the job's watch.
-func (j *job) reading(there present, err error, absent func(*watch, time.Time, error) action) func(*watch, time.Time) action {
+func (d *delegates) reading(j *job, there present, err error, absent func(*watch, time.Time, error) action) func(*watch, time.Time) action {
 	for _, identity := range j.Identities {
 		if sid, ok := there[identity]; ok {
-			return func(w *watch, now time.Time) action { return w.found(now, sid) }
+			return func(w *watch, now time.Time) action {
+				switch {
+				case d.lines.has(j): // perhaps this was not reported, because the job's queue was full
+					w.heard(now)
+				case w.leaving.why == signalLost && w.leaving.asking && d.lines.manyLost(now):
+					return w.suspend(now)
+				}
+				return w.found(now, sid)
+			}
 		}
 	}
 	return func(w *watch, now time.Time) action { return absent(w, now, err) }
 }
 
-// offer passes an event to the job. It drops the event if the job's queue is full; the next poll repeats the news.
+// offer passes an event to the job. It drops the event if the job's queue is full; the next poll repeats the news,
+// and reading looks at the signalling connections itself.
 func (d *delegates) offer(j *job, news func(*watch, time.Time) action) {
 	select {
 	case j.news <- news:
@@ -256,7 +265,7 @@ func (d *delegates) offer(j *job, news func(*watch, time.Time) action) {
 
 func (d *delegates) polled(c callKey, there present, err error) {
 	for _, j := range d.of(func(k callKey) bool { return k == c }) {
-		d.offer(j, j.reading(there, err, (*watch).polled))
+		d.offer(j, d.reading(j, there, err, (*watch).polled))
 		if err == nil {
 			d.confirm(j)
 		}
@@ -306,10 +315,12 @@ func (d *delegates) webhook(sfu string, n *news) {
 			switch n.Event {
 			case participantJoined:
 				return w.joined(now, n.Participant.SID)
-			case participantLeft, participantAborted:
+			case participantAborted:
+				return w.aborted(now, n.Participant.SID, n.Participant.DisconnectReason)
+			case participantLeft:
 				return w.left(now, n.Participant.SID, n.Participant.DisconnectReason)
 			}
-			return w.finished()
+			return w.finished(now)
 		})
 	}
 }

@@ -329,6 +329,7 @@ func TestCallEnds(t *testing.T) {
 		"the call is over": func(c *call, l *leave) {
 			c.connect("1")
 			c.hook(participantJoined, "1", "")
+			c.connect("")
 			c.hook(roomFinished, "", "")
 			c.goes(l, 0)
 		},

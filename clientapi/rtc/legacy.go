@@ -77,7 +77,7 @@ func fillStateMember(asked *tokenRequest) *util.JSONResponse {
 		return failed(http.StatusBadRequest, spec.ErrorBadJSON, "room or device_id is missing or empty")
 	}
 	asked.Member, asked.MemberID = nil, ""
-	return nil
+	return asked.checkLengths()
 }
 
 // fillMember checks a request to /get_token: for a membership by sticky event.
@@ -117,8 +117,10 @@ func (s *Service) legacy(req *http.Request, l *sfu, fill filler, answer legacyAn
 	if asked.OpenID == nil || asked.OpenID.AccessToken == "" || asked.OpenID.Server == "" {
 		return *failed(http.StatusBadRequest, spec.ErrorBadJSON, "openid_token is missing or has no access_token or matrix_server_name")
 	}
-	if retry := s.perServer("openid " + string(asked.OpenID.Server)); !s.isLocal(asked.OpenID.Server) && retry > 0 {
-		return *tooFast(retry)
+	if !s.isLocal(asked.OpenID.Server) { // anybody can name a server, so a limit for the server alone would lock out its users
+		if retry := s.perServer("openid " + string(asked.OpenID.Server) + " " + s.Source(req)); retry > 0 {
+			return *tooFast(retry)
+		}
 	}
 	ctx := req.Context()
 	user, err := s.userOf(ctx, asked.OpenID, asked.RoomID)

@@ -51,8 +51,26 @@ func (r *tokenRequest) check() *util.JSONResponse {
 			return failed(http.StatusBadRequest, spec.ErrorBadJSON, field[0]+" is missing or empty")
 		}
 	}
+	if fail := r.checkLengths(); fail != nil {
+		return fail
+	}
 	if r.RoomID[0] != '!' {
 		return failed(http.StatusBadRequest, spec.ErrorBadJSON, "room_id is no room ID")
+	}
+	return nil
+}
+
+// maxName bounds what clients choose and this server remembers, as the specification bounds all identifiers.
+const maxName = 255 // bytes
+
+func (r *tokenRequest) checkLengths() *util.JSONResponse {
+	id, deviceID := r.member()
+	for _, field := range [][2]string{
+		{"room_id", r.RoomID}, {"slot_id", r.SlotID}, {"member_id", id}, {"claimed_device_id", deviceID}, {"device_id", r.DeviceID},
+	} {
+		if len(field[1]) > maxName {
+			return failed(http.StatusBadRequest, spec.ErrorBadJSON, field[0]+" is longer than 255 bytes")
+		}
 	}
 	return nil
 }

@@ -62,7 +62,8 @@ type Options struct {
 	Federation func(context.Context, *http.Request) (*http.Response, error)
 	Rate       fconfig.RateLimit // of tokens, for one user
 	NewLimit   func(fconfig.RateLimit) func(key string) time.Duration
-	Registerer prometheus.Registerer // takes the metrics; nil for none
+	Source     func(*http.Request) string // names the client's address, for rate limits
+	Registerer prometheus.Registerer      // takes the metrics; nil for none
 }
 
 // Service is what the endpoints share.

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,8 +41,8 @@ func (s *Service) Signalling() http.Handler {
 		return nil
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		number, _, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, fconfig.SignalPath), "/rtc")
-		if h := paths[number]; h != nil {
+		number, below, _ := strings.Cut(strings.TrimPrefix(req.URL.Path, fconfig.SignalPath), "/rtc")
+		if h := paths[number]; h != nil && isSignalling("/rtc"+below) && (req.Method == get || req.Method == options) {
 			h.ServeHTTP(w, req)
 			return
 		}
@@ -77,20 +79,28 @@ func (s *Service) passOn(l *sfu, prefix string) http.Handler {
 		},
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		alias, identity, ok := l.bearer(req)
-		if !ok && req.Method != options {
+		if req.Method == options {
+			proxy.ServeHTTP(w, req)
+			return
+		}
+		at, expires, ok := l.bearer(req)
+		if !ok {
 			w.Header().Set("Access-Control-Allow-Origin", "*")
 			respond(w, *failed(http.StatusUnauthorized, errorUnauthorized, "There is no token of this SFU"))
 			return
 		}
+		if retry := s.perUser("signalling " + at.identity); retry > 0 {
+			w.Header().Set("Access-Control-Allow-Origin", "*")
+			respond(w, *tooFast(retry))
+			return
+		}
 		// LiveKit loses its rooms when it restarts. A token does not create one, and a client gives up without it.
-		if ok {
-			if err := l.createRoom(req.Context(), alias); err != nil && req.Context().Err() == nil {
+		if time.Now().Before(expires) {
+			if err := l.createRoom(req.Context(), at.alias); err != nil && req.Context().Err() == nil {
 				logrus.WithError(err).WithField("sfu", l.URL).Info("Cannot make a room on the SFU for somebody who connects")
 			}
 		}
 		if strings.EqualFold(req.Header.Get("Upgrade"), "websocket") && s.delegates != nil {
-			at := line{l.URL, alias, identity}
 			t := &tap{begin: func() { s.delegates.connected(at) }}
 			req = req.WithContext(context.WithValue(req.Context(), tapKey{}, t))
 			defer func() {
@@ -103,17 +113,25 @@ func (s *Service) passOn(l *sfu, prefix string) http.Handler {
 	})
 }
 
-// bearer returns the room and the participant of the request's token. It ignores the expiry, which the SFU checks: LiveKit
-// renews the tokens of connected participants.
-func (l *sfu) bearer(req *http.Request) (alias, identity string, ok bool) {
-	token := req.URL.Query().Get("access_token")
-	if token == "" {
-		token = strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer ")
+// isSignalling reports whether LiveKit serves clients at that path below the prefix: /rtc and what is below it.
+func isSignalling(below string) bool {
+	return (below == "/rtc" || strings.HasPrefix(below, "/rtc/")) && path.Clean(below) == strings.TrimSuffix(below, "/")
+}
+
+// bearer returns the participant of the request's token. It ignores the expiry, which the SFU checks: LiveKit renews the
+// tokens of connected participants. Like LiveKit it prefers the header to the query.
+func (l *sfu) bearer(req *http.Request) (at line, expires time.Time, ok bool) {
+	token, isBearer := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
+	if !isBearer {
+		token = req.URL.Query().Get("access_token")
 	}
 	var c claims
 	_, err := jwt.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return []byte(l.APISecret), nil },
 		jwt.WithValidMethods([]string{"HS256"}), jwt.WithoutClaimsValidation())
-	return c.Video.Room, c.Subject, err == nil && c.Issuer == l.APIKey && c.Video.RoomJoin
+	if err != nil || c.Issuer != l.APIKey || !c.Video.RoomJoin || c.ExpiresAt == nil {
+		return line{}, time.Time{}, false
+	}
+	return line{l.URL, c.Video.Room, c.Subject}, c.ExpiresAt.Time, true
 }
 
 // A tap is the connection to the SFU once it is established. It records which side ends it.
@@ -150,6 +168,37 @@ func (t *tap) endedByClient() bool { return t.byClient.Load() || !t.over.Load() 
 type lines struct {
 	mu   sync.Mutex
 	open map[line]int
+	lost []loss // the latest, ended by clients
+}
+
+// A loss is the end of a participant's last signalling connection, by the client.
+type loss struct {
+	line
+	at time.Time
+}
+
+// lossWindow is how close to each other losses are that have one cause.
+const lossWindow = 2 * comeBackSignal
+
+// noteLoss records a loss and forgets old ones.
+func (ls *lines) noteLoss(l line, now time.Time) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.lost = slices.DeleteFunc(ls.lost, func(old loss) bool { return old.line == l || now.Sub(old.at) > lossWindow })
+	ls.lost = append(ls.lost, loss{l, now})
+}
+
+// manyLost reports whether several participants have lost their connections lately.
+func (ls *lines) manyLost(now time.Time) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	n := 0
+	for _, l := range ls.lost {
+		if now.Sub(l.at) <= lossWindow {
+			n++
+		}
+	}
+	return n > 1
 }
 
 type line struct{ sfu, alias, identity string }
@@ -168,6 +217,20 @@ func (ls *lines) add(l line, n int) int {
 	return ls.open[l]
 }
 
+// has reports whether the participant of a job has a signalling connection.
+func (ls *lines) has(j *job) bool {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, sfu := range j.SFUs {
+		for _, identity := range j.Identities {
+			if ls.open[line{sfu, j.Alias, identity}] > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // connected reports a new signalling connection to the participant's jobs.
 func (d *delegates) connected(l line) {
 	d.lines.add(l, 1)
@@ -177,6 +240,9 @@ func (d *delegates) connected(l line) {
 // disconnected reports the end of the last signalling connection to them.
 func (d *delegates) disconnected(l line, byClient bool) {
 	if d.lines.add(l, -1) == 0 {
+		if byClient {
+			d.lines.noteLoss(l, time.Now())
+		}
 		d.inform(l, func(w *watch, now time.Time) action { return w.unheard(now, byClient) })
 	}
 }

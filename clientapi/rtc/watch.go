@@ -147,7 +147,10 @@ func (w *watch) back(now time.Time, sid string) action {
 // left handles the webhook that a connection has ended. reason is LiveKit's DisconnectReason.
 func (w *watch) left(now time.Time, sid, reason string) action {
 	switch {
-	case !w.connected, reason == "MIGRATION": // to another node of the SFU
+	case !w.connected:
+		w.hurry(now)
+		return nothing
+	case reason == "MIGRATION": // to another node of the SFU
 		return nothing
 	case w.sid != "" && sid != "" && sid != w.sid: // an older connection
 		return nothing
@@ -173,16 +176,40 @@ func (w *watch) left(now time.Time, sid, reason string) action {
 	return nothing
 }
 
+// aborted handles the webhook that a connection has failed. A participant that has never been connected tries again.
+func (w *watch) aborted(now time.Time, sid, reason string) action {
+	if !w.connected {
+		return nothing
+	}
+	return w.left(now, sid, reason)
+}
+
 // unheard handles the end of the participant's last signalling connection. If the SFU has ended it, the SFU may have
 // restarted.
 func (w *watch) unheard(now time.Time, byClient bool) action {
 	switch {
-	case !w.connected || w.leaving.why != "":
+	case !w.connected:
+		w.hurry(now)
+	case w.leaving.why != "":
 	case byClient:
 		w.leaving = departure{why: signalLost, askAt: now.Add(comeBackSignal)}
 	default:
 		w.leaving = departure{why: signalEnded, askAt: now.Add(comeBackFromRestart)}
 	}
+	return nothing
+}
+
+// hurry shortens the wait for a participant whose connection has ended before this server knew of it.
+func (w *watch) hurry(now time.Time) {
+	if soon := now.Add(startWait); soon.Before(w.waitUntil) {
+		w.waitUntil = soon
+	}
+}
+
+// suspend gives a participant that the SFU still lists more time, because others have lost their signalling connections at
+// the same time: probably a reverse proxy has restarted.
+func (w *watch) suspend(now time.Time) action {
+	w.leaving = departure{why: signalEnded, askAt: now.Add(comeBackFromRestart)}
 	return nothing
 }
 
@@ -195,18 +222,18 @@ func (w *watch) heard(time.Time) action {
 }
 
 // finished handles the webhook that the whole call has ended.
-func (w *watch) finished() action {
-	if !w.connected {
+func (w *watch) finished(time.Time) action {
+	if !w.connected || w.leaving.why == "SERVER_SHUTDOWN" {
 		return nothing
 	}
-	w.leaving.why = "room finished"
-	return send
+	w.leaving = departure{why: "room finished", sid: w.sid, asking: true}
+	return ask
 }
 
 // asked handles the answer to ask that does not list the participant, or, with an error, no answer.
 func (w *watch) asked(now time.Time, err error) action {
 	w.answered(now, err)
-	if w.leaving.why == "" { // the participant has reconnected meanwhile
+	if !w.leaving.asking { // no question is open: the participant has reconnected meanwhile
 		return nothing
 	}
 	if err == nil || w.leaving.sure {

@@ -27,6 +27,10 @@ func left(sid, reason string) func(*watch, time.Time) action {
 	return func(w *watch, now time.Time) action { return w.left(now, sid, reason) }
 }
 
+func aborted(sid, reason string) func(*watch, time.Time) action {
+	return func(w *watch, now time.Time) action { return w.aborted(now, sid, reason) }
+}
+
 func asked(err error) func(*watch, time.Time) action {
 	return func(w *watch, now time.Time) action { return w.asked(now, err) }
 }
@@ -39,7 +43,7 @@ func unheard(byClient bool) func(*watch, time.Time) action {
 	return func(w *watch, now time.Time) action { return w.unheard(now, byClient) }
 }
 
-func finished(w *watch, _ time.Time) action { return w.finished() }
+func finished(w *watch, now time.Time) action { return w.finished(now) }
 
 // tick fails if the watch wants to be called at another time.
 func tick(w *watch, now time.Time) action {
@@ -68,14 +72,14 @@ func TestWatch(t *testing.T) {
 		"6.5 waiting, and the webhook was lost":    {10 * s, false, []step{{8 * s, tick, restart}, {10 * s, tick, ask}, {10 * s, found("1"), restart}}},
 		"6.5 waiting, and the SFU does not answer": {10 * s, false, []step{
 			{8 * s, tick, restart}, {10 * s, tick, ask}, {10 * s, asked(errAway), nothing}, {16 * s, tick, restart}}},
-		"6.5 waiting, the connection is aborted":   {10 * m, false, []step{{s, left("1", "JOIN_FAILURE"), nothing}, {8 * m, tick, restart}}},
+		"6.5 waiting, the connection is aborted":   {10 * m, false, []step{{s, aborted("1", "JOIN_FAILURE"), nothing}, {8 * m, tick, restart}}},
 		"6.5 waiting, the call is over":            {10 * m, false, []step{{s, finished, nothing}}},
 		"6.5 connected, most of the delay is over": {10 * s, false, []step{{s, joined("1"), restart}, {9 * s, tick, restart}, {17 * s, tick, restart}}},
 		"6.5 connected, the participant leaves": {10 * m, false, []step{
 			{0, joined("1"), restart}, {s, left("1", "CLIENT_INITIATED"), ask}, {s, asked(nil), send}}},
 		"6.5 connected, the connection is aborted": {10 * m, false, []step{
 			{0, joined("1"), restart}, {s, left("1", "SIGNAL_CLOSE"), nothing}, {3 * s, tick, ask}, {3 * s, asked(nil), send}}},
-		"6.5 connected, the call is over": {10 * m, false, []step{{0, joined("1"), restart}, {s, finished, send}}},
+		"6.5 connected, the call is over": {10 * m, false, []step{{0, joined("1"), restart}, {s, finished, ask}, {s, asked(nil), send}}},
 	})
 }
 

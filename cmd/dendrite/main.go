@@ -162,6 +162,9 @@ func configure(path string) (o setup.Options) {
 	}
 	if *liveKit != "" {
 		base := "http://" + *httpAddr
+		if host, port, err := net.SplitHostPort(*httpAddr); err == nil && host == "" {
+			base = "http://" + net.JoinHostPort("127.0.0.1", port)
+		}
 		check(o.Futures.MatrixRTC.AddDevelopment(base, *liveKit), "-livekit")
 		o.Dendrite.Global.WellKnownClientName = base
 	}

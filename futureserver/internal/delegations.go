@@ -1,6 +1,7 @@
 package internal
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -22,6 +23,7 @@ type delegation struct {
 	api.Delegation
 	timeout time.Duration
 	done    chan struct{}
+	written *batch // stores it, and is not written yet; nil if there is none
 }
 
 func newDelegations() delegations {
@@ -62,7 +64,7 @@ func (s *Server) PerformDelegation(ctx context.Context, wanted api.Delegation) (
 	return d, nil
 }
 
-// delegate returns the batch to wait for, nil if nothing changed.
+// delegate returns the batch to wait for, nil if there is none.
 func (s *Server) delegate(wanted api.Delegation) (*api.Delegated, *batch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,19 +78,22 @@ func (s *Server) delegate(wanted api.Delegation) (*api.Delegated, *batch, error)
 	if v.Timeout < api.ShortestDelay {
 		return nil, nil, api.ErrShortDelay
 	}
-	if known := s.delegations.byNID[v.NID]; known != nil && known.Key == wanted.Key {
+	if known := s.delegations.byNID[v.NID]; known != nil && known.Key == wanted.Key && bytes.Equal(known.Job, wanted.Job) {
 		if known.Starts == 0 {
-			return known.public(), nil, nil
+			return known.public(), known.written, nil
 		}
 		known.Starts = 0
 		return known.public(), s.storeDelegation(v.NID, known), nil
+	}
+	if wanted.Starts > 0 { // a confirmation of a delegation that is over
+		return nil, nil, api.ErrGone
 	}
 	s.undelegate(v.NID)
 	if older, ok := s.delegations.byKey[wanted.Key]; ok {
 		s.undelegate(older)
 	}
 	wanted.Starts = 0
-	d := &delegation{wanted, v.Timeout, make(chan struct{})}
+	d := &delegation{Delegation: wanted, timeout: v.Timeout, done: make(chan struct{})}
 	s.delegations.put(v.NID, d)
 	return d.public(), s.storeDelegation(v.NID, d), nil
 }
@@ -101,6 +106,8 @@ func (s *Server) storeDelegation(nid api.NID, d *delegation) *batch {
 	}
 	b := s.batch()
 	b.Delegations = append(b.Delegations, storage.Delegation{NID: nid, Body: body})
+	d.written = b
+	b.stored = append(b.stored, d)
 	return b
 }
 

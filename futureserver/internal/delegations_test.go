@@ -192,3 +192,56 @@ func TestDelegationRestart(t *testing.T) {
 		}
 	}
 }
+
+// A late confirmation of the replaced delegation takes the place of its successor.
+func TestLateConfirmation(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		old := b.create(delayed(time.Hour))
+		b.delegate(old, "call")
+		b.die()
+		b.start(testConfig())
+		job := b.QueryDelegations()[0] // what resume reads; its first question to the SFU is under way
+		newer := b.create(delayed(time.Hour))
+		d := b.delegate(newer, "call") // the client delegates again
+		b.over(job, true)
+		// The answer comes, and is a confirmation.
+		if _, err := b.PerformDelegation(b.Context(), job.Delegation); !errors.Is(err, api.ErrGone) {
+			t.Error(err)
+		}
+		b.over(d, false)
+	})
+}
+
+// The same event and key, but another SFU: the old job stays.
+func TestDelegationToAnotherSFU(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		f := b.create(delayed(time.Hour))
+		b.delegate(f, "call")
+		d := delegationOf(f, "call")
+		d.Job = []byte(`{"a":2}`)
+		got, err := b.PerformDelegation(b.Context(), d)
+		if err != nil || string(got.Job) != `{"a":2}` {
+			t.Errorf("%v %s", err, got.Job)
+		}
+	})
+}
+
+// The repeat of a request that is still being written.
+func TestRepeatedDelegationWaits(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		f := b.create(delayed(time.Hour))
+		_, first, err := b.Server.delegate(delegationOf(f, "call"))
+		if err != nil || first == nil {
+			t.Fatal(err)
+		}
+		_, second, err := b.Server.delegate(delegationOf(f, "call"))
+		select {
+		case <-first.done:
+			t.Skip("written already")
+		default:
+		}
+		if second == nil {
+			t.Error("the repeat is answered before the first is on disk", err)
+		}
+	})
+}

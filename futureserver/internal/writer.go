@@ -30,7 +30,8 @@ type batch struct {
 	ledger.Changes
 	failed []error // of the inserts; nil if all succeeded
 	result storage.Result
-	err    error         // of everything but the inserts
+	err    error // of everything but the inserts
+	stored []*delegation
 	over   []*delegation // that it ends
 	done   chan struct{}
 }
@@ -250,6 +251,11 @@ func (s *Server) settle(b *batch) {
 	s.rewind()
 	for i := range b.Ends {
 		s.metrics.ended(b.Ends[i].State, b.Ends[i].Failure)
+	}
+	for _, d := range b.stored {
+		if d.written == b {
+			d.written = nil
+		}
 	}
 	for _, d := range b.over {
 		close(d.done)

@@ -144,6 +144,9 @@ func (m *MatrixRTC) AddDevelopment(base, sfu string) error {
 		return errors.New(`should be "dev" or an address as in http://KEY:SECRET@127.0.0.1:7880`)
 	}
 	secret, _ := u.User.Password()
+	if u.User.Username() == "" || secret == "" {
+		return errors.New("has no key or no secret")
+	}
 	added := LiveKit{APIKey: u.User.Username(), APISecret: secret, RemotePublish: RemotePublish{All: true}, Signalling: true}
 	u.User = nil
 	added.APIURL = strings.TrimRight(u.String(), "/")
@@ -245,7 +248,7 @@ func (m *MatrixRTC) readLiveKit(r *reader, key string, node *yaml.Node, base str
 	m.LiveKit = append(m.LiveKit, sfu)
 }
 
-// number tells the paths of the next SFU from those of others: the APIs name none.
+// number returns what is appended to the paths of the next SFU, because requests do not name one.
 func (m *MatrixRTC) number() string {
 	if n := len(m.LiveKit); n > 0 {
 		return fmt.Sprintf("/%d", n+1)
