@@ -33,6 +33,9 @@ type watch struct {
 	blind     time.Time     // since when the SFU has not answered; zero if it answers
 	missed    int           // consecutive polls without the participant
 	leaving   departure
+	// suspect says that the SFU has ended the last signalling connection, so it may have restarted. It then does not know the
+	// participant, and refuses connections for a moment.
+	suspect bool
 }
 
 // A departure is the end of a participant's connection that is still to be confirmed.
@@ -133,7 +136,7 @@ func (w *watch) isOver(sid string) bool {
 }
 
 func (w *watch) back(now time.Time, sid string) action {
-	w.blind, w.missed, w.leaving = time.Time{}, 0, departure{}
+	w.blind, w.missed, w.leaving, w.suspect = time.Time{}, 0, departure{}, false
 	if sid != "" {
 		w.sid = sid
 	}
@@ -191,9 +194,10 @@ func (w *watch) unheard(now time.Time, byClient bool) action {
 	case !w.connected:
 		w.hurry(now)
 	case w.leaving.why != "":
-	case byClient:
+	case byClient && !w.suspect:
 		w.leaving = departure{why: signalLost, askAt: now.Add(comeBackSignal)}
 	default:
+		w.suspect = true
 		w.leaving = departure{why: signalEnded, askAt: now.Add(comeBackFromRestart)}
 	}
 	return nothing

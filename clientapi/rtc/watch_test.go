@@ -104,6 +104,12 @@ func TestComeBack(t *testing.T) {
 			{0, joined("1"), restart}, {s, unheard(true), nothing}, {3 * s, tick, ask}, {3 * s, asked(errAway), nothing}, {8 * m, tick, restart}}},
 		"6.6 the client connects again": {10 * m, false, []step{
 			{0, joined("1"), restart}, {s, unheard(true), nothing}, {2 * s, found("1"), nothing}, {2 * s, (*watch).heard, nothing}, {8 * m, tick, restart}}},
+		"6.6 the SFU restarts, and refuses the client at first": {10 * m, false, []step{
+			{0, joined("1"), restart}, {s, unheard(false), nothing}, {2 * s, (*watch).heard, nothing}, {3 * s, unheard(true), nothing},
+			{8 * s, (*watch).heard, nothing}, {9 * s, joined("2"), nothing}, {8 * m, tick, restart}}},
+		"6.6 the SFU restarts, and the machine dies": {10 * m, false, []step{
+			{0, joined("1"), restart}, {s, unheard(false), nothing}, {2 * s, (*watch).heard, nothing}, {3 * s, unheard(true), nothing},
+			{33 * s, tick, ask}, {33 * s, asked(nil), send}}},
 		"6.6 the SFU ends the connection": {10 * m, false, []step{
 			{0, joined("1"), restart}, {s, unheard(false), nothing}, {31 * s, tick, ask}, {31 * s, asked(nil), send}}},
 		"6.6 moved to another node": {10 * m, false, []step{{0, joined("1"), restart}, {s, left("1", "MIGRATION"), nothing}, {8 * m, tick, restart}}},
