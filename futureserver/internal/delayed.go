@@ -68,9 +68,16 @@ func (s *Server) QueryDelayedEvents(ctx context.Context, filter api.DelayedFilte
 	if len(filter.States) == 0 {
 		filter.States = []api.State{api.Scheduled}
 	}
-	fs, err := s.delayedInMemory(ctx, filter)
+	fs, missed, err := s.delayedInMemory(ctx, filter)
 	if err != nil {
 		return nil, err
+	}
+	if missed { // the disk will have them
+		ctx, cancel := patiently(ctx)
+		defer cancel()
+		if err := s.ended(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if slices.ContainsFunc(filter.States, func(state api.State) bool { return !state.Live() }) {
 		over, err := s.db.SelectFinished(ctx, filter)
@@ -84,22 +91,27 @@ func (s *Server) QueryDelayedEvents(ctx context.Context, filter api.DelayedFilte
 	return atMost(filter.Limit, fs), nil
 }
 
-// delayedInMemory returns the live futures, and those that have ended but are not yet ended on disk.
-func (s *Server) delayedInMemory(ctx context.Context, filter api.DelayedFilter) ([]*api.Future, error) {
+// delayedInMemory returns the live futures, and those that have ended but are not yet ended on disk. missed says that some
+// have ended meanwhile and are left out.
+func (s *Server) delayedInMemory(ctx context.Context, filter api.DelayedFilter) (fs []*api.Future, missed bool, err error) {
 	nids, ending := s.delayedOf(filter)
-	fs, err := s.db.LoadAll(ctx, nids)
-	if err != nil {
-		return nil, err
+	if fs, err = s.db.LoadAll(ctx, nids); err != nil {
+		return nil, false, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.DeleteFunc(fs, func(f *api.Future) bool {
+	fs = slices.DeleteFunc(fs, func(f *api.Future) bool {
 		if e, over := ending[f.NID]; over {
 			f.State, f.Finished, f.Failure, f.Deadline = e.State, e.At, e.Failure, e.Deadline
 			return filter.RoomID != "" && f.RoomID != filter.RoomID
 		}
-		return !s.refine(f) || !slices.Contains(filter.States, f.State)
-	}), nil
+		if !s.refine(f) {
+			missed = true
+			return true
+		}
+		return !slices.Contains(filter.States, f.State)
+	})
+	return fs, missed, nil
 }
 
 // delayedOf returns the numbers of those futures: live ones up to the limit, and all that are ending.

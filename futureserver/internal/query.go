@@ -3,6 +3,7 @@ package internal
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -61,44 +62,49 @@ func (s *Server) QueryFutures(ctx context.Context, filter api.Filter) (found []*
 		if read > 0 {
 			page.After = rows[read-1].NID
 		}
-		if wantsFinished {
-			if err := s.renew(ctx, rows); err != nil {
-				return nil, err
+		now, err := s.asInMemory(ctx, rows, wantsFinished)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range now {
+			if filter.Matches(f) {
+				found = append(found, f)
 			}
 		}
-		found = append(found, s.matching(rows, &filter)...)
 		if page.Limit == 0 || read < page.Limit || len(found) >= filter.Limit {
 			return atMost(filter.Limit, found), nil
 		}
 	}
 }
 
-// renew reads those futures again that have ended since they were read.
-func (s *Server) renew(ctx context.Context, rows []*api.Future) error {
-	var nids []api.NID
-	for some := range slices.Chunk(rows, atOnce) {
+// asInMemory corrects rows by what memory knows. It looks at each future once, so a future that ends meanwhile is either
+// live or finished in the result. With ended it reads futures that have ended since they were read once more; without, it
+// leaves them out.
+func (s *Server) asInMemory(ctx context.Context, rows []*api.Future, ended bool) ([]*api.Future, error) {
+	gone := make(map[api.NID]int) // places in rows
+	for first := 0; first < len(rows); first += atOnce {
 		s.mu.Lock()
-		for _, f := range some {
-			if f.State.Live() && !s.refine(f) {
-				nids = append(nids, f.NID)
+		for i := first; i < min(first+atOnce, len(rows)); i++ {
+			if f := rows[i]; f.State.Live() && !s.refine(f) {
+				gone[f.NID], rows[i] = i, nil
 			}
 		}
 		s.mu.Unlock()
 		yield()
 	}
-	if len(nids) == 0 {
-		return nil
-	}
-	if err := s.ended(ctx); err != nil {
-		return err
-	}
-	fs, err := s.db.LoadAll(ctx, nids)
-	for _, f := range fs {
-		if i := slices.IndexFunc(rows, func(row *api.Future) bool { return row.NID == f.NID }); i >= 0 {
-			rows[i] = f
+	if len(gone) > 0 && ended {
+		if err := s.ended(ctx); err != nil {
+			return nil, err
+		}
+		fs, err := s.db.LoadAll(ctx, slices.Collect(maps.Keys(gone)))
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range fs {
+			rows[gone[f.NID]] = f
 		}
 	}
-	return err
+	return slices.DeleteFunc(rows, func(f *api.Future) bool { return f == nil }), nil
 }
 
 // liveOf returns live futures of one user. Memory finds them, so not all rows are read.
@@ -109,24 +115,12 @@ func (s *Server) liveOf(ctx context.Context, filter api.Filter) ([]*api.Future, 
 	if err != nil {
 		return nil, err
 	}
-	fs = s.matching(fs, &filter)
+	if fs, err = s.asInMemory(ctx, fs, false); err != nil {
+		return nil, err
+	}
+	fs = slices.DeleteFunc(fs, func(f *api.Future) bool { return !filter.Matches(f) })
 	slices.SortFunc(fs, func(a, b *api.Future) int { return compare(a.NID, b.NID) })
 	return atMost(filter.Limit, fs), nil
-}
-
-// matching returns the futures that match according to memory. It holds the lock for a few futures at a time.
-func (s *Server) matching(fs []*api.Future, filter *api.Filter) (found []*api.Future) {
-	for some := range slices.Chunk(fs, atOnce) {
-		s.mu.Lock()
-		for _, f := range some {
-			if (!f.State.Live() || s.refine(f)) && filter.Matches(f) {
-				found = append(found, f)
-			}
-		}
-		s.mu.Unlock()
-		yield()
-	}
-	return found
 }
 
 // nidsOf lists the user's futures that wanted accepts, in order.

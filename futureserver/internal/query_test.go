@@ -71,3 +71,30 @@ func TestPages(t *testing.T) {
 		}
 	})
 }
+
+// A future that ends while somebody looks is live or finished in the answer, and never missing.
+func TestQueryMissesNothing(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		for range 200 {
+			f := b.create(message(time.Millisecond))
+			for state := api.Scheduled; state != api.Sent; time.Sleep(100 * time.Microsecond) {
+				found, err := b.QueryFutures(b.Context(), api.Filter{NID: f.NID, States: api.Live | api.Finished})
+				if err != nil || len(found) != 1 {
+					t.Fatalf("future %d: %v, %v", f.NID, found, err)
+				}
+				state = found[0].State
+			}
+			late := b.create(delayed(time.Millisecond))
+			filter := api.DelayedFilter{
+				UserID: late.UserID, States: []api.State{api.Scheduled, api.Sending, api.Sent}, Backwards: true, Limit: 1,
+			}
+			for state := api.Scheduled; state != api.Sent; time.Sleep(100 * time.Microsecond) {
+				found, err := b.QueryDelayedEvents(b.Context(), filter)
+				if err != nil || len(found) != 1 || found[0].NID != late.NID {
+					t.Fatalf("delayed event %d: %v, %v", late.NID, found, err)
+				}
+				state = found[0].State
+			}
+		}
+	})
+}
