@@ -161,6 +161,22 @@ func TestFrontProxyRestarts(t *testing.T) {
 	})
 }
 
+// Another participant reconnects at the same time: that is no restart of a proxy.
+func TestOneDiesWhileAnotherReconnects(t *testing.T) {
+	inCall(t, func(c *call) {
+		c.connect("PA")
+		l := c.schedule("leave", time.Hour)
+		bob := line{"wss://sfu", alias, "bob"}
+		c.connected(aliceLine)
+		c.connected(bob)
+		synctest.Wait()
+		c.disconnected(bob, true)
+		c.connected(bob)
+		c.disconnected(aliceLine, true)
+		c.goes(l, comeBackSignal)
+	})
+}
+
 // TestProxyPaths: only a client with a token of the SFU reaches it, only at /rtc, and only a token that has not expired makes a
 // room.
 func TestProxyPaths(t *testing.T) {

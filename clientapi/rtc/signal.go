@@ -188,13 +188,13 @@ func (ls *lines) noteLoss(l line, now time.Time) {
 	ls.lost = append(ls.lost, loss{l, now})
 }
 
-// manyLost reports whether several participants have lost their connections lately.
+// manyLost reports whether several participants have lost their connections lately and have not reconnected.
 func (ls *lines) manyLost(now time.Time) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	n := 0
 	for _, l := range ls.lost {
-		if now.Sub(l.at) <= lossWindow {
+		if now.Sub(l.at) <= lossWindow && ls.open[l.line] == 0 {
 			n++
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/matrix-org/dendrite/futures/test/rig"
 )
@@ -41,6 +42,9 @@ func TestEachAnswer(t *testing.T) {
 	server := rig.New(t, rig.Config{})
 	r := &reader{T: t, server: server, bob: server.Register(t, "bob"), root: server.RegisterAdmin(t, "root")}
 	r.room = r.bob.CreateRoom(nil)
+	r.bob.SendState(r.room, "org.matrix.msc3401.call.member", "_"+r.bob.ID+"_DEVICE", map[string]any{
+		"application": "m.call", "created_ts": time.Now().Add(-10 * time.Hour).UnixMilli(), "expires": time.Hour.Milliseconds(),
+	})
 	r.names = map[string]string{
 		"!room:localhost": r.room, "%21room:localhost": url.PathEscape(r.room), "%21room%3Alocalhost": url.QueryEscape(r.room),
 		"@alice:localhost": r.bob.ID,
